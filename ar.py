@@ -1,0 +1,129 @@
+"""The autoregressive baseline: next-token prediction on the same network, so that every table has its AR row.
+
+What differs from mdlm.py: attention is causal, the order is always left to right, the likelihood is exact, and a KV
+cache holds the past. The mask token serves as beginning-of-text: the input is [mask, x_1 … x_{L-1}] and every one of
+the L tokens is predicted, as in diffusion, so that the units are the same.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from mdlm import Output, choose_tokens, forward, pad, uniform
+from model import KVCache
+
+CAUSAL = True
+
+
+@dataclass
+class LossOptions:
+    pass
+
+
+def token_nll(model, x0, rows, mask_id, real=None):
+    """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
+    inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
+    index = rows.flatten().nonzero()[:, 0]
+    logits = model(inputs, mask=real, rows=index)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits[:, mask_id] = -torch.inf
+    return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+    """Cross entropy in nats per token, a scalar; the arguments are mdlm.loss's, of which seed and shard do nothing."""
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool)
+    nll = token_nll(model, x0, maskable, mask_id)
+    return nll.sum() / (maskable.sum() if denominator is None else denominator)
+
+
+@torch.no_grad()
+def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
+    """-log p(maskable | what is left of it) per row in nats, float64 (B,): exact, so samples and seed do nothing."""
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
+    nll = token_nll(model, x0, maskable, mask_id, real)
+    ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(maskable, nll.double())
+    return ce.sum(1)
+
+
+@dataclass
+class LikelihoodOptions:
+    batch_size: int = 16  # sequences per forward
+
+
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact."""
+    out = []
+    for start in range(0, len(prompts), options.batch_size):
+        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+        x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
+        target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
+        out.append(-nelbo(model, x0, mask_id=mask_id, maskable=target, real=real))
+    return torch.cat(out)
+
+
+@dataclass
+class SampleOptions:
+    max_new_tokens: int = 256  # tokens generated after each prompt
+    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
+    top_k: int = 0  # draw among the k most probable tokens; 0 means all
+    top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
+    suppress: tuple[int, ...] = ()  # token ids never generated
+    seed: int = 0  # row i of a call draws from seed and i alone
+
+
+@torch.no_grad()
+def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+    """Continue each prompt (1-D int64 tensor) by max_new_tokens, or up to an end-of-text. Rows of different lengths
+    share the batch and the KV cache. Returns mdlm.Output; trace and watch are mdlm.generate's."""
+    o = options
+    if not len(prompts):
+        return Output([], [])
+    device = prompts[0].device
+    for p in prompts:
+        if (p == mask_id).any():
+            raise ValueError("an autoregressive model cannot fill in masks; use --prompt, or a diffusion checkpoint")
+    x, real = pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    B, L = x.shape
+    length = torch.tensor([len(p) for p in prompts], device=device)  # tokens known so far, per row
+    end = length + o.max_new_tokens
+    events, forwards = [[] for _ in range(B)], torch.zeros_like(length)
+    banned = torch.tensor([mask_id, *o.suppress], device=device)
+
+    # Token i is predicted from the input at i: begin-of-text and the tokens before it. The first forward reads all
+    # prompts, each later one only the newest token of every row.
+    row = torch.arange(B, device=device)
+    alive = length < end
+    cache = KVCache(model.config, B, L, device, next(model.parameters()).dtype)
+    width = int(length.max()) + 1
+    inputs = F.pad(x, (1, 0), value=mask_id)[:, :width]
+    position = torch.arange(width, device=device).expand(B, width)
+    clock = 0
+    while alive.any():
+        known = position <= length[:, None]
+        last = position == length[:, None]
+        # Finished rows go on through the batch but write to no slot that anyone reads.
+        logits = model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits[:, banned] = -torch.inf
+        tokens = choose_tokens(logits, uniform(o.seed, row, length, 1), o.temperature, o.top_k, o.top_p)
+        forwards += alive
+        r = alive.nonzero()[:, 0]
+        x[r, length[r]] = tokens[r]
+        if trace:
+            p = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
+            for i in r.tolist():
+                events[i].append((clock, int(length[i]), int(tokens[i]), float(p[i])))
+        length = length + alive
+        alive = alive & (length < end)
+        if eos_id is not None:
+            alive = alive & (tokens != eos_id)
+        inputs, position = tokens[:, None], length.clamp(max=L - 1)[:, None]
+        clock += 1
+        if watch is not None:
+            watch([x[i, :n] for i, n in enumerate(end)])
+    return Output([x[i, :n] for i, n in enumerate(length.tolist())], forwards.tolist(), events if trace else [])

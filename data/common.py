@@ -1,0 +1,174 @@
+"""Token files: the one format that every data/<name>/prepare.py writes and that train.py and eval.py read.
+
+    data/<name>/train.bin, val.bin    ids, one after the other, little-endian uint16 or uint32
+    data/<name>/meta.json             tokenizer spec, vocab_size, mask_id, eos_id, dtype, bytes_per_token, …
+
+Documents are separated by end-of-text. Data made of rows of equal length (puzzles) says so: `row_len` ids a row,
+of which the first `prompt_len` are given and the rest is to be generated.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find(dataset):
+    """The directory of a data set: a path, or a name under data/."""
+    return Path(dataset) if Path(dataset).is_dir() else ROOT / "data" / dataset
+
+
+def load_meta(dataset):
+    """meta.json as a dict; exits with the command that makes the data where there is none."""
+    path = find(dataset) / "meta.json"
+    if not path.exists():
+        known = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py"))
+        if dataset in known:
+            sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
+        sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")
+    return json.loads(path.read_text())
+
+
+def load_tokens(dataset, split, meta):
+    """The ids of one split, memory-mapped, (N,) or (rows, row_len) for data made of rows.
+
+    Opened anew by whoever reads a batch's worth: a map that stays open grows with every page it has touched."""
+    path = find(dataset) / f"{split}.bin"
+    if not path.exists():
+        sys.exit(f"{path} is missing: make it again with `python data/{find(dataset).name}/prepare.py`")
+    ids = np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r")
+    return ids.reshape(-1, meta["row_len"]) if "row_len" in meta else ids
+
+
+def write_dataset(directory, tokenizer, splits, **facts):
+    """Write `splits`, {"train": ids, "val": ids}, and meta.json. `facts` go into the metadata as they are."""
+    directory = Path(directory)
+    dtype = token_dtype(tokenizer)
+    for split, ids in splits.items():
+        ids = np.asarray(ids)
+        check_ids(ids, tokenizer, split)
+        replace_file(directory / f"{split}.bin", ids.astype(dtype).tobytes())
+        facts[f"{split}_tokens"] = int(ids.size)
+    write_meta(directory, tokenizer, **facts)
+
+
+def write_meta(directory, tokenizer, **facts):
+    """meta.json is written last: where it stands, the token files are whole."""
+    meta = {
+        "tokenizer": tokenizer.spec,
+        "vocab_size": tokenizer.vocab_size,
+        "mask_id": tokenizer.mask_id,
+        "eos_id": tokenizer.eos_id,
+        "dtype": token_dtype(tokenizer),
+        **facts,
+    }
+    replace_file(Path(directory) / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+def stream_dataset(documents_from, directory, tokenizer, max_tokens=float("inf"), val_one_in=2000, chunk=1000):
+    """Write the data set of a stream too long for memory: `documents_from(n)` yields its texts from number n on.
+
+    It ends with the stream or with the document that brings the training split to `max_tokens`. One text in
+    `val_one_in`, by its hash, is for validation: two copies of a text never lie on both sides. After every `chunk`
+    documents progress.json says how far the .part files are good; called again after a crash it goes on from there."""
+    from tqdm import tqdm
+
+    if not max_tokens > 0:
+        sys.exit(f"max_tokens must be positive, not {max_tokens}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    record = directory / "progress.json"
+    progress = {"tokenizer": tokenizer.spec, "val_one_in": val_one_in, "complete": False}
+    progress |= {"documents": 0, "train_tokens": 0, "val_tokens": 0, "val_bytes": 0}
+    if record.exists():
+        before = json.loads(record.read_text())
+        if any(before.get(key) != progress[key] for key in ("tokenizer", "val_one_in")):
+            sys.exit(f"{record} was made with other settings: delete it to start again")
+        progress = before
+
+    parts = {split: directory / f"{split}.bin.part" for split in ("train", "val")}
+    if not progress["complete"]:
+        for split, part in parts.items():
+            part.touch()
+            size = progress[f"{split}_tokens"] * np.dtype(token_dtype(tokenizer)).itemsize
+            if part.stat().st_size < size:
+                sys.exit(f"{part} is shorter than {record.name} says: delete {record} to start again")
+            os.truncate(part, size)
+        texts = iter(documents_from(progress["documents"]))
+        bar = tqdm(total=max_tokens, initial=progress["train_tokens"], unit="tok", unit_scale=True)
+        with bar, ThreadPoolExecutor() as pool:  # tiktoken and tokenizers let go of the GIL
+            while progress["train_tokens"] < max_tokens and (batch := list(islice(texts, chunk))):
+                new = {"train": [], "val": []}
+                for text, ids in zip(batch, pool.map(tokenizer.encode, batch), strict=True):
+                    digest = hashlib.sha256(text.encode()).digest()
+                    split = "val" if int.from_bytes(digest[:8], "big") % val_one_in == 0 else "train"
+                    new[split] += [*ids, tokenizer.eos_id]
+                    progress["documents"] += 1
+                    progress[f"{split}_tokens"] += len(ids) + 1
+                    if split == "val":
+                        progress["val_bytes"] += len(text.encode()) + 1  # an end-of-text counts as one byte
+                    if progress["train_tokens"] >= max_tokens:
+                        break
+                for split, ids in new.items():
+                    append_tokens(parts[split], ids, tokenizer, split)
+                replace_file(record, json.dumps(progress).encode())
+                bar.update(len(new["train"]))
+        if not progress["train_tokens"] or not progress["val_tokens"]:
+            missing = "validation" if progress["train_tokens"] else "training"
+            sys.exit(f"no {missing} document among the first {progress['documents']}: give a larger max_tokens")
+        replace_file(record, json.dumps(progress | {"complete": True}).encode())
+
+    (directory / "meta.json").unlink(missing_ok=True)  # it speaks of the files that are now replaced
+    for split, part in parts.items():
+        if part.exists():  # or else the last run ended right here, after renaming it
+            os.replace(part, directory / f"{split}.bin")
+    facts = {key: progress[key] for key in ("documents", "train_tokens", "val_tokens")}
+    write_meta(directory, tokenizer, bytes_per_token=progress["val_bytes"] / progress["val_tokens"], **facts)
+    record.unlink()
+
+
+def append_tokens(path, ids, tokenizer, split):
+    ids = np.asarray(ids, dtype=np.int64)
+    check_ids(ids, tokenizer, split)
+    with open(path, "ab") as out:
+        out.write(ids.astype(token_dtype(tokenizer)).tobytes())
+        out.flush()
+        os.fsync(out.fileno())  # the record of these tokens may not reach the disk before they do
+
+
+def token_dtype(tokenizer):
+    return "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
+
+
+def check_ids(ids, tokenizer, split):
+    """The mask token stands for 'unknown', so it may not be a word of the text."""
+    if (ids == tokenizer.mask_id).any():
+        raise ValueError(f"the mask id {tokenizer.mask_id} occurs in the {split} text; give the mask an id of its own")
+    if ids.size and int(ids.max()) >= tokenizer.vocab_size:
+        raise ValueError(f"{split} holds id {int(ids.max())}, outside the vocabulary of {tokenizer.vocab_size}")
+
+
+def replace_file(path, content):
+    """Write beside the file, then rename: a reader sees the old file or the new one, never half of one."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def eval_windows(dataset, meta, seq_len, count):
+    """`count` validation windows (count, seq_len), evenly spread and always the same; fewer where the text is short."""
+    tokens = load_tokens(dataset, "val", meta)
+    if tokens.ndim == 2:
+        return np.array(tokens[np.linspace(0, len(tokens) - 1, min(count, len(tokens))).astype(np.int64)])
+    if len(tokens) < seq_len:
+        sys.exit(f"the validation text of {dataset} has {len(tokens)} tokens, less than one window of seq_len={seq_len}")
+    count = min(count, len(tokens) // seq_len)
+    starts = np.linspace(0, len(tokens) - seq_len, count).astype(np.int64)
+    return np.stack([tokens[i : i + seq_len] for i in starts])

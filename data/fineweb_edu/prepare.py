@@ -1,0 +1,36 @@
+"""fineweb_edu: FineWeb-Edu's 10-billion-token sample of educational web pages, as GPT-2 tokens (20 GB).
+
+Needs `pip install datasets tiktoken`. The documents are streamed, nothing but the tokens is stored. Stopped and
+started again it goes on where it was. One document in 2000 is kept for validation.
+
+    python data/fineweb_edu/prepare.py
+    python data/fineweb_edu/prepare.py --max_tokens=100e6    the first 100 million tokens
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import tokenizer  # noqa: E402
+from data.common import stream_dataset  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max_tokens", type=float, default=10e9, help="stop at so many training tokens (default 10e9)")
+    parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
+    args = parser.parse_args()
+
+    from datasets import load_dataset
+
+    documents = load_dataset("HuggingFaceFW/fineweb-edu", name="sample-10BT", split="train", streaming=True)
+    tok = tokenizer.load({"kind": "tiktoken", "name": "gpt2"})
+    stream_dataset(lambda n: (row["text"] for row in documents.skip(n)), args.out, tok, args.max_tokens)
+    print(f"token files: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""openwebtext: the open copy of GPT-2's training text, 8 million documents, about 9 billion GPT-2 tokens (18 GB).
+
+Needs `pip install datasets tiktoken`. The documents are streamed, nothing but the tokens is stored. Stopped and
+started again it goes on where it was. One document in 2000 is kept for validation.
+
+    python data/openwebtext/prepare.py
+    python data/openwebtext/prepare.py --max_tokens=100e6    the first 100 million tokens
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import tokenizer  # noqa: E402
+from data.common import stream_dataset  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--max_tokens", type=float, default=float("inf"), help="stop at so many training tokens (default: all)"
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
+    args = parser.parse_args()
+
+    from datasets import load_dataset
+
+    documents = load_dataset("Skylion007/openwebtext", split="train", streaming=True)
+    tok = tokenizer.load({"kind": "tiktoken", "name": "gpt2"})
+    stream_dataset(lambda n: (row["text"] for row in documents.skip(n)), args.out, tok, args.max_tokens)
+    print(f"token files: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,635 @@
+"""Masked diffusion language models (MDLM, arXiv 2406.07524; MD4, 2406.04329; LLaDA, 2502.09992).
+
+The idea in five lines. Hide each token of a text x_0 with probability 1 - alpha(t), t uniform in [0, 1]; the result
+is x_t. A Transformer sees x_t, in both directions, and predicts what is hidden. The cross entropy at the hidden
+positions, weighted by -alpha'(t) / (1 - alpha(t)), is in expectation an upper bound on -log p(x_0): the NELBO.
+Sampling goes the other way: start from a canvas of masks and reveal a few positions per step, in any order.
+
+    python mdlm.py      trains and samples something tiny, and says what it does
+
+1 random numbers · 2 schedules · 3 corruption · 4 loss · 5 likelihood · 6 token choice · 7 generation · 8 tutorial
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
+
+# ------------------------------------------------------------------------------------------------------------------
+# 1 · random numbers
+#
+# Every random number here is a pure function of integers: (seed, row, step, position). So a row of a batch is what it
+# would have been alone, any split of a batch over processes or micro-batches gives the same numbers, CPU and GPU
+# agree, and a resumed run needs no generator state.
+
+
+def mix(x):
+    """The splitmix64 finaliser on int64 (products wrap; torch's >> is arithmetic, so the sign bits are cut off)."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def uniform(*counters):
+    """Uniform numbers strictly inside (0, 1), float64, from ints and int64 tensors; they broadcast together."""
+    device = next((c.device for c in counters if torch.is_tensor(c)), None)
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for c in counters:
+        state = mix(state + 7046029254386353131 + torch.as_tensor(c, device=device))
+    return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def fold(seed, *counters):
+    """One int64 seed from several: fold(seed, step) is a new, unrelated seed."""
+    return int(uniform(seed, *counters) * 2**52)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 2 · schedules
+
+
+def mask_rate(t, schedule="linear"):
+    """The probability 1 - alpha(t) that a token is hidden at time t, and its derivative.
+
+    linear (MDLM's "log-linear"), poly2, poly3, … (t^k), cosine (MD4's), cosine_mdlm (the other way round)."""
+    if schedule == "linear":
+        return t, torch.ones_like(t)
+    if schedule == "cosine":
+        a = torch.pi / 2 * (1 - t)
+        return a.cos(), torch.pi / 2 * a.sin()
+    if schedule == "cosine_mdlm":
+        a = torch.pi / 2 * t
+        return 2 * (a / 2).sin() ** 2, torch.pi / 2 * a.sin()  # 1 - cos(a), without the cancellation
+    if schedule.startswith("poly") and schedule[4:].replace(".", "", 1).isdigit() and float(schedule[4:]) > 0:
+        k = float(schedule[4:])
+        return t**k, k * t ** (k - 1)
+    raise ValueError(f"unknown schedule {schedule!r}; use linear, poly2 (any power), cosine or cosine_mdlm")
+
+
+def nelbo_weight(t, schedule="linear"):
+    """w(t) = -alpha'(t) / (1 - alpha(t)); 1/t for the linear schedule."""
+    rate, slope = mask_rate(t, schedule)
+    return slope / rate
+
+
+def stratified(seed, total, device=None, low_discrepancy=True):
+    """`total` times in (0, 1), float64: one in each of `total` equal strata, jittered, in random order.
+
+    Toy standard deviation of a batch loss at 16 rows: 0.378 independent, 0.042 jittered strata. The order is random
+    because a batch index should not always see the same t."""
+    i = torch.arange(total, device=device)
+    u = uniform(seed, 1, i)
+    if not low_discrepancy:
+        return u
+    return (uniform(seed, 2, i).argsort() + u) / total
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3 · corruption
+
+
+def hide_by_rate(rate, u, maskable):
+    """Hide each maskable token independently with probability rate (B,); u uniform (B, L). Returns bool (B, L)."""
+    return (u < rate[:, None]) & maskable
+
+
+def hide_by_count(count, u, maskable):
+    """Hide exactly count (B,) of each row's maskable tokens, chosen uniformly: those with the smallest u."""
+    ranks = u.masked_fill(~maskable, 2.0).argsort(1).argsort(1)
+    return ranks < count[:, None]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 4 · loss
+
+
+@dataclass
+class LossOptions:
+    schedule: str = "linear"  # mask rate over time: linear, poly2 (any power), cosine (MD4's), cosine_mdlm
+    objective: Literal["nelbo", "masked_ce"] = "nelbo"  # weighted by w(t): the bound; or plain cross entropy of hidden tokens
+    corruption: Literal["rate", "count"] = "rate"  # hide tokens independently, or an exact number of them (less variance)
+    complementary: bool = False  # also train on the opposite mask: every token is predicted once; doubles the batch
+    t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2), fewer nearly clean and nearly empty rows
+    t_min: float = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
+    t_max: float = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
+    low_discrepancy: bool = True  # spread t evenly over the global batch
+
+
+def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
+    """-log p(x_0 | x_t) at the hidden tokens, fp32 (N,), in row-major order; logits are computed for those alone.
+
+    The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
+    rows = hidden.flatten().nonzero()[:, 0]
+    logits = model(xt, mask=real, rows=rows)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits[:, mask_id] = -torch.inf
+    return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+    """The training loss in nats per token, a scalar.
+
+    x0           int64 (B, L), clean tokens
+    maskable     bool (B, L): the tokens to learn; prompts and pads are not. Default: all
+    seed         of this step; shard = (first, total): these are rows first…first+B of a global batch of total rows.
+                 t is stratified over the whole of it, and the sum over its parts equals one large batch
+    denominator  what the summed loss is divided by; default: the number of maskable tokens here
+    """
+    B, L = x0.shape
+    first, total = shard or (0, B)
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool)
+    t_all = stratified(seed, total, x0.device, options.low_discrepancy)
+    if options.t_shape == "bell":  # the inverse of Beta(2, 2)'s distribution function, 3t^2 - 2t^3
+        t_all = 0.5 - torch.sin(torch.asin(1 - 2 * t_all) / 3)
+    t_all = options.t_min + (options.t_max - options.t_min) * t_all
+    t = t_all[first : first + B]
+    rate, slope = mask_rate(t, options.schedule)
+    if options.objective == "masked_ce":
+        mean_rate = mask_rate(t_all, options.schedule)[0].mean()
+    row = first + torch.arange(B, device=x0.device)[:, None]
+    u = uniform(seed, 3, row, torch.arange(L, device=x0.device))
+
+    if options.corruption == "count":  # k of n hidden, weight n/k: the same expectation, less variance (LLaDA)
+        n = maskable.sum(1)
+        k = (rate * n).floor().long() + 1
+        hidden = hide_by_count(k, u, maskable)
+        weight, other_weight = slope * n / k, slope * n / (n - k).clamp(min=1)
+    else:
+        hidden = hide_by_rate(rate, u, maskable)
+        weight, other_weight = slope / rate, slope / (1 - rate)
+    if options.complementary:
+        # The opposite mask has rate 1 - r. Its density under this draw is 1/slope too, so its weight in the bound is
+        # slope / (1 - r) where the first one's is slope / r; half the sum of both is the bound again.
+        hidden = torch.cat([hidden, maskable & ~hidden])
+        weight = torch.cat([weight, other_weight]) / 2
+        x0 = torch.cat([x0, x0])
+    if options.objective == "masked_ce":
+        # A constant weight, so that micro-batches add up; about the mean over hidden tokens.
+        weight = torch.full_like(weight, 1.0) / (1.0 if options.complementary else mean_rate)
+    xt = torch.where(hidden, mask_id, x0)
+    nll = hidden_nll(model, xt, x0, hidden, mask_id)
+    weight = weight.to(nll.dtype)[:, None].expand_as(hidden)[hidden]
+    return (weight * nll).sum() / (maskable.sum() if denominator is None else denominator)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 5 · likelihood
+
+
+@torch.no_grad()
+def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
+    """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(maskable | the rest).
+
+    Fixed-count estimator (LLaDA eq. 6): k ~ U{1…n}, hide exactly k of the n maskable tokens, n/k times their summed
+    cross entropy; for all schedules the same expectation. `samples` masks per row. Row i's masks depend on seed and
+    first + i alone, never on the batch it came in; k is spread evenly over samples and rows by the golden ratio, so a
+    standard error taken over rows is, if anything, too large.
+    real       bool (B, L): padding, as the network's mask
+    """
+    B, L = x0.shape
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
+    row = (first + torch.arange(B, device=x0.device))[:, None]
+    n = maskable.sum(1)
+    total = torch.zeros(B, dtype=torch.float64, device=x0.device)
+    for j in range(samples):
+        u = uniform(seed, 4, row, j, torch.arange(L, device=x0.device))
+        spread = (uniform(seed, 5, j * 0) + (row[:, 0] * samples + j).double() * 0.6180339887498949) % 1
+        k = (spread * n).floor().long().clamp(max=n - 1) + 1
+        hidden = hide_by_count(k, u, maskable)
+        nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, real)
+        ce = torch.zeros(B, L, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
+        total += ce.sum(1) * n / k
+    return total / samples
+
+
+def mean_and_error(values):
+    """Mean and standard error of a float tensor (N,), as floats; the error of a single value is nan."""
+    values = values.double()
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+@dataclass
+class LikelihoodOptions:
+    method: Literal["nelbo", "left_to_right", "confidence"] = "nelbo"  # a bound, or the exact value of one reveal order
+    mc_samples: int = 16  # masks per sequence (nelbo)
+    batch_size: int = 16  # sequences per forward
+    seed: int = 0  # of the masks
+
+
+@torch.no_grad()
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,).
+
+    nelbo          minus the NELBO: a lower bound, `mc_samples` forwards
+    left_to_right  exact, for the model that reveals the target from left to right: one forward per token
+    confidence     exact, for the sampler that reveals the position with the largest maximum probability first and
+                   samples its token: that order depends on revealed tokens only (DUEL, arXiv 2603.01367)
+    """
+    out = []
+    for start in range(0, len(prompts), options.batch_size):
+        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+        x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        position = torch.arange(x0.shape[1], device=x0.device)
+        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
+        target = real & (position >= lengths[:, None])
+        if options.method == "nelbo":
+            keys = dict(mask_id=mask_id, maskable=target, real=real)
+            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples, seed=options.seed, first=start))
+            continue
+        total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
+        hidden = target.clone()
+        while hidden.any():
+            xt = torch.where(hidden, mask_id, x0)
+            logits = forward(model, xt, real, hidden)
+            logits[:, mask_id] = -torch.inf
+            logp = logits.double().log_softmax(-1)
+            if options.method == "confidence":
+                score = scatter(logp.amax(-1), hidden)
+            else:
+                score = torch.where(hidden, -position.double(), -torch.inf)
+            best = one_per_row(score, hidden)
+            own = logp.gather(1, x0[hidden][:, None])[:, 0]
+            total += scatter(own, hidden).masked_fill(~best, 0.0).sum(1)
+            hidden &= ~best
+        out.append(total)
+    return torch.cat(out)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 6 · which tokens, which positions
+
+
+def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """Log-weights (N, V), float64, of the distribution to sample from: tempered, then the top k, then the nucleus.
+
+    The token that crosses top_p stays in, so that the nucleus holds at least that mass."""
+    logits = logits.double() / temperature
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, index = logits.sort(-1, descending=True)
+        p = ordered.softmax(-1)
+        outside = p.cumsum(-1) - p >= top_p
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, index, outside), -torch.inf)
+    return logits
+
+
+def choose_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
+    """One token per row of logits (N, V) from one uniform number each (N,): int64 (N,).
+
+    By inverting the distribution function in float64. 32-bit Gumbel noise, the usual way, cannot reach the tails and
+    silently lowers the temperature (generative perplexity 126 → 31 from precision alone)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    c = filter_logits(logits, temperature, top_k, top_p).softmax(-1).cumsum(-1)
+    total = c[:, -1]
+    x = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(c, x[:, None], right=True)[:, 0]
+
+
+def certainty(logits, order):
+    """How sure the network is of a position, (N,) in [0, 1], from its logits (N, V); the larger goes first.
+
+    confidence: the largest probability; margin: first minus second; entropy: exp(-H), 1 over the perplexity. None of
+    them looks at the token drawn, so that choosing positions by them leaves the distribution of the tokens intact."""
+    p = logits.softmax(-1)
+    if order == "confidence":
+        return p.amax(-1)
+    if order == "margin":
+        best = p.topk(min(2, p.shape[-1]), -1).values
+        return best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
+    return (torch.special.xlogy(p, p).sum(-1)).exp()
+
+
+def top_per_row(score, count):
+    """bool (B, L): the count (B,) largest finite scores of each row."""
+    ranks = score.argsort(dim=1, descending=True, stable=True).argsort(1)
+    return (ranks < count[:, None]) & (score > -torch.inf)
+
+
+def one_per_row(score, candidates):
+    """bool (B, L): the largest score among the candidates of each row that has any."""
+    return top_per_row(score.masked_fill(~candidates, -torch.inf), torch.ones_like(score[:, 0], dtype=torch.int64))
+
+
+def quota(masks, step, steps, schedule):
+    """How many of a block's `masks` to reveal in `step` of `steps`, (B,) int64 each.
+
+    Linear: equal shares, the remainder one each to the first steps (LLaDA). Otherwise as many stay hidden as the
+    schedule says, rounded down."""
+    if schedule == "linear":
+        return masks // steps + (step < masks % steps)
+
+    def left(step):
+        return (masks * mask_rate(1 - step.double() / steps, schedule)[0] + 1e-9).floor().long()
+
+    return left(step) - torch.where(step + 1 < steps, left(step + 1), 0)
+
+
+def choose_positions(score, candidates, options, count):
+    """Which candidates (bool, B, L) to reveal, by score (B, L): at least one in every row that has any.
+
+    steps          the `count` (B,) best
+    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618)
+    factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.)
+    entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
+                   (EB-Sampler, arXiv 2505.24857)
+    """
+    score = score.masked_fill(~candidates, -torch.inf)
+    if options.quota == "steps":
+        return top_per_row(score, count)
+    best = one_per_row(score, candidates)
+    if options.quota == "threshold":
+        return (score >= options.threshold) & candidates | best
+    ordered = score.sort(1, descending=True).values
+    rank = torch.arange(1, score.shape[1] + 1, device=score.device)
+    if options.quota == "factor":
+        ok = ordered >= 1 - options.factor / (rank + 1)
+        return top_per_row(score, torch.where(ok, rank, 0).amax(1)) | best
+    entropy = -ordered.clamp(min=1e-300).log()  # the score is exp(-H)
+    ok = (entropy.cumsum(1) - entropy <= options.entropy_bound) & (ordered > -torch.inf)
+    return top_per_row(score, ok.cumprod(1).sum(1)) | best
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 7 · generation
+
+
+@dataclass
+class SampleOptions:
+    max_new_tokens: int = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
+    block_size: int = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
+    steps: int = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
+    quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
+    schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
+    threshold: float = 0.9  # quota=threshold: reveal every position at least this sure
+    factor: float = 1.0  # quota=factor: larger reveals more at once
+    entropy_bound: float = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
+    remask: float = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
+    remask_from: float = 1.0  # … only while t is below this
+    remask_until: float = 0.0  # … and above this
+    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
+    top_k: int = 0  # draw among the k most probable tokens; 0 means all
+    top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
+    cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
+    suppress: tuple[int, ...] = ()  # token ids never generated
+    seed: int = 0  # row i of a call draws from seed and i alone
+
+    def __post_init__(self):
+        if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
+            raise ValueError(f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy")
+        if self.quota == "entropy_bound" and self.order != "entropy":
+            raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
+        if self.remask and self.quota != "ancestral":
+            raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
+        for name in ("max_new_tokens", "block_size", "steps", "temperature", "top_k", "remask", "factor", "entropy_bound"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+        mask_rate(torch.ones(1), self.schedule)
+
+
+@dataclass
+class Output:
+    tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut behind a generated end-of-text
+    num_forwards: list[int]  # per prompt: network evaluations it took; guidance counts twice
+    trace: list[list[tuple]] = field(default_factory=list)  # per prompt: (step, position, token, its probability)
+
+
+def pad(sequences, value):
+    """A list of 1-D tensors as one (B, L) and the bool (B, L) of what is real, or None where nothing is padded."""
+    x = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=value)
+    lengths = torch.tensor([len(s) for s in sequences], device=x.device)
+    return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
+def forward(model, x, real, rows):
+    """Logits at rows, at least fp32; padding is mentioned only where there is some, for SDPA's fastest path."""
+    logits = model(x, mask=None if real is None or real.all() else real, rows=rows)
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def scatter(values, where):
+    """values (N,) to the N True places of where (B, L); -inf elsewhere."""
+    return torch.full(where.shape, -torch.inf, dtype=values.dtype, device=where.device).masked_scatter_(where, values)
+
+
+@torch.no_grad()
+def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+    """Fill in masks. Each prompt (1-D int64 tensor) is a canvas: its own masks are holes to fill, and
+    `max_new_tokens` masks are appended. Rows of different lengths share the batch; each advances through its own
+    blocks and steps, leaves when it is finished, and gives what it would have given alone.
+
+    With eos_id, a row is finished once an end-of-text stands in the tail (behind the last given token) with nothing
+    hidden before it, and is cut there. It always ends: every step of the quotas reveals a token in each row, except
+    that ancestral sampling counts its steps. The last step reveals what is left, so no mask is ever returned.
+
+    trace   keep every reveal (and remasking, as token mask_id with probability 0)
+    watch   called after each step with the list of canvases, one int64 tensor per prompt
+    """
+    o = options
+    if not len(prompts):
+        return Output([], [])
+    device = prompts[0].device
+    extra = torch.full((o.max_new_tokens,), mask_id, dtype=torch.int64, device=device)
+    x, real = pad([torch.cat([p.long(), extra]) for p in prompts], mask_id)
+    B, L = x.shape
+    if L == 0:
+        return Output(list(x), [0] * B, [[] for _ in range(B)])
+    position = torch.arange(L, device=device)
+    lengths = real.sum(1)
+    hole = (x == mask_id) & real
+    first_hole = torch.where(hole, position, L).amin(1)
+    tail = hole & (position > torch.where(real & ~hole, position, -1).amax(1, keepdim=True))
+    block_size = o.block_size or L
+    block_of = torch.where(hole, (position - first_hole[:, None]) // block_size, -1)  # (B, L)
+
+    # Steps are shared out over each row's blocks that have holes; a block without holes is passed over.
+    last_block = block_of.amax(1)
+    num_blocks = last_block + 1
+    block = torch.zeros(B, dtype=torch.int64, device=device)
+    step = torch.zeros_like(block)  # within the row's block
+    forwards = torch.zeros_like(block)
+    events, clock = [[] for _ in range(B)], 0
+    draw = torch.arange(B, device=device)[:, None]  # row number in the random stream
+    banned = torch.tensor([mask_id, *o.suppress], device=device)
+
+    alive = hole.any(1)
+    while alive.any():
+        r = alive.nonzero()[:, 0]  # live rows: all tensors below are of these only
+        width = int(lengths[r].max())
+        xr, in_block = x[r, :width], (block_of[r] == block[r, None])[:, :width]
+        hidden = (xr == mask_id) & in_block
+        masks = in_block.sum(1)
+        if o.steps:
+            steps = (o.steps // num_blocks[r] + (block[r] < o.steps % num_blocks[r])).clamp(min=1)
+        else:
+            steps = masks.clamp(min=1)
+        key = (o.seed, draw[r], block[r, None], step[r, None])
+        u = uniform(*key, 0, position[:width])  # (R, width)
+
+        # Positions that need no logits are chosen first, so that logits are computed for those alone.
+        drop = torch.zeros_like(hidden)
+        if o.quota == "ancestral":
+            t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
+            reveal, hide = ancestral_rates(t, s, o)
+            chosen = hidden & (u < reveal[:, None])
+            drop = in_block & ~hidden & (u < hide[:, None])
+            wanted = chosen
+        else:
+            count = quota(masks, step[r], steps, o.schedule)
+            if o.order == "random":
+                wanted = chosen = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
+            else:
+                wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
+
+        if wanted.any():
+            logits = guided_logits(model, xr, real[r, :width], hole[r, :width], wanted, mask_id, o.cfg_scale)
+            logits[:, banned] = -torch.inf
+            forwards[r] += wanted.any(1) * (2 if o.cfg_scale else 1)
+            if o.order != "random" and o.quota != "ancestral":
+                chosen = choose_positions(scatter(certainty(logits, o.order), wanted), wanted, o, count)
+                logits = logits[chosen[wanted]]
+            v = uniform(*key, 1, position[:width])[chosen]
+            tokens = choose_tokens(logits, v, o.temperature, o.top_k, o.top_p)
+            xr = xr.masked_scatter(chosen, tokens)
+            if trace:
+                p = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
+                record(events, clock, r, chosen, tokens, p)
+        if drop.any():
+            xr = xr.masked_fill(drop, mask_id)
+            if trace:
+                n = int(drop.sum())
+                record(events, clock, r, drop, torch.full((n,), mask_id), torch.zeros(n))
+        x[r, :width] = xr
+        clock += 1
+        if watch is not None:
+            watch([row[:n] for row, n in zip(x, lengths)])
+
+        # A block is done when nothing in it is hidden; with remasking, when its steps are over.
+        step[r] += 1
+        done = ~((xr == mask_id) & in_block).any(1)
+        if o.remask:
+            done &= step[r] >= steps
+        block[r] += done
+        step[r] = torch.where(done, 0, step[r])
+        alive[r] = block[r] <= last_block[r]
+        if eos_id is not None:
+            ended = stop_position(x[r], hole[r], tail[r], mask_id, eos_id) < L
+            alive[r] &= ~(ended & (done | (o.remask == 0)))
+
+    ends = lengths
+    if eos_id is not None:
+        ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, eos_id) + 1)
+    return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
+
+
+def ancestral_rates(t, s, options):
+    """Probabilities, from time t to s, that a hidden token is revealed and that a revealed one is hidden again, (R,).
+
+    Without remasking (alpha_s - alpha_t) / (1 - alpha_t). ReMDM (arXiv 2503.00307, eq. 9): sigma at most
+    min(remask, (1 - alpha_s) / alpha_t), and (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
+    rate_t, rate_s = mask_rate(t, options.schedule)[0], mask_rate(s, options.schedule)[0]
+    rate_s = torch.where(s <= 1e-12, 0.0, rate_s)
+    alpha_t = 1 - rate_t
+    sigma = torch.minimum(torch.full_like(t, options.remask), rate_s / alpha_t.clamp(min=1e-12))
+    sigma = torch.where((t <= options.remask_from) & (t >= options.remask_until), sigma, 0.0)
+    return (rate_t - rate_s + sigma * alpha_t) / rate_t, sigma
+
+
+def guided_logits(model, x, real, hole, rows, mask_id, scale):
+    """Logits at rows (N, V). With guidance, un + (scale + 1)(cond - un): `un` sees the given tokens as masks."""
+    if not scale:
+        return forward(model, x, real, rows)
+    both = torch.cat([x, torch.where(hole, x, mask_id)])
+    cond, un = forward(model, both, torch.cat([real, real]), torch.cat([rows, rows])).chunk(2)
+    return un + (scale + 1) * (cond - un)
+
+
+def stop_position(x, hole, tail, mask_id, eos_id):
+    """Where each row ends, (B,): its first end-of-text in the tail if nothing is hidden before it, else L."""
+    L = x.shape[1]
+    position = torch.arange(L, device=x.device)
+    end = torch.where(tail & (x == eos_id), position, L).amin(1)
+    first_mask = torch.where(hole & (x == mask_id), position, L).amin(1)
+    return torch.where(end < first_mask, end, L)
+
+
+def record(events, clock, rows, where, tokens, p):
+    """Append what happened at the True places of where (R, width) to each row's trace."""
+    i, position = where.nonzero(as_tuple=True)
+    for event in zip(rows[i].tolist(), position.tolist(), tokens.tolist(), p.tolist()):
+        events[event[0]].append((clock, *event[1:]))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 8 · tutorial
+
+
+def tutorial():
+    """Train a tiny model on a rule that a child sees at once, and watch it work."""
+    from model import Config, Transformer
+
+    torch.manual_seed(0)
+    letters, L = "abcdefghijklmnopqrstuvwxyz_", 10
+    mask_id = len(letters) - 1
+
+    def runs(n, seed):  # "cdefghijkl" or, as often, "lkjihgfedc": 52 possible rows
+        start, way = ((uniform(seed, i, torch.arange(n)) * k).long()[:, None] for i, k in ((0, 26), (1, 2)))
+        return (start + (2 * way - 1) * torch.arange(L)) % 26
+
+    def show(ids):
+        return "".join(letters[i] for i in ids)
+
+    def ids(text):
+        return torch.tensor([letters.index(c) for c in text])
+
+    x0 = runs(1, 0)
+    print(f"1 · Data: runs of the alphabet, forwards or backwards, as {show(x0[0])!r}; 52 different rows.")
+    print("\n2 · Corruption: at time t each letter is hidden (_) with probability t.")
+    for t in (0.2, 0.5, 0.8):
+        hidden = hide_by_rate(torch.tensor([t]), uniform(0, torch.arange(L))[None], torch.ones_like(x0).bool())
+        print(f"    t = {t}   {show(torch.where(hidden, mask_id, x0)[0])}   weight 1/t = {nelbo_weight(torch.tensor(t)):.2f}")
+
+    model = Transformer(Config(vocab_size=len(letters), seq_len=L, n_layer=2, n_head=2, n_embd=64))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    steps, best = 600, torch.tensor(52.0).log().item()
+    print(f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is an upper bound on")
+    print(f"    -log p(row); no model can be below ln 52 = {best:.3f} nats a row.")
+    for i in range(steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 300 + 1e-3)
+        value = loss(model, runs(64, fold(1, i)), mask_id=mask_id, seed=fold(2, i))
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if i % 100 == 0:
+            mean, error = mean_and_error(nelbo(model, runs(256, 99), mask_id=mask_id, samples=4))
+            print(f"    step {i:3}   loss {value.item() * L:6.3f}   NELBO {mean:6.3f} ± {error:.3f} nats a row")
+
+    model.eval()
+    print("\n4 · Sampling: from a canvas of masks, the surest position first, its letter drawn from the model.")
+    steps_seen = []
+    generate(model, [ids("")], SampleOptions(L), mask_id=mask_id, watch=lambda xs: steps_seen.append(show(xs[0])))
+    print("    " + " → ".join(["_" * L, *steps_seen[:4], "…", steps_seen[-1]]))
+    print("\n5 · Any pattern of holes can be filled in, several at once where the model is sure (threshold 0.9):")
+    for canvas in ("wx________", "____q_____", "______ih__"):
+        out = generate(model, [ids(canvas)], SampleOptions(0, quota="threshold"), mask_id=mask_id, trace=True)
+        print(f"    {canvas} → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
+    out = generate(model, [ids("")] * 1000, SampleOptions(L), mask_id=mask_id)
+    made, rows = [show(x) for x in out.tokens], {show(x) for x in runs(5000, 3)}
+    print(f"\n6 · Of 1000 samples {sum(m in rows for m in made)} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
+    print("    Next: python train.py config/quickstart.py")
+
+
+if __name__ == "__main__":
+    tutorial()

@@ -1,0 +1,325 @@
+"""One Transformer for every language model in this project.
+
+It knows nothing of diffusion: ids go in, logits come out. What differs between families (norm, positions, heads,
+MLP, biases, windows, shift) is a switch in `Config`; there are no subclasses. Shapes in comments: B batch, T tokens
+in this call, S keys, C channels (n_embd), H heads, D channels per head, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass
+class Config:
+    vocab_size: int = 0  # number of token ids; 0 takes the data set's
+    seq_len: int = 256  # context length in tokens (nanoGPT's block_size)
+    n_layer: int = 6  # Transformer blocks
+    n_head: int = 6  # query heads
+    n_kv_head: int = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
+    n_embd: int = 384  # channels of the residual stream
+    head_dim: int = 0  # channels per head; 0 means n_embd / n_head
+    mlp: Literal["swiglu", "geglu", "gelu", "relu2"] = "relu2"  # gated: swiglu, geglu; plain: gelu, relu2 (ReLU squared)
+    mlp_dim: int = 0  # hidden channels of the MLP; 0 means 4 n_embd, or 8/3 n_embd where gated
+    norm: Literal["rms", "layer"] = "rms"  # RMSNorm or LayerNorm, before each sublayer
+    norm_eps: float = 1e-5  # added to the variance
+    norm_bias: bool = False  # LayerNorm with a bias
+    position: Literal["rope", "learned", "none"] = "rope"  # rotary or learned absolute positions
+    rope_theta: float = 10000.0  # base of the rotary frequencies
+    rope_fraction: float = 1.0  # part of each head that is rotated
+    qk_norm: bool = True  # RMSNorm of queries and keys per head, before the rotation
+    qkv_bias: bool = False  # bias of the query, key and value projections (Qwen2, GPT-2)
+    out_bias: bool = False  # bias of the attention output projection
+    mlp_bias: bool = False  # biases of the MLP
+    head_bias: bool = False  # bias of the output head (BERT)
+    tied: bool = False  # the output head is the embedding matrix
+    causal: bool = False  # attend to the past only; set by the algorithm when training
+    shift: bool = False  # output i-1 predicts token i, as in Dream and every converted AR model
+    window: int = 0  # local layers see |i - j| <= window; 0 means all layers are global
+    global_every: int = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
+    local_rope_theta: float = 0.0  # rope_theta of the local layers; 0 means the same
+    dropout: float = 0.0  # on embeddings, attention weights and both residual branches
+
+    def __post_init__(self):
+        self.n_kv_head = self.n_kv_head or self.n_head
+        if self.n_embd % self.n_head and not self.head_dim:
+            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; change one or set head_dim")
+        self.head_dim = self.head_dim or self.n_embd // self.n_head
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
+        if not self.mlp_dim:
+            self.mlp_dim = -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp in ("swiglu", "geglu") else 4 * self.n_embd
+        if self.position == "rope" and self.rope_dim % 2:
+            raise ValueError(f"rotated channels per head must be even, not {self.rope_dim}: change head_dim or rope_fraction")
+
+    @property
+    def rope_dim(self):
+        return int(self.head_dim * self.rope_fraction)
+
+    def is_local(self, layer):
+        return self.window > 0 and not (self.global_every and layer % self.global_every == 0)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the parts
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last dimension; statistics in fp32, result in the input's dtype."""
+
+    def __init__(self, dim, config):
+        super().__init__()
+        self.kind, self.eps = config.norm, config.norm_eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if config.norm_bias else None
+
+    def forward(self, x):
+        h = x.float()
+        if self.kind == "layer":
+            h = h - h.mean(-1, keepdim=True)
+        h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
+        h = h.type_as(x) * self.weight.type_as(x)
+        return h if self.bias is None else h + self.bias.type_as(x)
+
+
+def rms_norm(x, eps):
+    """RMSNorm without a weight, for queries and keys."""
+    h = x.float()
+    return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)).type_as(x)
+
+
+def rotary(positions, dim, theta):
+    """cos and sin of the rotation angles, fp32, (B, 1, T, dim): angle = position * theta^(-2i/dim) (arXiv 2104.09864)."""
+    freq = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angle = positions[:, None, :, None].float() * freq
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, cos, sin):
+    """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half; fp32 inside."""
+    dim = cos.shape[-1]
+    h, rest = x[..., :dim].float(), x[..., dim:]
+    a, b = h.chunk(2, -1)
+    h = h * cos + torch.cat([-b, a], -1) * sin
+    return torch.cat([h.type_as(x), rest], -1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        c = self.config = config
+        self.layer = layer
+        self.q = nn.Linear(c.n_embd, c.n_head * c.head_dim, bias=c.qkv_bias)
+        self.k = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
+        self.v = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
+        self.out = nn.Linear(c.n_head * c.head_dim, c.n_embd, bias=c.out_bias)
+        if c.qk_norm:
+            self.q_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
+            self.k_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
+
+    def forward(self, x, mask, is_causal, rope, cache, slots):
+        B, T, _ = x.shape
+        c = self.config
+        q = self.q(x).view(B, T, c.n_head, c.head_dim).transpose(1, 2)  # (B, H, T, D)
+        k = self.k(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)  # (B, H_kv, T, D)
+        v = self.v(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.write(self.layer, slots, k, v)  # (B, H_kv, S, D)
+        gqa = c.n_kv_head != c.n_head
+        if mask is not None and not torch.is_tensor(mask):  # a FlexAttention BlockMask
+            from torch.nn.attention.flex_attention import flex_attention
+
+            flex = torch.compile(flex_attention) if x.is_cuda and not torch.compiler.is_compiling() else flex_attention
+            y = flex(q, k, v, block_mask=mask, enable_gqa=gqa)
+        else:
+            p = c.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
+        return self.out(y.transpose(1, 2).reshape(B, T, c.n_head * c.head_dim))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        c = config
+        self.kind = c.mlp
+        self.up = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias)
+        self.gate = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias) if c.mlp in ("swiglu", "geglu") else None
+        self.down = nn.Linear(c.mlp_dim, c.n_embd, bias=c.mlp_bias)
+
+    def forward(self, x):
+        if self.kind == "swiglu":
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        if self.kind == "geglu":
+            return self.down(F.gelu(self.gate(x)) * self.up(x))
+        if self.kind == "gelu":
+            return self.down(F.gelu(self.up(x)))
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.attn_norm, self.attn = Norm(config.n_embd, config), Attention(config, layer)
+        self.mlp_norm, self.mlp = Norm(config.n_embd, config), MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, *attention):
+        x = x + self.drop(self.attn(self.attn_norm(x), *attention))
+        return x + self.drop(self.mlp(self.mlp_norm(x)))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the cache
+
+
+class KVCache:
+    """Keys and values of every layer, (n_layer, B, n_kv_head, size, head_dim): slot p holds position p.
+
+    That one rule makes appending and overwriting the same act: tokens go where their positions say, and a row's
+    tokens may lie anywhere. `filled` (bool, B, size) says which slots hold something; only those are attended to.
+    """
+
+    def __init__(self, config, batch, size, device=None, dtype=None):
+        # One slot more than asked for: the tokens that a padding mask marks as not real are written there, unseen.
+        shape = (config.n_layer, batch, config.n_kv_head, size + 1, config.head_dim)
+        self.size = size
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
+
+    def next_positions(self, n):
+        """The n positions behind each row's last filled slot, (B, n)."""
+        index = torch.arange(1, self.size + 1, device=self.filled.device)
+        length = (self.filled[:, : self.size] * index).amax(1)
+        return length[:, None] + torch.arange(n, device=length.device)
+
+    def reserve(self, positions, real):
+        """The slots (B, T) that tokens at `positions` go to; marks them filled."""
+        slots = positions if real is None else torch.where(real, positions, self.size)
+        self.filled.scatter_(1, slots, True)
+        self.filled[:, self.size] = False
+        return slots
+
+    def write(self, layer, slots, k, v):
+        """Store k, v (B, n_kv_head, T, D) of one layer; returns all of that layer's keys and values."""
+        index = slots[:, None, :, None].expand_as(k)
+        self.k[layer].scatter_(2, index, k.type_as(self.k))
+        self.v[layer].scatter_(2, index, v.type_as(self.v))
+        return self.k[layer, :, :, : self.size].type_as(k), self.v[layer, :, :, : self.size].type_as(v)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the network
+
+
+class Transformer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        c = self.config = config
+        if c.vocab_size < 1:
+            raise ValueError("vocab_size is not set; it must be the tokenizer's number of ids")
+        self.embed = nn.Embedding(c.vocab_size, c.n_embd)
+        self.pos_embed = nn.Embedding(c.seq_len, c.n_embd) if c.position == "learned" else None
+        self.drop = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
+        self.norm = Norm(c.n_embd, c)
+        self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
+        self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self):
+        """GPT-2's: N(0, 0.02), the projections into the residual stream smaller by sqrt(2 n_layer); biases 0."""
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+                p.normal_(0, 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
+            elif name.endswith("bias"):
+                p.zero_()
+
+    def forward(self, ids, mask=None, positions=None, cache=None, rows=None):
+        """Logits for every token of ids, or for some.
+
+        ids        int64 (B, T)
+        mask       None: attention as the config says. bool (B, T): which tokens are real; the others are seen by
+                   nobody. bool (1 or B, T, S) or (1 or B, H, T, S): who sees whom, in place of the config's causality.
+                   A BlockMask: the same, through FlexAttention.
+        positions  int64 (B, T); default 0…T-1, or behind the cache's last filled slot
+        cache      KVCache; each token's keys and values go to the slot of its position, and all filled slots are seen
+        rows       bool (B, T), or int64 indices into the B*T flattened tokens: logits of those tokens only
+        returns    (B, T, V), or (N, V) with rows, in the dtype of the computation
+        """
+        B, T = ids.shape
+        c = self.config
+        if positions is None:
+            positions = torch.arange(T, device=ids.device).expand(B, T) if cache is None else cache.next_positions(T)
+        x = self.embed(ids)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(positions)
+        x = self.drop(x)
+
+        real = mask if torch.is_tensor(mask) and mask.dim() == 2 else None
+        slots = None if cache is None else cache.reserve(positions, real)
+        masks = [self.attention_mask(mask, real, positions, cache, local) for local in (False, True)]
+        is_causal = c.causal and mask is None and cache is None
+        ropes = [None, None]
+        if c.position == "rope":
+            ropes = [rotary(positions, c.rope_dim, th) for th in (c.rope_theta, c.local_rope_theta or c.rope_theta)]
+
+        for layer, block in enumerate(self.blocks):
+            local = c.is_local(layer)
+            x = block(x, masks[local], is_causal and masks[local] is None, ropes[local], cache, slots)
+
+        if c.shift:
+            x = torch.cat([x[:, :1], x[:, :-1]], 1)
+        if rows is not None:
+            x = x.flatten(0, 1)[rows.flatten()]  # before the head: at large vocabularies it is most of the work
+        x = self.norm(x)
+        return F.linear(x, self.embed.weight if c.tied else self.head_weight, self.head_bias)
+
+    def attention_mask(self, mask, real, positions, cache, local):
+        """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the
+        caller's BlockMask."""
+        c = self.config
+        window = c.window if local else 0
+        if mask is not None and not torch.is_tensor(mask):
+            if window:
+                raise ValueError("a BlockMask cannot be combined with window > 0; pass a bool mask, or build the window into it")
+            return mask
+        if mask is None and cache is None and not window:
+            return None  # full, or causal through SDPA's own switch
+        q = positions[:, None, :, None]  # (B, 1, T, 1)
+        if cache is None:
+            k = positions[:, None, None, :]
+            seen = torch.ones_like(k, dtype=torch.bool) if real is None else real[:, None, None, :]
+        else:
+            k = torch.arange(cache.size, device=positions.device)[None, None, None, :]
+            seen = cache.filled[:, None, None, : cache.size]
+        if mask is not None and real is None:
+            seen = seen & (mask[:, None] if mask.dim() == 3 else mask)
+        elif c.causal:
+            seen = seen & (k <= q)
+        if window:
+            seen = seen & ((q - k).abs() <= window)
+        return seen.expand(-1, -1, positions.shape[1], -1)
+
+    def num_params(self):
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, seq_len, head_rows=1.0):
+        """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key.
+
+        `head_rows` is the fraction of tokens whose logits are computed."""
+        c = self.config
+        matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
+        attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
+        return 6 * (matrices + head_rows * c.vocab_size * c.n_embd) + attention

@@ -1,0 +1,407 @@
+"""What the token files promise: nothing held out is ever trained on, nothing half-written replaces something good."""
+
+import importlib.util
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import sysconfig
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tokenizer
+from data import common
+
+ROOT = Path(__file__).resolve().parent.parent
+TIKTOKEN_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"prepare_{name}", ROOT / "data" / name / "prepare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prepare(name, out, *options):
+    """Run a prepare script as a user would and return the process."""
+    command = [sys.executable, ROOT / "data" / name / "prepare.py", f"--out={out}", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+# ---- token files -----------------------------------------------------------------------------------------------------
+
+LETTERS = tokenizer.load({"kind": "char", "chars": "abc "})
+
+
+def test_token_files_come_back_as_they_were_written(tmp_path):
+    common.write_dataset(tmp_path, LETTERS, {"train": [0, 1, 2], "val": [2]}, bytes_per_token=1.0)
+    meta = common.load_meta(tmp_path)
+    assert common.load_tokens(tmp_path, "train", meta).tolist() == [0, 1, 2]
+    assert (meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]) == (6, 3, 1)
+
+
+def test_a_mask_id_in_the_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mask id 5 occurs in the train text"):
+        common.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.mask_id], "val": [1]})
+    assert not files(tmp_path)
+
+
+def test_an_id_above_the_vocabulary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="id 6, outside the vocabulary of 6"):
+        common.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.vocab_size], "val": [1]})
+    assert not files(tmp_path)
+
+
+def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    (tmp_path / "data" / "poems").mkdir(parents=True)
+    (tmp_path / "data" / "poems" / "prepare.py").touch()
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="python data/poems/prepare.py"):
+        common.load_meta("poems")
+
+
+def test_an_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(SystemExit, match="no data set 'pydoc': use one of .*pydocs"):
+        common.load_meta("pydoc")
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+TEXTS = ["".join(random.Random(i).choices("abc ", k=i % 40)) for i in range(300)]
+
+
+def stream(out, texts=TEXTS, stop=None, **options):
+    """The texts as a data set; with `stop` the stream breaks before that document, as a lost connection would."""
+
+    def documents_from(n):
+        for i, text in enumerate(texts[n:], start=n):
+            if i == stop:
+                raise ConnectionError
+            yield text
+
+    common.stream_dataset(documents_from, out, LETTERS, **{"val_one_in": 10, "chunk": 16, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    stream(out)
+    return files(out)
+
+
+def documents(content):
+    """The texts of a .bin file of LETTERS."""
+    ids = np.frombuffer(content, "<u2")
+    ends = np.flatnonzero(ids == LETTERS.eos_id)
+    assert ends[-1] == len(ids) - 1
+    return [LETTERS.decode(part) for part in np.split(ids, ends + 1)[:-1]]
+
+
+def test_a_stream_becomes_whole_documents_in_order_and_nothing_else(whole):
+    assert set(whole) == {"train.bin", "val.bin", "meta.json"}
+    train, val = documents(whole["train.bin"]), documents(whole["val.bin"])
+    held_out = set(val)
+    assert 10 < len(val) < 60
+    assert train == [text for text in TEXTS if text not in held_out]
+    assert val == [text for text in TEXTS if text in held_out]
+
+
+@pytest.mark.parametrize("stops", [[0], [5], [16], [150], [299], [40, 41, 200]])
+def test_an_interrupted_stream_resumes_to_the_same_bytes(tmp_path, whole, stops):
+    for stop in stops:
+        with pytest.raises(ConnectionError):
+            stream(tmp_path, stop=stop)
+    stream(tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_tokens_beyond_the_last_record_are_cut_off_on_resuming(tmp_path, whole):
+    with pytest.raises(ConnectionError):
+        stream(tmp_path, stop=100)
+    with open(tmp_path / "train.bin.part", "ab") as part:
+        part.write(b"written just before the power went")
+    stream(tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_a_resumed_stream_skips_what_it_has(tmp_path):
+    with pytest.raises(ConnectionError):
+        stream(tmp_path, stop=100)
+    asked = []
+    common.stream_dataset(lambda n: asked.append(n) or TEXTS[n:], tmp_path, LETTERS, val_one_in=10)
+    assert asked == [96]  # the last multiple of the chunk
+
+
+def test_an_interrupted_stream_leaves_the_old_data_set_as_it_was(tmp_path, whole):
+    stream(tmp_path)
+    with pytest.raises(ConnectionError):
+        stream(tmp_path, TEXTS[::-1], stop=100)
+    assert files(tmp_path).items() >= whole.items()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_stream_killed_while_renaming_finishes_when_run_again(tmp_path, whole, monkeypatch, renames):
+    really_replace = os.replace
+
+    def replace(source, target):
+        if Path(target).name in ["train.bin", "val.bin", "meta.json"][renames:]:
+            raise KeyboardInterrupt
+        really_replace(source, target)
+
+    stream(tmp_path, TEXTS[:200])  # an older data set, whose meta.json may not stand beside the new tokens
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", replace)
+        stream(tmp_path)
+    assert not (tmp_path / "meta.json").exists()
+    common.stream_dataset(None, tmp_path, LETTERS, val_one_in=10)  # nothing is read again
+    (tmp_path / "meta.json.part").unlink(missing_ok=True)
+    assert files(tmp_path) == whole
+
+
+def test_a_stream_ends_with_the_document_that_reaches_max_tokens(tmp_path, whole):
+    stream(tmp_path, max_tokens=1000)
+    train, val = documents((tmp_path / "train.bin").read_bytes()), documents((tmp_path / "val.bin").read_bytes())
+    assert sum(len(text) + 1 for text in train[:-1]) < 1000 <= sum(len(text) + 1 for text in train)
+    assert train == documents(whole["train.bin"])[: len(train)] and val == documents(whole["val.bin"])[: len(val)]
+
+
+def test_copies_of_a_text_stay_on_one_side(tmp_path):
+    stream(tmp_path, TEXTS[7:] * 3)
+    content = files(tmp_path)
+    assert not set(documents(content["train.bin"])) & set(documents(content["val.bin"]))
+
+
+def test_bytes_per_token_counts_one_byte_for_the_end_of_a_text(whole):
+    val = documents(whole["val.bin"])
+    meta = json.loads(whole["meta.json"])
+    assert meta["val_tokens"] == sum(len(text) + 1 for text in val) and meta["bytes_per_token"] == 1.0
+
+
+def test_a_stream_without_a_validation_document_says_so_and_can_go_on(tmp_path, whole):
+    with pytest.raises(SystemExit, match="no validation document among the first 1: give a larger max_tokens"):
+        stream(tmp_path, max_tokens=1)
+    stream(tmp_path)
+    assert files(tmp_path) == whole
+
+
+def test_a_stream_with_the_mask_id_in_it_is_refused(tmp_path):
+    bad = tokenizer.Tokenizer(LETTERS.spec, 6, 4, 5, lambda text: [5], LETTERS.decode)
+    with pytest.raises(ValueError, match="mask id 5"):
+        common.stream_dataset(lambda n: TEXTS[n:], tmp_path, bad)
+    assert not (tmp_path / "train.bin").exists()
+
+
+def test_a_stream_whose_settings_changed_is_not_continued(tmp_path):
+    with pytest.raises(ConnectionError):
+        stream(tmp_path, stop=100)
+    with pytest.raises(SystemExit, match="made with other settings: delete it"):
+        stream(tmp_path, val_one_in=20)
+
+
+def test_a_part_file_that_lost_tokens_is_not_continued(tmp_path):
+    with pytest.raises(ConnectionError):
+        stream(tmp_path, stop=100)
+    os.truncate(tmp_path / "train.bin.part", 10)
+    with pytest.raises(SystemExit, match="shorter than progress.json says"):
+        stream(tmp_path)
+
+
+@pytest.mark.skipif(not TIKTOKEN_FILES.is_dir(), reason="tiktoken's GPT-2 files are not in ../shared")
+def test_a_stream_of_gpt2_tokens_decodes_to_its_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(TIKTOKEN_FILES))
+    tok = tokenizer.load({"kind": "tiktoken", "name": "gpt2"})
+    texts = [f"Document {i}: naïve café, 東京, <|endoftext|>.\n" for i in range(20)]
+    common.stream_dataset(lambda n: texts[n:], tmp_path, tok, val_one_in=4)
+    meta = common.load_meta(tmp_path)
+    ids = {split: common.load_tokens(tmp_path, split, meta).tolist() for split in ("train", "val")}
+    assert sorted(tok.decode(ids["train"] + ids["val"]).splitlines()) == sorted("".join(texts).splitlines())
+    assert meta["bytes_per_token"] == (len(tok.decode(ids["val"]).encode()) + ids["val"].count(50256)) / len(ids["val"])
+
+
+# ---- shakespeare_char ------------------------------------------------------------------------------------------------
+
+
+def test_shakespeare_comes_back_from_its_token_files(tmp_path):
+    text = "First Citizen:\nBefore we proceed any further, hear me speak. ’Tis so!\n" * 20
+    (tmp_path / "play.txt").write_text(text, encoding="utf-8")
+    result = prepare("shakespeare_char", tmp_path / "out", f"--input={tmp_path / 'play.txt'}")
+    assert result.returncode == 0, result.stderr
+    meta = common.load_meta(tmp_path / "out")
+    tok = tokenizer.load(meta["tokenizer"])
+    train, val = (tok.decode(common.load_tokens(tmp_path / "out", split, meta)) for split in ("train", "val"))
+    assert train + val == text
+    assert len(train) == int(0.9 * len(text))
+    assert meta["bytes_per_token"] == len(val.encode()) / len(val) > 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe not UTF-8"])
+def test_a_bad_input_is_one_sentence_and_no_token_files(tmp_path, content):
+    if content is not None:
+        (tmp_path / "input").write_bytes(content)
+    result = prepare("shakespeare_char", tmp_path / "out", f"--input={tmp_path / 'input'}")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and str(tmp_path) in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_download_says_to_pass_the_file(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    module = script("shakespeare_char")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(sys, "argv", ["prepare.py"])
+    with pytest.raises(SystemExit, match="could not be downloaded .* pass --input=FILE"):
+        module.main()
+    assert not files(tmp_path)
+
+
+# ---- sudoku ----------------------------------------------------------------------------------------------------------
+
+sudoku = script("sudoku")
+
+
+@pytest.fixture(scope="module")
+def all_grids():
+    """Every 4 x 4 grid, without the solver under test: all ways of stacking four permutations, the bad ones dropped."""
+
+    def fits(grid):
+        columns = [grid[i::4] for i in range(4)]
+        boxes = [grid[i : i + 2] + grid[i + 4 : i + 6] for i in (0, 2, 8, 10)]
+        return all(len(set(house)) == 4 for house in columns + boxes)
+
+    rows = list(itertools.permutations(range(1, 5)))
+    halves = [a + b for a in rows for b in rows if not set(a[:2]) & set(b[:2])]
+    return {grid for top in halves for bottom in halves if fits(grid := top + bottom)}
+
+
+@pytest.fixture(scope="module")
+def puzzles(tmp_path_factory):
+    """The rows of a small 4 x 4 data set as strings, and its directory."""
+    out = tmp_path_factory.mktemp("sudoku")
+    result = prepare("sudoku", out, "--num_train=1500", "--num_val=100")
+    assert result.returncode == 0, result.stderr
+    meta = common.load_meta(out)
+    tok = tokenizer.load(meta["tokenizer"])
+    return {s: [tok.decode(row) for row in common.load_tokens(out, s, meta)] for s in ("train", "val")}, out
+
+
+def test_the_solver_finds_every_4x4_grid_once(all_grids):
+    found = sudoku.solutions([0] * 16, 4, limit=1000)
+    assert len(found) == len(all_grids) == 288 and set(map(tuple, found)) == all_grids
+
+
+def test_the_solver_counts_solutions_as_brute_force_does(all_grids):
+    rng = random.Random(0)
+    for grid in rng.sample(sorted(all_grids), 60):
+        clues = [digit if rng.random() < 0.4 else 0 for digit in grid]
+        clues[0] = rng.randint(1, 4)  # so that some have no solution
+        matching = [other for other in all_grids if all(c in (0, o) for c, o in zip(clues, other, strict=True))]
+        assert sorted(map(tuple, sudoku.solutions(clues, 4, limit=288))) == sorted(matching)
+
+
+def test_the_solver_stops_at_the_limit():
+    assert len(sudoku.solutions([0] * 81, 9)) == 2
+
+
+def test_a_contradiction_has_no_solution():
+    assert sudoku.solutions([1, 1] + [0] * 14, 4) == []
+
+
+def test_every_4x4_puzzle_has_one_solution_by_brute_force(puzzles, all_grids):
+    grids = np.array(sorted(all_grids))
+    for row in puzzles[0]["train"][:200] + puzzles[0]["val"]:
+        clues = np.array([int(c) for c in row[:16].replace(".", "0")])
+        matching = grids[((grids == clues) | (clues == 0)).all(1)]
+        assert ["".join(map(str, grid)) for grid in matching] == [row[17:]]
+
+
+def test_a_9x9_puzzle_has_one_solution():
+    rng = random.Random(1)
+    solution = sudoku.solutions([0] * 81, 9, 1, rng)[0]
+    puzzle = sudoku.make_puzzle(rng, solution, 9)
+    assert 17 <= sum(map(bool, puzzle)) <= 60 and sudoku.solutions(puzzle, 9) == [solution]
+
+
+def test_is_solved_takes_a_complete_valid_grid_and_nothing_else(all_grids):
+    good = min(all_grids)
+    swapped = (good[1], good[0], *good[2:])
+    assert sudoku.is_solved(good, 4) and sudoku.is_solved("".join(map(str, good)), 4)
+    for bad in (swapped, good[:-1], (*good, 1), (0, *good[1:]), (5, *good[1:]), "." * 16, (1, 2, 3, 4) * 4):
+        assert not sudoku.is_solved(bad, 4)
+
+
+def test_no_validation_solution_occurs_in_training(puzzles):
+    train, val = ({row[17:] for row in puzzles[0][split]} for split in ("train", "val"))
+    assert not train & val
+    assert len(train) > 200 and len(val) > 20  # most of the 288 grids are seen, so this is no accident
+
+
+def test_a_sudoku_row_is_puzzle_equals_solution(puzzles):
+    meta = common.load_meta(puzzles[1])
+    assert (meta["row_len"], meta["prompt_len"], meta["task"], meta["size"]) == (33, 17, "sudoku", 4)
+    for row in puzzles[0]["train"] + puzzles[0]["val"]:
+        puzzle, solution = row[: meta["prompt_len"] - 1], row[meta["prompt_len"] :]
+        assert row[meta["prompt_len"] - 1] == "=" and sudoku.is_solved(solution, 4)
+        assert all(clue in (".", digit) for clue, digit in zip(puzzle, solution, strict=True))
+
+
+def test_no_puzzle_occurs_twice_and_difficulty_varies(puzzles):
+    rows = puzzles[0]["train"] + puzzles[0]["val"]
+    assert len(set(rows)) == len(rows) == 1600
+    assert {16 - row[:16].count(".") for row in rows} == {4, 5, 6, 7, 8}
+
+
+def test_a_seed_gives_the_same_puzzles_again():
+    first, again, other = (sudoku.make_rows(random.Random(seed), 4, "val", 20) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_asking_for_more_puzzles_than_there_are_is_an_error(monkeypatch):
+    monkeypatch.setattr(sudoku, "make_puzzle", lambda rng, solution, size: solution)
+    monkeypatch.setattr(sudoku, "PATIENCE", 1000)
+    with pytest.raises(SystemExit, match="found only 27 different val puzzles of size 4"):
+        sudoku.make_rows(random.Random(0), 4, "val", 28)
+
+
+# ---- pydocs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pydocs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pydocs")
+    result = prepare("pydocs", out, "--train_bpe=400")
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_pydocs_tokens_decode_to_the_text_they_came_from(pydocs):
+    tok = tokenizer.load(common.load_meta(pydocs)["tokenizer"], pydocs)
+    topics = script("pydocs").topics(Path(sysconfig.get_path("stdlib")))
+    for text in [*topics.values(), "", "naïve café\t東京 🙂\r\n  end "]:
+        assert tok.decode(tok.encode(text)) == text
+
+
+def test_no_pydocs_document_is_in_both_splits(pydocs):
+    meta = common.load_meta(pydocs)
+    sides = []
+    for split in ("train", "val"):
+        ids = common.load_tokens(pydocs, split, meta)
+        sides.append({part.tobytes() for part in np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1) if len(part)})
+    assert len(sides[0]) > len(sides[1]) > 20 and not sides[0] & sides[1]
+
+
+def test_meta_is_readable_json_with_what_training_needs(pydocs):
+    meta = json.loads((pydocs / "meta.json").read_text())
+    assert meta["vocab_size"] == 402 and (meta["eos_id"], meta["mask_id"]) == (400, 401)
+    assert 1 < meta["bytes_per_token"] < 4 and meta["train_tokens"] > 5 * meta["val_tokens"]
