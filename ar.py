@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mdlm import Output, choose_tokens, forward, pad, uniform
-from model import KVCache
+from mdlm import Output, choose_tokens, pad, uniform
+from model import KVCache, fp32
 
 CAUSAL = True
 
@@ -25,8 +25,7 @@ def token_nll(model, x0, rows, mask_id, real=None):
     """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
     inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
     index = rows.flatten().nonzero()[:, 0]
-    logits = model(inputs, mask=real, rows=index)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits = fp32(model(inputs, mask=real, rows=index))
     logits[:, mask_id] = -torch.inf
     return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
 
@@ -107,8 +106,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         known = position <= length[:, None]
         last = position == length[:, None]
         # Finished rows go on through the batch but write to no slot that anyone reads.
-        logits = model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = fp32(model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last))
         logits[:, banned] = -torch.inf
         tokens = choose_tokens(logits, uniform(o.seed, row, length, 1), o.temperature, o.top_k, o.top_p)
         forwards += alive

@@ -39,12 +39,15 @@ def read(argv):
 def read_file(name):
     path = Path(name) if Path(name).exists() else ROOT / name
     if not path.is_file():
-        near = difflib.get_close_matches(name, [f"config/{p.name}" for p in (ROOT / "config").glob("*.py")], 1, 0.3)
+        recipes = [] if "=" in name else [f"config/{p.name}" for p in (ROOT / "config").glob("*.py")]
+        near = difflib.get_close_matches(name, recipes, 1, 0.3)
         sys.exit(f"no config file {name!r}" + (f"; did you mean {near[0]}?" if near else "; options are --key=value"))
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as e:
         sys.exit(f"{path}, line {e.lineno}: {e.msg}")
+    except ValueError as e:  # bytes that are no text
+        sys.exit(f"{path} is not a config file: {e}")
     values = {}
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -70,9 +73,12 @@ def fill(values, *classes, quiet=False):
     for key, (_, where) in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
-            sys.exit(f"unknown key {key!r} ({where})" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys"))
+            sys.exit(
+                f"unknown key {key!r} ({where})" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys")
+            )
     typed = {key: convert(value, known[key].type, key, where) for key, (value, where) in values.items()}
-    changed = [f"{k} = {v!r}" for k, v in typed.items() if v != known[k].default]
+    defaults = [(f.name, f.default) for c in classes for f in fields(c)]
+    changed = [f"{k} = {v!r}" for k, v in typed.items() if any(k == name and v != d for name, d in defaults)]
     if changed and not quiet:
         print("settings: " + ", ".join(changed))
     try:
@@ -86,7 +92,7 @@ def convert(value, kind, key, where):
     """value as the type `kind`, from a string of the command line or a value of a config file."""
     try:
         return parse(value, kind)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, OverflowError):
         sys.exit(f"{key} = {value!r} ({where}) does not fit: it takes {describe(kind)}")
 
 

@@ -10,11 +10,13 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 1 random numbers · 2 schedules · 3 corruption · 4 loss · 5 likelihood · 6 token choice · 7 generation · 8 tutorial
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+
+from model import Config, Transformer, fp32
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
 
@@ -109,8 +111,8 @@ def hide_by_count(count, u, maskable):
 @dataclass
 class LossOptions:
     schedule: str = "linear"  # mask rate over time: linear, poly2 (any power), cosine (MD4's), cosine_mdlm
-    objective: Literal["nelbo", "masked_ce"] = "nelbo"  # weighted by w(t): the bound; or plain cross entropy of hidden tokens
-    corruption: Literal["rate", "count"] = "rate"  # hide tokens independently, or an exact number of them (less variance)
+    objective: Literal["nelbo", "masked_ce"] = "nelbo"  # w(t) times cross entropy, the bound; or without w(t)
+    corruption: Literal["rate", "count"] = "rate"  # hide independently; or an exact count, with less variance
     complementary: bool = False  # also train on the opposite mask: every token is predicted once; doubles the batch
     t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2), fewer nearly clean and nearly empty rows
     t_min: float = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
@@ -123,8 +125,7 @@ def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
 
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
-    logits = model(xt, mask=real, rows=rows)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits = fp32(model(xt, mask=real, rows=rows))
     logits[:, mask_id] = -torch.inf
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
@@ -384,14 +385,16 @@ class SampleOptions:
 
     def __post_init__(self):
         if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
-            raise ValueError(f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy")
+            raise ValueError(
+                f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
+            )
         if self.quota == "entropy_bound" and self.order != "entropy":
             raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
         if self.remask and self.quota != "ancestral":
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
-        for name in ("max_new_tokens", "block_size", "steps", "temperature", "top_k", "remask", "factor", "entropy_bound"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), int | float) and getattr(self, f.name) < 0:
+                raise ValueError(f"{f.name}={getattr(self, f.name)} must not be negative")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
         mask_rate(torch.ones(1), self.schedule)
@@ -413,8 +416,7 @@ def pad(sequences, value):
 
 def forward(model, x, real, rows):
     """Logits at rows, at least fp32; padding is mentioned only where there is some, for SDPA's fastest path."""
-    logits = model(x, mask=None if real is None or real.all() else real, rows=rows)
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return fp32(model(x, mask=None if real is None or real.all() else real, rows=rows))
 
 
 def scatter(values, where):
@@ -576,8 +578,6 @@ def record(events, clock, rows, where, tokens, p):
 
 def tutorial():
     """Train a tiny model on a rule that a child sees at once, and watch it work."""
-    from model import Config, Transformer
-
     torch.manual_seed(0)
     letters, L = "abcdefghijklmnopqrstuvwxyz_", 10
     mask_id = len(letters) - 1
@@ -597,24 +597,26 @@ def tutorial():
     print("\n2 · Corruption: at time t each letter is hidden (_) with probability t.")
     for t in (0.2, 0.5, 0.8):
         hidden = hide_by_rate(torch.tensor([t]), uniform(0, torch.arange(L))[None], torch.ones_like(x0).bool())
-        print(f"    t = {t}   {show(torch.where(hidden, mask_id, x0)[0])}   weight 1/t = {nelbo_weight(torch.tensor(t)):.2f}")
+        print(f"    t = {t}   {show(torch.where(hidden, mask_id, x0)[0])}   weight 1/t = {1 / t:.2f}")
 
     model = Transformer(Config(vocab_size=len(letters), seq_len=L, n_layer=2, n_head=2, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    steps, best = 600, torch.tensor(52.0).log().item()
-    print(f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is an upper bound on")
-    print(f"    -log p(row); no model can be below ln 52 = {best:.3f} nats a row.")
+    steps, best = 1200, torch.tensor(52.0).log().item()
+    print(
+        f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is, on average,"
+    )
+    print(f"    an upper bound on -log p(row), which no model can push below ln 52 = {best:.3f} nats.")
     for i in range(steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 300 + 1e-3)
+            group["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 600 + 1e-3)
         value = loss(model, runs(64, fold(1, i)), mask_id=mask_id, seed=fold(2, i))
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if i % 100 == 0:
+        if i % 200 == 0:
             mean, error = mean_and_error(nelbo(model, runs(256, 99), mask_id=mask_id, samples=4))
-            print(f"    step {i:3}   loss {value.item() * L:6.3f}   NELBO {mean:6.3f} ± {error:.3f} nats a row")
+            print(f"    step {i:4}   loss {value.item() * L:6.3f}   NELBO {mean:6.3f} ± {error:.3f} nats a row")
 
     model.eval()
     print("\n4 · Sampling: from a canvas of masks, the surest position first, its letter drawn from the model.")
@@ -623,11 +625,12 @@ def tutorial():
     print("    " + " → ".join(["_" * L, *steps_seen[:4], "…", steps_seen[-1]]))
     print("\n5 · Any pattern of holes can be filled in, several at once where the model is sure (threshold 0.9):")
     for canvas in ("wx________", "____q_____", "______ih__"):
-        out = generate(model, [ids(canvas)], SampleOptions(0, quota="threshold"), mask_id=mask_id, trace=True)
+        out = generate(model, [ids(canvas)], SampleOptions(0, quota="threshold"), mask_id=mask_id)
         print(f"    {canvas} → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
     out = generate(model, [ids("")] * 1000, SampleOptions(L), mask_id=mask_id)
     made, rows = [show(x) for x in out.tokens], {show(x) for x in runs(5000, 3)}
-    print(f"\n6 · Of 1000 samples {sum(m in rows for m in made)} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
+    good = sum(m in rows for m in made)
+    print(f"\n6 · Of 1000 samples {good} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
     print("    Next: python train.py config/quickstart.py")
 
 

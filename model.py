@@ -5,6 +5,7 @@ MLP, biases, windows, shift) is a switch in `Config`; there are no subclasses. S
 in this call, S keys, C channels (n_embd), H heads, D channels per head, V vocabulary.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +24,7 @@ class Config:
     n_kv_head: int = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
     n_embd: int = 384  # channels of the residual stream
     head_dim: int = 0  # channels per head; 0 means n_embd / n_head
-    mlp: Literal["swiglu", "geglu", "gelu", "relu2"] = "relu2"  # gated: swiglu, geglu; plain: gelu, relu2 (ReLU squared)
+    mlp: Literal["swiglu", "geglu", "gelu", "relu2"] = "relu2"  # gated: swiglu, geglu; plain: gelu, relu2 (squared)
     mlp_dim: int = 0  # hidden channels of the MLP; 0 means 4 n_embd, or 8/3 n_embd where gated
     norm: Literal["rms", "layer"] = "rms"  # RMSNorm or LayerNorm, before each sublayer
     norm_eps: float = 1e-5  # added to the variance
@@ -45,20 +46,29 @@ class Config:
     dropout: float = 0.0  # on embeddings, attention weights and both residual branches
 
     def __post_init__(self):
+        for name in ("seq_len", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.rope_fraction <= 1:
+            raise ValueError(f"rope_fraction must lie between 0 and 1, not {self.rope_fraction}")
         self.n_kv_head = self.n_kv_head or self.n_head
         if self.n_embd % self.n_head and not self.head_dim:
-            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; change one or set head_dim")
+            raise ValueError(
+                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; change one or set head_dim"
+            )
         self.head_dim = self.head_dim or self.n_embd // self.n_head
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
         if not self.mlp_dim:
             self.mlp_dim = -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp in ("swiglu", "geglu") else 4 * self.n_embd
         if self.position == "rope" and self.rope_dim % 2:
-            raise ValueError(f"rotated channels per head must be even, not {self.rope_dim}: change head_dim or rope_fraction")
+            raise ValueError(
+                f"rotated channels per head must be even, not {self.rope_dim}: change head_dim or rope_fraction"
+            )
 
     @property
     def rope_dim(self):
-        return int(self.head_dim * self.rope_fraction)
+        return round(self.head_dim * self.rope_fraction)
 
     def is_local(self, layer):
         return self.window > 0 and not (self.global_every and layer % self.global_every == 0)
@@ -66,6 +76,11 @@ class Config:
 
 # ------------------------------------------------------------------------------------------------------------------
 # the parts
+
+
+def fp32(x):
+    """x in fp32, for statistics and logits that bf16 would spoil; fp64 stays fp64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Norm(nn.Module):
@@ -78,7 +93,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if config.norm_bias else None
 
     def forward(self, x):
-        h = x.float()
+        h = fp32(x)
         if self.kind == "layer":
             h = h - h.mean(-1, keepdim=True)
         h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
@@ -86,14 +101,8 @@ class Norm(nn.Module):
         return h if self.bias is None else h + self.bias.type_as(x)
 
 
-def rms_norm(x, eps):
-    """RMSNorm without a weight, for queries and keys."""
-    h = x.float()
-    return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)).type_as(x)
-
-
 def rotary(positions, dim, theta):
-    """cos and sin of the rotation angles, fp32, (B, 1, T, dim): angle = position * theta^(-2i/dim) (arXiv 2104.09864)."""
+    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864), fp32, (B, 1, T, dim)."""
     freq = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     angle = positions[:, None, :, None].float() * freq
     angle = torch.cat([angle, angle], -1)
@@ -103,10 +112,18 @@ def rotary(positions, dim, theta):
 def rotate(x, cos, sin):
     """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half; fp32 inside."""
     dim = cos.shape[-1]
-    h, rest = x[..., :dim].float(), x[..., dim:]
+    h, rest = fp32(x[..., :dim]), x[..., dim:]
     a, b = h.chunk(2, -1)
     h = h * cos + torch.cat([-b, a], -1) * sin
     return torch.cat([h.type_as(x), rest], -1)
+
+
+@functools.cache
+def flex_attention(compiled):
+    """FlexAttention; outside a compiled model on a GPU it must be compiled by itself, or it is slow."""
+    from torch.nn.attention.flex_attention import flex_attention as flex
+
+    return torch.compile(flex) if compiled else flex
 
 
 class Attention(nn.Module):
@@ -135,11 +152,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.write(self.layer, slots, k, v)  # (B, H_kv, S, D)
         gqa = c.n_kv_head != c.n_head
-        if mask is not None and not torch.is_tensor(mask):  # a FlexAttention BlockMask
-            from torch.nn.attention.flex_attention import flex_attention
-
-            flex = torch.compile(flex_attention) if x.is_cuda and not torch.compiler.is_compiling() else flex_attention
-            y = flex(q, k, v, block_mask=mask, enable_gqa=gqa)
+        if mask is not None and not torch.is_tensor(mask):  # a BlockMask
+            y = flex_attention(x.is_cuda and not torch.compiler.is_compiling())(
+                q, k, v, block_mask=mask, enable_gqa=gqa
+            )
         else:
             p = c.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
@@ -204,9 +220,10 @@ class KVCache:
 
     def reserve(self, positions, real):
         """The slots (B, T) that tokens at `positions` go to; marks them filled."""
+        inside = positions < self.size if real is None else (positions < self.size) | ~real
+        torch._assert_async(inside.all(), "a token lies beyond the end of the KV cache")  # does not wait for the GPU
         slots = positions if real is None else torch.where(real, positions, self.size)
         self.filled.scatter_(1, slots, True)
-        self.filled[:, self.size] = False
         return slots
 
     def write(self, layer, slots, k, v):
@@ -260,6 +277,11 @@ class Transformer(nn.Module):
         """
         B, T = ids.shape
         c = self.config
+        if cache is not None and c.shift:
+            raise ValueError(
+                "a shifted network predicts from the token before, which a cache does not hold; pass no cache"
+            )
+        in_order = positions is None and cache is None  # then SDPA's own switches will do
         if positions is None:
             positions = torch.arange(T, device=ids.device).expand(B, T) if cache is None else cache.next_positions(T)
         x = self.embed(ids)
@@ -269,8 +291,9 @@ class Transformer(nn.Module):
 
         real = mask if torch.is_tensor(mask) and mask.dim() == 2 else None
         slots = None if cache is None else cache.reserve(positions, real)
-        masks = [self.attention_mask(mask, real, positions, cache, local) for local in (False, True)]
-        is_causal = c.causal and mask is None and cache is None
+        kinds = {c.is_local(layer) for layer in range(c.n_layer)}
+        masks = {local: self.attention_mask(mask, real, positions, cache, local, in_order) for local in kinds}
+        is_causal = c.causal and mask is None and in_order
         ropes = [None, None]
         if c.position == "rope":
             ropes = [rotary(positions, c.rope_dim, th) for th in (c.rope_theta, c.local_rope_theta or c.rope_theta)]
@@ -286,16 +309,20 @@ class Transformer(nn.Module):
         x = self.norm(x)
         return F.linear(x, self.embed.weight if c.tied else self.head_weight, self.head_bias)
 
-    def attention_mask(self, mask, real, positions, cache, local):
+    def attention_mask(self, mask, real, positions, cache, local, in_order):
         """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the
         caller's BlockMask."""
         c = self.config
         window = c.window if local else 0
         if mask is not None and not torch.is_tensor(mask):
             if window:
-                raise ValueError("a BlockMask cannot be combined with window > 0; pass a bool mask, or build the window into it")
+                raise ValueError(
+                    "a BlockMask cannot be combined with window > 0; pass a bool mask, or build the window into it"
+                )
+            if self.training and c.dropout:
+                raise ValueError(f"FlexAttention has no dropout; set dropout=0 instead of {c.dropout}")
             return mask
-        if mask is None and cache is None and not window:
+        if mask is None and not window and (in_order or (cache is None and not c.causal)):
             return None  # full, or causal through SDPA's own switch
         q = positions[:, None, :, None]  # (B, 1, T, 1)
         if cache is None:
@@ -316,9 +343,8 @@ class Transformer(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, seq_len, head_rows=1.0):
-        """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key.
-
-        `head_rows` is the fraction of tokens whose logits are computed."""
+        """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key
+        (windows not counted). `head_rows` is the fraction of tokens whose logits are computed."""
         c = self.config
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
         attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)

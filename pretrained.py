@@ -34,9 +34,10 @@ def find(path):
 
     last.old is what save() leaves if it is killed between its two renames."""
     for base in (Path(path), ROOT / path):
-        for name in (".", "best", "last", "best.old", "last.old"):
-            if (base / name / "config.json").is_file():
-                return base / name if name != "." else base
+        inside = [base / name for name in ("best", "last", "best.old", "last.old")]
+        for candidate in (base, *inside, Path(f"{base}.old")):
+            if (candidate / "config.json").is_file():
+                return candidate
     sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one")
 
 
@@ -51,10 +52,13 @@ def load(path, device="cpu", dtype=torch.float32):
             sys.exit(f"{path}/config.json has the unknown model settings {', '.join(sorted(unknown))}")
         model = Transformer(Config(**config))
         tokenizer = tokenizers.load(facts.pop("tokenizer"), path)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as e:
+        algorithm = facts.pop("algorithm")
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         sys.exit(f"{path}/config.json cannot be read as a nanoDLM checkpoint: {type(e).__name__}: {e}")
+    if config["vocab_size"] < tokenizer.vocab_size:
+        sys.exit(f"{path}: vocab_size={config['vocab_size']} is below the tokenizer's {tokenizer.vocab_size}")
     load_weights(model, path / "model.safetensors")
-    return Checkpoint(model.to(device, dtype).eval(), tokenizer, facts.pop("algorithm"), facts, path)
+    return Checkpoint(model.to(device, dtype).eval(), tokenizer, algorithm, facts, path)
 
 
 def load_weights(model, path):
@@ -105,8 +109,8 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
     except (OSError, RuntimeError) as e:  # torch.save reports a full disk as a RuntimeError
         shutil.rmtree(tmp, ignore_errors=True)
         raise OSError(f"could not save {path}: {e}; what was there before is intact") from e
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
+    if path.exists():  # or else a save was killed between its two renames, and old is all there is
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(path, old)
     os.replace(tmp, path)
     shutil.rmtree(old, ignore_errors=True)
@@ -116,9 +120,11 @@ def load_train_state(path):
     """train_state.pt as a dict of tensors and numbers; nothing in it can run code (weights_only)."""
     file = find(path) / "train_state.pt"
     if not file.is_file():
-        sys.exit(f"{file} is missing, so this checkpoint cannot be resumed; use --init_from={file.parent} to start from its weights")
+        sys.exit(f"{file} is missing, so this run cannot be resumed; --init_from={file.parent} starts from its weights")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        sys.exit(f"{file} is corrupted ({reason}); its weights may still be good: --init_from={file.parent} starts from them")
+        sys.exit(
+            f"{file} is corrupted ({reason}); its weights may still be good: --init_from={file.parent} starts from them"
+        )

@@ -62,7 +62,11 @@ def char_tokenizer(spec):
 def bpe_tokenizer(spec, directory):
     import tokenizers
 
-    bpe = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    file = directory / "tokenizer.json"
+    try:
+        bpe = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as e:  # tokenizers raises nothing more specific
+        raise ValueError(f"{file} cannot be read: {e}") from e
     n = bpe.get_vocab_size()
     return Tokenizer(
         spec,

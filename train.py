@@ -173,7 +173,10 @@ def main(argv):
     use_compile = kind == "cuda" if s.compile == "auto" else s.compile == "true"
     torch.set_float32_matmul_precision("high")
     autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {'on' if use_compile else 'off'}", end="")
+    say(
+        f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {'on' if use_compile else 'off'}",
+        end="",
+    )
     say(f", {world} processes" if world > 1 else "")
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def main(argv):
         sys.exit(f"vocab_size={config.vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
     rows_of = meta.get("row_len")
     if rows_of and rows_of != config.seq_len:
-        sys.exit(f"seq_len={config.seq_len} does not fit {s.dataset}, whose rows have {rows_of} tokens; use --seq_len={rows_of}")
+        sys.exit(f"seq_len={config.seq_len} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
     tokenizer = tokenizers.load(meta["tokenizer"], common.find(s.dataset))
     prompt_len = meta.get("prompt_len", 0)
     L, B, accum = config.seq_len, s.batch_size, s.gradient_accumulation_steps
@@ -214,7 +217,10 @@ def main(argv):
     out = Path(s.out_dir)
     holds_run = any((out / d / "config.json").is_file() for d in ("last", "last.old", "best"))
     if holds_run and s.init_from != "resume" and not s.overwrite:
-        sys.exit(f"{out} already holds a run; add --init_from=resume to go on, --overwrite=true to replace it, or use another --out_dir")
+        sys.exit(
+            f"{out} already holds a run: go on with --init_from=resume, replace it with --overwrite=true, "
+            "or use another --out_dir"
+        )
     torch.manual_seed(s.seed)
     state = None
     if s.init_from == "scratch":
@@ -226,7 +232,9 @@ def main(argv):
         differs = [k for k in want if want[k] != have[k] and k not in ("dropout", "causal")]
         if differs:
             k = differs[0]
-            sys.exit(f"{source.path} has {k}={have[k]}, this run asks for {k}={want[k]}; use the settings it was trained with")
+            sys.exit(
+                f"{source.path} has {k}={have[k]}, this run asks for {want[k]}; use the settings it was trained with"
+            )
         if s.init_from == "resume":
             state = pretrained.load_train_state(source.path)
         for module in model.modules():  # what is not a weight follows this run's settings
@@ -237,11 +245,14 @@ def main(argv):
     model.to(device)
     optimizers = make_optimizers(model, s, kind)
     ema = {n: p.detach().clone() for n, p in model.named_parameters()} if s.ema else None
-    start, best, seconds = 0, math.inf, 0.0
+    start, best, seconds, facts = 0, math.inf, 0.0, {}
     if state:
         if state["seed"] != s.seed or state["global_rows"] != global_rows or state["optimizer_name"] != s.optimizer:
-            sys.exit("this run cannot be resumed with another seed, optimizer or global batch; use --init_from=PATH to start anew from its weights")
-        start, best, seconds = state["iter"], state["best"], state["seconds"]
+            sys.exit(
+                "a run cannot be resumed with another seed, optimizer or global batch; "
+                f"--init_from={source.path} starts a new run from its weights"
+            )
+        start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
         with torch.no_grad():
             for n, p in model.named_parameters():
                 p.copy_(state["weights"][n])
@@ -257,7 +268,7 @@ def main(argv):
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device] if kind == "cuda" else None)
     tokens_per_iter = global_rows * L
-    say(f"{raw.num_params():,} parameters, {tokens_per_iter:,} tokens per iteration, {start} of {s.max_iters} iterations done")
+    say(f"{raw.num_params():,} parameters, {tokens_per_iter:,} tokens per iteration, {s.max_iters - start} iterations")
 
     # ---------------------------------------------------------------------------------------------------------------
     # evaluation, logs, checkpoints
@@ -274,7 +285,9 @@ def main(argv):
         if s.wandb_project:
             import wandb
 
-            run = wandb.init(project=s.wandb_project, name=out.name, config={**asdict(s), **asdict(config), **asdict(options)})
+            run = wandb.init(
+                project=s.wandb_project, name=out.name, config={**asdict(s), **asdict(config), **asdict(options)}
+            )
 
     def log(it, **numbers):
         if master:
@@ -319,7 +332,7 @@ def main(argv):
         nats = sum_over_ranks(nats) / (L - prompt_len)
         return nats.mean().item(), (nats.std() / len(nats) ** 0.5).item()
 
-    def save(it, name, facts):
+    def save(it, name):
         """Write out_dir/name; a full disk costs a warning, not the run."""
         train_state = None
         if name == "last":
@@ -327,6 +340,7 @@ def main(argv):
                 "iter": it,
                 "best": best,
                 "seconds": seconds,
+                "facts": facts,
                 "seed": s.seed,
                 "global_rows": global_rows,
                 "optimizer_name": s.optimizer,
@@ -334,11 +348,13 @@ def main(argv):
                 "ema": ema,
                 "optimizers": [o.state_dict() for o in optimizers],
             }
-        facts = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options)}
+        content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options)}
         weights = ema or dict(raw.named_parameters())
         dtype = getattr(torch, s.save_dtype)
         try:
-            pretrained.save(out / name, weights, config, tokenizer, common.find(s.dataset), s.algorithm, facts, dtype, train_state)
+            pretrained.save(
+                out / name, weights, config, tokenizer, common.find(s.dataset), s.algorithm, content, dtype, train_state
+            )
         except OSError as e:
             say(f"warning: {e}")
             return False
@@ -350,48 +366,51 @@ def main(argv):
     handlers = {n: signal.signal(n, lambda n, _: stop_signal.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
     peak = next((f for gpu, f in PEAK_FLOPS.items() if kind == "cuda" and gpu in torch.cuda.get_device_name()), None)
     bar = tqdm(total=s.max_iters, initial=start, disable=None if master else True, unit="it", dynamic_ncols=True)
-    running, since, tick, saved_ok = torch.zeros(2, device=device), 0, time.time(), True
-    it, val = start, None
+    running, since, tick, saved_ok = torch.zeros((), device=device), 0, time.time(), True
+    it = start
     batch = get_batch(it, 0)
     while True:
         # once in a while: log, evaluate, save
         stopping = bool(stop_signal)
-        if world > 1 and it % s.log_interval == 0:
-            stopping = bool(sum_over_ranks(torch.tensor(float(stopping), device=device)).item())
-        elif world > 1:
-            stopping = False
+        if world > 1:  # the ranks agree on when to stop, every log_interval iterations
+            agreed = it % s.log_interval == 0 and sum_over_ranks(torch.tensor(float(stopping), device=device)).item()
+            stopping = bool(agreed)
         last = it >= s.max_iters or stopping
-        evaluate_now = last or (it % s.eval_interval == 0 and it > start)
-        if since and (it % s.log_interval == 0 or evaluate_now):
-            value = sum_over_ranks(running / world)[0].item() / since
-            seconds += time.time() - tick
-            speed = since * tokens_per_iter / (time.time() - tick)
-            if not math.isfinite(value):
+        saving = last or (it % s.eval_interval == 0 and it > start)
+        if since and (it % s.log_interval == 0 or saving):
+            value = sum_over_ranks(running / world).item() / since
+            if not math.isfinite(value) or saving and not all(p.isfinite().all() for p in raw.parameters()):
                 bar.close()
-                if world > 1:
-                    dist.destroy_process_group()
                 sys.exit(
-                    f"the loss is {value} within {since} iterations before {it}; the last good checkpoint is in {out}. "
-                    "Try a lower learning rate, a longer warmup_iters, or dtype=float32"
+                    f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); the "
+                    f"last good checkpoint of {out} is intact. Try a lower learning rate, a longer warmup_iters, or "
+                    "dtype=float32"
                 )
-            numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed, "seconds": seconds}
+            elapsed = time.time() - tick
+            seconds += elapsed
+            speed = since * tokens_per_iter / elapsed
+            numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
             if peak:
                 numbers["mfu"] = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5) * speed / (peak * world)
-            log(it, **numbers)
-            mfu = {"mfu": f"{numbers['mfu']:.1%}"} if peak else {}
-            bar.set_postfix(loss=f"{value:.3f}", tok_s=f"{speed:,.0f}", **({"val": f"{val:.3f}"} if val else {}), **mfu)
+            log(it, **numbers, seconds=seconds)
+            shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}", "val": f"{facts.get('val_nats', math.nan):.3f}"}
+            bar.set_postfix(shown | ({"mfu": f"{numbers['mfu']:.1%}"} if peak else {}))
             running.zero_()
             since = 0
-        if evaluate_now:
-            val, error = estimate_loss()
-            per_bit = 1 / math.log(2) / meta["bytes_per_token"]
-            facts = {"val_nats": val, "val_nats_error": error, "val_bpb": val * per_bit, "val_bpb_error": error * per_bit}
-            log(it, **facts, seconds=seconds)
-            say(f"iteration {it}: validation {val:.4f} ± {error:.4f} nats per token, {val * per_bit:.4f} bits per byte, {seconds:.0f} s of training")
-            better = val < best
-            best = min(best, val)
+        if saving:
+            better = False
+            if not stopping:  # whoever sends a signal may not wait for an evaluation
+                nats, error = estimate_loss()
+                bpb = 1 / math.log(2) / meta["bytes_per_token"]
+                facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
+                log(it, **facts, seconds=seconds)
+                say(
+                    f"iteration {it}: validation {nats:.4f} ± {error:.4f} nats per token, {nats * bpb:.4f} ± "
+                    f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"
+                )
+                better, best = nats < best, min(best, nats)
             if master:
-                saved_ok = save(it, "last", facts) and (not better or save(it, "best", facts))
+                saved_ok = save(it, "last") and (not better or save(it, "best"))
                 plot(metrics, out / "loss.png", "NLL" if algorithm.CAUSAL else "NELBO")
         if last:
             break
@@ -420,7 +439,7 @@ def main(argv):
                     )
                 batch = get_batch(it, micro + 1) if micro + 1 < accum else get_batch(it + 1, 0)  # while the GPU is busy
                 value.backward()
-            running[0] += value.detach()
+            running += value.detach()
         if s.grad_clip:
             torch.nn.utils.clip_grad_norm_(raw.parameters(), s.grad_clip)
         for optimizer in optimizers:

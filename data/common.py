@@ -168,7 +168,9 @@ def eval_windows(dataset, meta, seq_len, count):
     if tokens.ndim == 2:
         return np.array(tokens[np.linspace(0, len(tokens) - 1, min(count, len(tokens))).astype(np.int64)])
     if len(tokens) < seq_len:
-        sys.exit(f"the validation text of {dataset} has {len(tokens)} tokens, less than one window of seq_len={seq_len}")
+        sys.exit(
+            f"the validation text of {dataset} has {len(tokens)} tokens, less than one window of seq_len={seq_len}"
+        )
     count = min(count, len(tokens) // seq_len)
     starts = np.linspace(0, len(tokens) - seq_len, count).astype(np.int64)
     return np.stack([tokens[i : i + seq_len] for i in starts])

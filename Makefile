@@ -1,0 +1,42 @@
+# make demo    install, sample from the shipped checkpoint, train from scratch, compare with AR, sample
+# make test    install, run all tests
+# make lint    ruff
+# make bench   throughput table
+PYTHON ?= python3
+PY = .venv/bin/python
+
+.PHONY: demo test lint bench clean
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+data/pydocs/meta.json: data/pydocs/prepare.py | .venv/installed
+	$(PY) data/pydocs/prepare.py
+
+demo: .venv/installed data/pydocs/meta.json
+	@echo "== 1/4  The checkpoint that ships with the repository writes Python documentation =="
+	$(PY) sample.py --watch=true --steps=96
+	@echo "== 2/4  Masked diffusion from scratch, then the autoregressive baseline on as many tokens =="
+	$(PY) train.py config/quickstart.py --overwrite=true
+	$(PY) train.py config/quickstart_ar.py --overwrite=true
+	@echo "== 3/4  Bits per byte of unseen documentation (lower is better) =="
+	$(PY) eval.py --checkpoint=out/quickstart,out/quickstart_ar --windows=128
+	@echo "== 4/4  Samples of what was just trained =="
+	$(PY) sample.py --checkpoint=out/quickstart --num_samples=2 --steps=64 --html=denoise.html
+	cp out/quickstart/loss.png loss.png
+	@echo "See loss.png and denoise.html."
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: .venv/installed
+	$(PY) bench.py
+
+clean:
+	rm -rf .venv out loss.png denoise.html

@@ -1,0 +1,152 @@
+"""Throughput of training and decoding: variants interleaved in one run, medians and ratios.
+
+    python bench.py                    everything, a few minutes on a CPU
+    python bench.py --only=head        one group: head, compile, batch, decode
+
+Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
+slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
+"""
+
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+import ar
+import configurator
+import mdlm
+from model import Config, Transformer
+from train import PEAK_FLOPS, pick_device, pick_dtype
+
+
+@dataclass
+class Settings:
+    only: Literal["all", "head", "compile", "batch", "decode"] = "all"  # which group
+    rounds: int = 7  # timed repeats of every variant
+    device: str = "auto"  # auto, cpu, cuda, mps
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
+    n_layer: int = 6  # of the network of the training groups
+    n_embd: int = 256  # its width; heads of 64 channels
+    seq_len: int = 256  # its context
+    batch_size: int = 8  # its rows
+
+
+def sync(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def interleaved(variants, rounds, device):
+    """{name: [seconds]}: one warm-up call each, then `rounds` rounds of all variants in turn."""
+    seconds = {name: [] for name in variants}
+    for i in range(rounds + 1):
+        for name, (run, _, _) in variants.items():
+            sync(device)
+            start = time.perf_counter()
+            run()
+            sync(device)
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(group, variants, rounds, device):
+    """Markdown rows: tokens per second and the ratio to the group's first variant."""
+    seconds = interleaved(variants, rounds, device)
+    peak = next((f for gpu, f in PEAK_FLOPS.items() if device == "cuda" and gpu in torch.cuda.get_device_name()), None)
+    first = None
+    for name, (_, tokens, flops) in variants.items():
+        speeds = [tokens / s for s in seconds[name]]
+        first = first or speeds
+        ratio = statistics.median(a / b for a, b in zip(speeds, first))
+        mfu = f"{statistics.median(speeds) * flops / peak:.1%}" if peak and flops else ""
+        print(f"| {group} | {name} | {statistics.median(speeds):,.0f} | {ratio:.2f} | {mfu} |", flush=True)
+
+
+def training_step(model, config, batch_size, device, dtype, full=False):
+    """A function that does one forward and backward of mdlm.loss; `full` computes logits for every position."""
+    x = torch.randint(config.vocab_size - 1, (batch_size, config.seq_len), device=device)
+    counter = iter(range(10**9))
+    net = model
+    if full:  # as every peer does it: all logits, then a selection
+
+        def net(ids, mask=None, rows=None):
+            return model(ids, mask=mask).flatten(0, 1)[rows]
+
+    def step():
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            value = mdlm.loss(net, x, mask_id=config.vocab_size - 1, seed=next(counter))
+        value.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step, batch_size * config.seq_len, model.flops_per_token(config.seq_len, 1.0 if full else 0.5)
+
+
+def main(argv):
+    s = configurator.fill(configurator.read(argv), Settings)
+    device, _ = pick_device(s.device)
+    dtype, _ = pick_dtype(s.dtype, device)
+    torch.manual_seed(0)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"{where}, torch {torch.__version__}, training in {str(dtype)[6:]}, {s.rounds} rounds\n")
+    print("| group | variant | tokens/s (median) | ratio | MFU |\n|---|---|---|---|---|")
+
+    def config(vocab_size, **changes):
+        return Config(
+            **{"vocab_size": vocab_size, "seq_len": s.seq_len, "n_layer": s.n_layer, "n_embd": s.n_embd,
+               "n_head": max(1, s.n_embd // 64), **changes}
+        )  # fmt: skip
+
+    if s.only in ("all", "head"):
+        c = config(50304)
+        model = Transformer(c).to(device)
+        step = {
+            "logits everywhere": training_step(model, c, s.batch_size, device, dtype, full=True),
+            "logits at masked rows": training_step(model, c, s.batch_size, device, dtype),
+        }
+        report("training, vocabulary 50304", step, s.rounds, device)
+
+    if s.only in ("all", "compile"):
+        c = config(1026)
+        model = Transformer(c).to(device)
+        step = {
+            "eager": training_step(model, c, s.batch_size, device, dtype),
+            "torch.compile": training_step(torch.compile(model), c, s.batch_size, device, dtype),
+        }
+        for _ in range(2):  # the number of masked rows varies: let the compiler see that before timing
+            step["torch.compile"][0]()
+        report("training, vocabulary 1026", step, s.rounds, device)
+
+    if s.only in ("all", "batch"):
+        c = config(1026)
+        model = Transformer(c).to(device)
+        step = {f"batch {b}": training_step(model, c, b, device, dtype) for b in (4, 8, 16, 32)}
+        report("training, vocabulary 1026", step, s.rounds, device)
+
+    if s.only in ("all", "decode"):
+        n = s.seq_len
+        model = Transformer(config(1026)).to(device).eval()
+        causal = Transformer(config(1026, causal=True)).to(device).eval()
+        prompts = [torch.empty(0, dtype=torch.int64, device=device)] * s.batch_size
+
+        def decode(algorithm, net, **options):
+            def run():
+                algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
+
+            return run, s.batch_size * n, 0
+
+        variants = {
+            "mdlm, 1 token per forward": decode(mdlm, model),
+            "mdlm, 4 tokens per forward": decode(mdlm, model, steps=n // 4),
+            "mdlm, 16 tokens per forward": decode(mdlm, model, steps=n // 16),
+            "mdlm, ancestral, 64 steps": decode(mdlm, model, quota="ancestral", steps=64),
+            "ar, KV cache": decode(ar, causal),
+        }
+        report(f"decoding {s.batch_size} x {n}", variants, min(3, s.rounds), device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

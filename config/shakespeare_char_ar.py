@@ -1,0 +1,25 @@
+"""Tiny Shakespeare, character by character, left to right; nanoGPT's laptop shape.
+
+Data      python data/shakespeare_char/prepare.py
+Hardware  2 CPU cores, about 3 minutes
+Compare   config/shakespeare_char_mdlm.py: the same network, data and number of tokens
+"""
+
+algorithm = "ar"
+dataset = "shakespeare_char"
+out_dir = "out/shakespeare_char_ar"
+
+seq_len = 64
+n_layer = 4
+n_head = 4
+n_embd = 128
+
+batch_size = 32
+max_iters = 3000
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+eval_interval = 500
+eval_windows = 512

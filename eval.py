@@ -1,0 +1,187 @@
+"""Measure checkpoints: likelihood bounds in one unit, exact chain-rule likelihoods, samples' entropy, puzzle accuracy.
+
+    python eval.py --checkpoint=out/quickstart,out/quickstart_ar       one table, AR and diffusion in bits per byte
+    python eval.py --chain_rule=left_to_right,confidence
+    python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
+    python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
+
+Windows and masks are fixed by the seed, so that two checkpoints see the same ones. Texts are cut into windows of the
+checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
+"""
+
+import importlib
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import configurator
+import mdlm
+import pretrained
+from data import common
+from train import pick_device
+
+
+@dataclass
+class Settings:
+    checkpoint: tuple[str, ...] = ("checkpoints/pydocs_mdlm",)  # one or more, with commas between
+    dataset: str = ""  # default: the one each checkpoint was trained on
+    windows: int = 256  # validation windows; 0 leaves the likelihood out
+    samples: int = 4  # masks per window of the NELBO
+    eval_batch_size: int = 16  # windows or puzzles per forward
+    chain_rule: tuple[str, ...] = ()  # also exact likelihoods: left_to_right, confidence (one forward per token)
+    chain_windows: int = 16  # windows for those
+    num_samples: int = 0  # generate this many and measure their entropy
+    puzzles: int = 1000  # puzzles to solve, where the data set has some
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
+    device: str = "auto"  # auto, cpu, cuda, mps
+    out: str = ""  # write a JSON file with everything here
+
+
+def likelihood(checkpoint, algorithm, s, seed, windows, meta):
+    """NELBO (exact for AR): mean and standard error over the windows (N, seq_len), nats per token."""
+    n = meta.get("prompt_len", 0)
+    maskable = (torch.arange(windows.shape[1], device=windows.device) >= n).expand_as(windows)
+    nats = []
+    for i in tqdm(range(0, len(windows), s.eval_batch_size), desc="NELBO", disable=None, leave=False):
+        part = slice(i, i + s.eval_batch_size)
+        keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
+        nats.append(algorithm.nelbo(checkpoint.model, windows[part], **keys))
+    return mdlm.mean_and_error(torch.cat(nats) / (windows.shape[1] - n))
+
+
+def chain_rule(checkpoint, algorithm, s, windows, method, meta):
+    """Exact likelihood in one reveal order: mean and standard error, nats per token."""
+    n = meta.get("prompt_len", 0)
+    options = algorithm.LikelihoodOptions(method=method, batch_size=s.eval_batch_size)
+    given, rest = [x[:n] for x in windows], [x[n:] for x in windows]
+    logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
+    return mdlm.mean_and_error(-logp / (windows.shape[1] - n))
+
+
+def sample_entropy(checkpoint, algorithm, options, n, device):
+    """Entropy of the token frequencies within each sample, in nats: mean and error. Low means repetitive."""
+    room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
+    options = replace(options, max_new_tokens=room)
+    empty = torch.empty(0, dtype=torch.int64, device=device)
+    out = algorithm.generate(checkpoint.model, [empty] * n, options, mask_id=checkpoint.tokenizer.mask_id)
+    entropies = []
+    for tokens in out.tokens:
+        p = torch.bincount(tokens).double() / len(tokens)
+        entropies.append(-torch.special.xlogy(p, p).sum())
+    return mdlm.mean_and_error(torch.stack(entropies)), sum(out.num_forwards) / n
+
+
+def solve(checkpoint, algorithm, options, s, dataset, meta, device):
+    """Fraction of held-out puzzles solved exactly, its standard error, and forwards per puzzle."""
+    rows = common.load_tokens(dataset, "val", meta)[: s.puzzles]
+    rows = torch.from_numpy(rows.astype("int64")).to(device)
+    n = meta["prompt_len"]
+    options = replace(options, max_new_tokens=rows.shape[1] - n)
+    right, forwards = [], 0
+    for i in tqdm(range(0, len(rows), 100), desc="puzzles", disable=None, leave=False):
+        batch = rows[i : i + 100]
+        out = algorithm.generate(checkpoint.model, list(batch[:, :n]), options, mask_id=meta["mask_id"])
+        right += [torch.equal(a, b) for a, b in zip(out.tokens, batch)]  # the solution is unique
+        forwards += sum(out.num_forwards)
+    p = sum(right) / len(right)
+    return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
+
+
+def environment():
+    """What a result depends on besides its settings."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=common.ROOT, capture_output=True, text=True)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "git": run.stdout.strip(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def evaluate(path, s, sampling):
+    """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file."""
+    start = time.time()
+    device = pick_device(s.device)[0]
+    checkpoint = pretrained.load(path, device, getattr(torch, s.dtype))
+    algorithm = importlib.import_module(checkpoint.algorithm)
+    options = algorithm.SampleOptions(**{f.name: getattr(sampling, f.name) for f in fields(algorithm.SampleOptions)})
+    dataset = s.dataset or checkpoint.facts["dataset"]
+    meta = common.load_meta(dataset)
+    if meta["tokenizer"] != checkpoint.tokenizer.spec or meta["vocab_size"] > checkpoint.model.config.vocab_size:
+        sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
+    per_bit = 1 / math.log(2) / meta["bytes_per_token"]
+    result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
+    if s.windows:
+        windows = common.eval_windows(dataset, meta, checkpoint.model.config.seq_len, s.windows)
+        windows = torch.from_numpy(windows.astype("int64")).to(device)
+        nats, error = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
+        exact = checkpoint.algorithm == "ar"
+        result["likelihood"] = {"exact" if exact else "NELBO": row(nats, error, per_bit, len(windows))}
+        for method in () if exact else s.chain_rule:
+            some = windows[torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()]
+            nats, error = chain_rule(checkpoint, algorithm, s, some, method, meta)
+            result["likelihood"][f"exact, {method}"] = row(nats, error, per_bit, len(some))
+    if s.num_samples:
+        (mean, error), forwards = sample_entropy(checkpoint, algorithm, options, s.num_samples, device)
+        result["sample_entropy"] = {"nats": mean, "error": error, "forwards_per_sample": forwards}
+    if meta.get("task") == "sudoku" and s.puzzles:
+        p, error, forwards = solve(checkpoint, algorithm, options, s, dataset, meta, device)
+        result["accuracy"] = {"solved": p, "error": error, "forwards_per_puzzle": forwards}
+    result["seconds"] = time.time() - start
+    return {**result, "settings": asdict(s), "sampling": asdict(options), **environment()}
+
+
+def main(argv):
+    s, sampling = configurator.fill(configurator.read(argv), Settings, mdlm.SampleOptions)
+    results = [evaluate(path, s, sampling) for path in s.checkpoint]
+    print_table(results)
+    if s.out:
+        Path(s.out).parent.mkdir(parents=True, exist_ok=True)
+        common.replace_file(Path(s.out), json.dumps(results, indent=1).encode())
+        print(f"wrote {s.out}")
+
+
+def row(nats, error, per_bit, windows):
+    return {
+        "nats_per_token": nats,
+        "nats_error": error,
+        "bits_per_byte": nats * per_bit,
+        "bits_error": error * per_bit,
+        "perplexity": math.exp(nats),
+        "windows": windows,
+    }
+
+
+def print_table(results):
+    """Markdown: a line per checkpoint and measure."""
+    if any("likelihood" in r for r in results):
+        print("| checkpoint | parameters | measure | nats per token | bits per byte | perplexity | windows |")
+        print("|---|---|---|---|---|---|---|")
+    for r in results:
+        for kind, x in r.get("likelihood", {}).items():
+            nats = f"{x['nats_per_token']:.4f} ± {x['nats_error']:.4f}"
+            bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
+            name, n = r["checkpoint"], f"{r['parameters']:,}"
+            print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
+    for r in results:
+        if e := r.get("sample_entropy"):
+            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats, ", end="")
+            print(f"{e['forwards_per_sample']:.0f} forwards each")
+        if a := r.get("accuracy"):
+            print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
+            print(f"{a['forwards_per_puzzle']:.1f} forwards each")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

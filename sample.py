@@ -1,0 +1,116 @@
+"""Generate text from a checkpoint: free, continued or filled in.
+
+    python sample.py                                          the checkpoint that ships with the repository
+    python sample.py --watch=true --prompt="class Stack:"     denoised live in the terminal
+    python sample.py --infill="Return the [MASK*4] of the list.[MASK*20]"
+    python sample.py --checkpoint=out/quickstart --num_samples=4 --steps=64 --html=denoise.html
+
+Every option of the algorithm's generate is a key here; --help lists them.
+"""
+
+import importlib
+import re
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+import configurator
+import pretrained
+import replay
+from train import pick_device
+
+
+@dataclass
+class Settings:
+    checkpoint: str = "checkpoints/pydocs_mdlm"  # a checkpoint directory, or a run's out_dir
+    prompt: str = ""  # text to continue; \n is a line break
+    infill: str = ""  # text with holes: [MASK] is one token, [MASK*8] eight
+    num_samples: int = 1  # how many, in one batch
+    stop_at_eos: bool = True  # cut a sample behind its end-of-text
+    watch: bool = False  # show the first sample being denoised in the terminal
+    delay: float = 0.03  # seconds between frames of watch
+    html: str = ""  # write a page here that replays the denoising
+    gif: str = ""  # write an animated GIF of the first sample here
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+def canvas_of(s, tokenizer):
+    """The ids to start from, int64 (T,), masks where there are holes."""
+    if s.prompt and s.infill:
+        sys.exit("use --prompt (text to continue) or --infill (text with [MASK] holes), not both")
+    ids = []
+    for part in re.split(r"(\[MASK(?:\*\d+)?\])", s.infill or s.prompt) if s.infill else [s.prompt]:
+        hole = re.fullmatch(r"\[MASK(?:\*(\d+))?\]", part) if s.infill else None
+        try:
+            ids += [tokenizer.mask_id] * int(hole[1] or 1) if hole else tokenizer.encode(part.replace("\\n", "\n"))
+        except ValueError as e:
+            sys.exit(f"the prompt does not fit this checkpoint's vocabulary: {e}")
+    if s.infill and tokenizer.mask_id not in ids:
+        sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def main(argv):
+    values = configurator.read(argv)
+    path = values.get("checkpoint", (Settings.checkpoint, ""))[0]
+    if "help" in values:
+        algorithm = importlib.import_module("mdlm")
+    else:
+        checkpoint = pretrained.load(path, pick_device(values.get("device", ("auto", ""))[0])[0])
+        algorithm = importlib.import_module(checkpoint.algorithm)
+    s, options = configurator.fill(values, Settings, algorithm.SampleOptions)
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+
+    canvas = canvas_of(s, tokenizer)
+    room = model.config.seq_len - len(canvas)
+    if room < 0:
+        sys.exit(
+            f"the prompt has {len(canvas)} tokens, more than the context of {model.config.seq_len} tokens; shorten it"
+        )
+    if "max_new_tokens" not in values:
+        options = replace(options, max_new_tokens=0 if s.infill else min(options.max_new_tokens, room))
+    if options.max_new_tokens > room:
+        sys.exit(
+            f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
+            f"{model.config.seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
+        )
+    device = next(model.parameters()).device
+    prompts = [canvas.to(device)] * s.num_samples
+    watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
+    start = time.time()
+    try:
+        out = algorithm.generate(
+            model,
+            prompts,
+            options,
+            mask_id=tokenizer.mask_id,
+            eos_id=tokenizer.eos_id if s.stop_at_eos else None,
+            trace=bool(s.html or s.gif),
+            watch=watch,
+        )
+    except ValueError as e:
+        sys.exit(str(e))
+    seconds = time.time() - start
+
+    for i, tokens in enumerate(out.tokens):
+        if not (s.watch and sys.stdout.isatty() and s.num_samples == 1):
+            print(f"--- sample {i + 1} " + "-" * 60)
+            print(tokenizer.decode(tokens.tolist()))
+    made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != tokenizer.mask_id).sum())
+    forwards = sum(out.num_forwards)
+    print("-" * 73)
+    print(f"{made} tokens in {forwards} forwards ({made / max(forwards, 1):.2f} tokens per forward), ", end="")
+    print(f"{made / seconds:.0f} tokens/s{' (slowed down by watch)' if s.watch else ''}")
+    starts = [torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=tokenizer.mask_id)] * s.num_samples
+    if s.html:
+        replay.write_html(s.html, starts, out, tokenizer, f"{checkpoint.path.name}: {len(starts[0])} tokens denoised")
+        print(f"wrote {s.html}")
+    if s.gif:
+        replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer)
+        print(f"wrote {s.gif}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,450 @@
+"""The training loop: the same run however it is cut up, and nothing lost when something goes wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import configurator
+import eval as evaluation
+import mdlm
+import pretrained
+import sample
+import tokenizer as tokenizers
+import train
+from data import common
+from model import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = "the quick brown fox jumps over the lazy dog. pack my box with five dozen liquor jugs. "
+
+
+@pytest.fixture(scope="module")
+def text_data(tmp_path_factory):
+    """A data set of characters, 8,600 of them."""
+    path = tmp_path_factory.mktemp("chars")
+    tok = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))})
+    common.write_dataset(
+        path, tok, {"train": tok.encode(TEXT * 100), "val": tok.encode(TEXT * 10)}, bytes_per_token=1.0
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def puzzle_data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sudoku")
+    command = [sys.executable, ROOT / "data/sudoku/prepare.py", "--num_train=50", "--num_val=8", f"--out={path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+TINY = [
+    "--n_layer=1",
+    "--n_head=2",
+    "--n_embd=32",
+    "--seq_len=32",
+    "--batch_size=8",
+    "--dtype=float32",
+    "--warmup_iters=2",
+]
+TINY += ["--eval_windows=8", "--eval_samples=1", "--device=cpu", "--max_iters=4"]
+
+
+def run(data, out, *more):
+    train.main([*TINY, f"--dataset={data}", f"--out_dir={out}", *more])
+    return pretrained.load_train_state(out / "last")
+
+
+def assert_same(a, b, tolerance=0.0):
+    for name in a["weights"]:
+        torch.testing.assert_close(a["weights"][name], b["weights"][name], rtol=tolerance, atol=tolerance)
+
+
+def stop_at(monkeypatch, iteration):
+    """Send this process SIGTERM during the given iteration's loss."""
+    original, calls = mdlm.loss, []
+
+    def loss(*args, **keys):
+        calls.append(1)
+        if len(calls) == iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **keys)
+
+    monkeypatch.setattr(mdlm, "loss", loss)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# one run, however it is cut up
+
+
+@pytest.mark.parametrize("options", [[], ["--optimizer=muon", "--ema=0.9", "--dropout=0.1", "--lr_schedule=wsd"]])
+def test_20_steps_equal_10_steps_a_signal_and_10_resumed_steps_bitwise(text_data, tmp_path, monkeypatch, options):
+    whole = run(text_data, tmp_path / "whole", "--max_iters=20", *options)
+    stop_at(monkeypatch, 10)
+    half = run(text_data, tmp_path / "cut", "--max_iters=20", *options)
+    assert half["iter"] == 10
+    cut = run(text_data, tmp_path / "cut", "--max_iters=20", *options, "--init_from=resume")
+    assert cut["iter"] == 20
+    assert_same(whole, cut)
+    one = safetensors.torch.load_file(tmp_path / "whole/last/model.safetensors")
+    two = safetensors.torch.load_file(tmp_path / "cut/last/model.safetensors")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    iterations = [json.loads(x)["iter"] for x in (tmp_path / "cut/metrics.jsonl").read_text().splitlines()]
+    assert iterations == sorted(iterations)
+
+
+@pytest.mark.parametrize("options", [[], ["--complementary=true", "--objective=masked_ce"], ["--algorithm=ar"]])
+def test_accumulation_over_4_micro_batches_equals_one_large_batch(text_data, tmp_path, options):
+    large = run(text_data, tmp_path / "a", "--batch_size=16", *options)
+    small = run(text_data, tmp_path / "b", "--batch_size=4", "--gradient_accumulation_steps=4", *options)
+    assert_same(large, small, 2e-6)
+
+
+def test_two_gloo_processes_equal_one_process(text_data, tmp_path):
+    one = run(text_data, tmp_path / "one", "--batch_size=16", "--gradient_accumulation_steps=1")
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path / 'two'}", "--batch_size=4"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--gradient_accumulation_steps=2"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 2e-6)
+    a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
+    assert a[-1]["val_nats"] == pytest.approx(b[-1]["val_nats"], abs=1e-5)  # each rank evaluated half of the windows
+    assert a[-2]["train_loss"] == pytest.approx(b[-2]["train_loss"], abs=1e-5)
+
+
+def test_evaluating_more_often_changes_nothing(text_data, tmp_path):
+    seldom = run(text_data, tmp_path / "a", "--eval_interval=100", "--dropout=0.2")
+    often = run(text_data, tmp_path / "b", "--eval_interval=1", "--dropout=0.2")
+    assert_same(seldom, often)
+
+
+def test_training_lowers_the_validation_bound_and_leaves_its_records(text_data, tmp_path):
+    run(text_data, tmp_path, "--max_iters=60", "--eval_interval=30", "--learning_rate=3e-3", "--tensorboard=true")
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    val = [x["val_nats"] for x in lines if "val_nats" in x]
+    assert val[-1] < np.log(28)  # better than guessing
+    assert val[-1] < val[0]
+    assert {"iter", "train_loss", "lr", "tokens_per_s", "seconds"} <= lines[0].keys()
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+    assert list((tmp_path / "tensorboard").iterdir())
+    facts = json.loads((tmp_path / "best/config.json").read_text())
+    assert facts["val_nats"] == min(val)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(text_data, tmp_path):
+    state = run(text_data, tmp_path, "--ema=0.5")
+    saved = safetensors.torch.load_file(tmp_path / "last/model.safetensors")
+    name = next(iter(saved))
+    assert torch.equal(saved[name], state["ema"][name])
+    assert not torch.equal(saved[name], state["weights"][name])
+
+
+def test_learning_rate_schedules():
+    def rates(**settings):
+        s = train.Settings(max_iters=100, warmup_iters=10, **settings)
+        return [train.get_lr(i, s) for i in range(101)]
+
+    cosine, wsd, constant = rates(min_lr=0.1), rates(lr_schedule="wsd"), rates(lr_schedule="constant")
+    assert cosine[0] == wsd[0] == constant[0] == pytest.approx(1 / 11)
+    assert max(cosine) == pytest.approx(1.0) and cosine[100] == pytest.approx(0.1)
+    assert wsd[50] == wsd[80] == 1.0 and wsd[90] == pytest.approx(0.5) and wsd[100] == 0.0
+    assert constant[10:] == [1.0] * 91
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = train.Transformer(Config(vocab_size=9, n_layer=2, n_head=2, n_embd=8))
+    adamw, muon = train.make_optimizers(model, train.Settings(optimizer="muon"), "cpu")
+    taken = {id(p) for g in muon.param_groups for p in g["params"]}
+    assert taken == {id(p) for n, p in model.named_parameters() if n.startswith("blocks.") and p.dim() == 2}
+    rest = [id(p) for g in adamw.param_groups for p in g["params"]]
+    assert len(rest) == len(set(rest)) and taken.isdisjoint(rest)
+    assert len(rest) + len(taken) == len(list(model.parameters()))
+
+
+def test_a_run_starts_from_another_checkpoints_weights(text_data, tmp_path):
+    first = run(text_data, tmp_path / "a")
+    second = run(text_data, tmp_path / "b", f"--init_from={tmp_path / 'a'}", "--learning_rate=0", "--max_iters=1")
+    assert_same(first, second)
+
+
+def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatch):
+    seen, original = [], mdlm.loss
+    monkeypatch.setattr(mdlm, "loss", lambda *a, **k: seen.append(k) or original(*a, **k))
+    run(puzzle_data, tmp_path, "--seq_len=33", "--max_iters=1")
+    assert not seen[0]["maskable"][:, :17].any() and seen[0]["maskable"][:, 17:].all()
+    assert seen[0]["denominator"] == 8 * 16
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# bad input
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--learning_rat=1"], "learning_rat.*did you mean learning_rate"),
+        (["--batch_size=many"], "batch_size.*many.*whole number"),
+        (["--lr_schedule=linear"], "lr_schedule.*cosine, wsd, constant"),
+        (["config/quikstart.py"], "quikstart.*did you mean config/quickstart.py"),
+        (["--dataset=nowhere"], "no data set 'nowhere'.*pydocs"),
+        (["--vocab_size=5"], "vocab_size=5.*leave it at 0"),
+        (["--n_embd=30", "--n_head=4"], "n_embd=30.*n_head=4"),
+        (["--seq_len=100000"], "shorter than one window"),
+        (["--init_from=nowhere"], "no checkpoint in 'nowhere'"),
+        (["--init_from=resume"], "no checkpoint in"),
+        (["--schedule=exponential"], "unknown schedule 'exponential'"),
+    ],
+)
+def test_bad_settings_are_one_clear_sentence(text_data, tmp_path, args, words):
+    with pytest.raises(SystemExit, match=words):
+        run(text_data, tmp_path / "out", *args)
+    assert not (tmp_path / "out/last").exists()
+
+
+def test_a_missing_data_file_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    (tmp_path / "data/pydocs").mkdir(parents=True)
+    (tmp_path / "data/pydocs/prepare.py").touch()
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="python data/pydocs/prepare.py"):
+        run("pydocs", tmp_path / "out")
+
+
+def test_an_out_dir_that_holds_a_run_is_not_overwritten(text_data, tmp_path):
+    before = run(text_data, tmp_path)
+    with pytest.raises(SystemExit, match="already holds a run.*resume.*overwrite"):
+        run(text_data, tmp_path, "--max_iters=1")
+    assert pretrained.load_train_state(tmp_path)["iter"] == before["iter"]
+    assert run(text_data, tmp_path, "--max_iters=1", "--overwrite=true")["iter"] == 1
+
+
+def test_resuming_with_other_sizes_names_the_first_difference(text_data, tmp_path):
+    run(text_data, tmp_path)
+    with pytest.raises(SystemExit, match="n_layer=1.*asks for 2"):
+        run(text_data, tmp_path, "--n_layer=2", "--init_from=resume")
+    with pytest.raises(SystemExit, match="cannot be resumed with another seed"):
+        run(text_data, tmp_path, "--batch_size=4", "--init_from=resume")
+
+
+@pytest.mark.parametrize("bad, words", [(200, "holds id 200, outside the vocabulary"), ("mask", "mask id")])
+def test_ids_that_do_not_belong_in_the_text_stop_the_run(text_data, tmp_path, bad, words):
+    meta = common.load_meta(str(text_data))
+    for name in ("meta.json", "val.bin"):
+        (tmp_path / name).write_bytes((text_data / name).read_bytes())
+    ids = np.full(400, meta["mask_id"] if bad == "mask" else bad, dtype=meta["dtype"])
+    (tmp_path / "train.bin").write_bytes(ids.tobytes())
+    with pytest.raises((SystemExit, ValueError), match=words):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(text_data, tmp_path, monkeypatch):
+    original, calls = mdlm.loss, []
+
+    def loss(*args, **keys):
+        calls.append(1)
+        return original(*args, **keys) * (float("nan") if len(calls) == 7 else 1)
+
+    monkeypatch.setattr(mdlm, "loss", loss)
+    with pytest.raises(SystemExit, match="not finite.*before 10.*lower learning rate"):
+        run(text_data, tmp_path, "--max_iters=20", "--eval_interval=5")
+    state = pretrained.load_train_state(tmp_path)
+    assert state["iter"] == 5 and all(p.isfinite().all() for p in state["weights"].values())
+
+
+def test_a_full_disk_costs_a_warning_and_at_the_end_an_error(text_data, tmp_path, monkeypatch, capsys):
+    original, calls = pretrained.save, []
+
+    def save(*args, **keys):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("could not save: no space left on device")
+        original(*args, **keys)
+
+    monkeypatch.setattr(pretrained, "save", save)
+    with pytest.raises(SystemExit, match="could not be saved"):
+        run(text_data, tmp_path, "--eval_interval=2")
+    assert "no space left" in capsys.readouterr().out
+    assert pretrained.load_train_state(tmp_path)["iter"] == 2
+
+
+def test_a_corrupted_train_state_is_named(text_data, tmp_path):
+    run(text_data, tmp_path)
+    state = tmp_path / "last/train_state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(SystemExit, match="train_state.pt is corrupted.*--init_from"):
+        run(text_data, tmp_path, "--init_from=resume")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# recipes, command lines, README
+
+CONFIGS = sorted(p.name for p in (ROOT / "config").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_takes_two_steps(name, text_data, puzzle_data, tmp_path):
+    data, length = (puzzle_data, 33) if "sudoku4" in name or "sudoku_" in name else (text_data, 32)
+    small = [
+        "--n_layer=1",
+        "--n_head=2",
+        "--n_embd=32",
+        "--n_kv_head=0",
+        "--mlp_dim=0",
+        "--batch_size=4",
+        "--device=cpu",
+    ]
+    small += [
+        f"--seq_len={length}",
+        "--max_iters=2",
+        "--eval_windows=4",
+        "--compile=false",
+        "--gradient_accumulation_steps=1",
+    ]
+    if "9x9" in name:
+        pytest.importorskip("torch")
+        small[5] = "--batch_size=2"
+    train.main([f"config/{name}", *small, f"--dataset={data}", f"--out_dir={tmp_path}"])
+    assert pretrained.load_train_state(tmp_path)["iter"] == 2
+
+
+def readme_commands():
+    """Every `python X.py …` or `torchrun … X.py …` line of the README's code blocks."""
+    blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line.split("  #")[0].strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return sorted({line for line in lines if re.match(r"(python|torchrun) ", line)})
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_name_files_and_keys_that_exist(command):
+    words = re.findall(r'(?:[^\s"]|"[^"]*")+', command)
+    script = next(w for w in words if w.endswith(".py"))
+    assert (ROOT / script).is_file(), script
+    if script not in ("train.py", "sample.py", "eval.py"):
+        return
+    args = [w.replace('"', "") for w in words[words.index(script) + 1 :]]
+    classes = {
+        "train.py": [train.Settings, Config, mdlm.LossOptions],
+        "sample.py": [sample.Settings, mdlm.SampleOptions],
+        "eval.py": [evaluation.Settings, mdlm.SampleOptions],
+    }[script]
+    configurator.fill(configurator.read(args), *classes)
+
+
+def test_scripts_print_help(capsys):
+    for main in (train.main, sample.main, evaluation.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+    text = capsys.readouterr().out
+    assert "--learning_rate=0.001  (float)  AdamW's" in text
+    assert "--temperature" in text and "--infill" in text and "--chain_rule" in text
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# sample.py and eval.py on a run of our own
+
+
+@pytest.fixture(scope="module")
+def trained(text_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    run(text_data, out / "mdlm", "--max_iters=30")
+    run(text_data, out / "ar", "--max_iters=30", "--algorithm=ar")
+    return out
+
+
+def test_sample_continues_fills_in_and_writes_replays(trained, tmp_path, capsys):
+    page, gif = tmp_path / "a.html", tmp_path / "a.gif"
+    base = [f"--checkpoint={trained / 'mdlm'}", "--device=cpu"]
+    sample.main([*base, "--prompt=the quick", "--num_samples=2", "--steps=4", f"--html={page}", f"--gif={gif}"])
+    out = capsys.readouterr().out
+    assert out.count("the quick") >= 2 and "8 forwards" in out and "tokens/s" in out
+    assert "DATA" not in page.read_text() and "events" in page.read_text()
+    assert gif.read_bytes()[:3] == b"GIF"
+    sample.main([*base, "--infill=the [MASK*5] brown [MASK]ox", "--watch=true", "--delay=0"])
+    out = capsys.readouterr().out
+    assert re.search(r"the .{5} brown .ox", out) and "6 tokens" in out
+
+
+def test_sample_continues_with_an_ar_checkpoint(trained, capsys):
+    sample.main([f"--checkpoint={trained / 'ar'}", "--device=cpu", "--prompt=the", "--max_new_tokens=7"])
+    assert "7 tokens in 7 forwards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--prompt=ABC"], "'A', which is outside"),
+        (["--prompt=" + "a" * 40], "40 tokens, more than the context of 32"),
+        (["--prompt=abc", "--max_new_tokens=100"], "--max_new_tokens=29"),
+        (["--infill=abc"], r"no hole.*\[MASK\]"),
+        (["--quota=threshold", "--order=random"], "quota=threshold.*order=confidence"),
+        (["--temprature=1"], "temprature.*temperature"),
+    ],
+)
+def test_sample_explains_bad_input(trained, args, words):
+    with pytest.raises(SystemExit, match=words):
+        sample.main([f"--checkpoint={trained / 'mdlm'}", "--device=cpu", *args])
+
+
+def test_ar_checkpoints_refuse_holes(trained):
+    with pytest.raises(SystemExit, match="cannot fill in masks"):
+        sample.main([f"--checkpoint={trained / 'ar'}", "--device=cpu", "--infill=a[MASK]b"])
+
+
+def test_eval_prints_one_table_for_both_kinds_and_writes_json(trained, tmp_path, capsys):
+    out = tmp_path / "r/results.json"
+    paths = f"--checkpoint={trained / 'mdlm'},{trained / 'ar'}"
+    keys = ["--windows=6", "--chain_rule=left_to_right", "--chain_windows=2", "--num_samples=2", "--device=cpu"]
+    evaluation.main([paths, *keys, f"--out={out}"])
+    text = capsys.readouterr().out
+    assert "| NELBO |" in text and "| exact |" in text and "left_to_right" in text and "entropy" in text
+    results = json.loads(out.read_text())
+    assert [r["algorithm"] for r in results] == ["mdlm", "ar"]
+    first = results[0]
+    bits = first["likelihood"]["NELBO"]
+    assert bits["bits_per_byte"] == pytest.approx(bits["nats_per_token"] / np.log(2))  # one byte per character
+    assert {"settings", "sampling", "torch", "git", "date", "threads"} <= first.keys()
+
+
+def test_eval_measures_what_training_measured(text_data, tmp_path, capsys):
+    run(text_data, tmp_path, "--eval_windows=8", "--eval_samples=3")
+    logged = json.loads((tmp_path / "last/config.json").read_text())["val_nats"]
+    out = tmp_path / "r.json"
+    evaluation.main([f"--checkpoint={tmp_path}", "--windows=8", "--samples=3", "--device=cpu", f"--out={out}"])
+    assert json.loads(out.read_text())[0]["likelihood"]["NELBO"]["nats_per_token"] == pytest.approx(logged, abs=1e-5)
+
+
+def test_eval_counts_solved_puzzles(puzzle_data, tmp_path, capsys):
+    run(puzzle_data, tmp_path, "--seq_len=33", "--max_iters=2")
+    evaluation.main([f"--checkpoint={tmp_path}", "--windows=0", "--puzzles=8", "--device=cpu"])
+    assert "0.00% ± 0.00% of puzzles solved, 16.0 forwards each" in capsys.readouterr().out
+
+
+def test_eval_refuses_data_of_another_tokenizer(trained, puzzle_data):
+    with pytest.raises(SystemExit, match="different tokenizers"):
+        evaluation.main([f"--checkpoint={trained / 'mdlm'}", f"--dataset={puzzle_data}", "--device=cpu"])
+
+
+def test_bench_prints_its_table(capsys):
+    import bench
+
+    tiny = ["--rounds=1", "--n_layer=1", "--n_embd=64", "--seq_len=16", "--batch_size=2", "--device=cpu"]
+    for group in ("head", "batch", "decode"):
+        bench.main([*tiny, f"--only={group}"])
+    out = capsys.readouterr().out
+    assert "logits at masked rows" in out and "ar, KV cache" in out
+
+
+def test_the_tutorial_runs():
+    done = subprocess.run([sys.executable, "mdlm.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(re.search(r"Of 1000 samples (\d+) follow", done.stdout)[1]) > 900
