@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mdlm import Output, choose_tokens, pad, uniform
+from mdlm import SampleOptions as MdlmOptions
 from model import KVCache, fp32
 
 CAUSAL = True
@@ -62,7 +63,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
         out.append(-nelbo(model, x0, mask_id=mask_id, maskable=target, real=real))
-    return torch.cat(out)
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
 
 
 @dataclass
@@ -73,6 +74,9 @@ class SampleOptions:
     top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
     suppress: tuple[int, ...] = ()  # token ids never generated
     seed: int = 0  # row i of a call draws from seed and i alone
+
+    def __post_init__(self):  # the same bounds as there
+        MdlmOptions(self.max_new_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @torch.no_grad()
@@ -123,5 +127,5 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         inputs, position = tokens[:, None], length.clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:
-            watch([x[i, :n] for i, n in enumerate(end)])
+            watch([x[i, :n].clone() for i, n in enumerate(end)])
     return Output([x[i, :n] for i, n in enumerate(length.tolist())], forwards.tolist(), events if trace else [])

@@ -11,7 +11,7 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -101,11 +101,18 @@ def hide_by_rate(rate, u, maskable):
 def hide_by_count(count, u, maskable):
     """Hide exactly count (B,) of each row's maskable tokens, chosen uniformly: those with the smallest u."""
     ranks = u.masked_fill(~maskable, 2.0).argsort(1).argsort(1)
-    return ranks < count[:, None]
+    return (ranks < count[:, None]) & maskable
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # 4 · loss
+
+
+def check_choices(options):
+    """A misspelt choice is an error for those, too, who call these functions from Python."""
+    for f in fields(options):
+        if get_origin(f.type) is Literal and getattr(options, f.name) not in get_args(f.type):
+            raise ValueError(f"{f.name}={getattr(options, f.name)!r} is not one of {', '.join(get_args(f.type))}")
 
 
 @dataclass
@@ -118,6 +125,10 @@ class LossOptions:
     t_min: float = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
     t_max: float = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
     low_discrepancy: bool = True  # spread t evenly over the global batch
+
+    def __post_init__(self):
+        check_choices(self)
+        mask_rate(torch.ones(1), self.schedule)
 
 
 def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
@@ -156,9 +167,11 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 
     if options.corruption == "count":  # k of n hidden, weight n/k: the same expectation, less variance (LLaDA)
         n = maskable.sum(1)
-        k = (rate * n).floor().long() + 1
+        k = torch.minimum((rate * n).floor().long() + 1, n.clamp(min=1))
         hidden = hide_by_count(k, u, maskable)
         weight, other_weight = slope * n / k, slope * n / (n - k).clamp(min=1)
+        if options.complementary:  # the opposite of hiding everything is empty, so everything counts for both
+            weight = torch.where(k >= n, 2 * weight, weight)
     else:
         hidden = hide_by_rate(rate, u, maskable)
         weight, other_weight = slope / rate, slope / (1 - rate)
@@ -199,8 +212,8 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     total = torch.zeros(B, dtype=torch.float64, device=x0.device)
     for j in range(samples):
         u = uniform(seed, 4, row, j, torch.arange(L, device=x0.device))
-        spread = (uniform(seed, 5, j * 0) + (row[:, 0] * samples + j).double() * 0.6180339887498949) % 1
-        k = (spread * n).floor().long().clamp(max=n - 1) + 1
+        spread = ((row[:, 0] * samples + j) * 0.6180339887498949 + uniform(seed, 5)) % 1
+        k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
         hidden = hide_by_count(k, u, maskable)
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, real)
         ce = torch.zeros(B, L, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
@@ -220,6 +233,9 @@ class LikelihoodOptions:
     mc_samples: int = 16  # masks per sequence (nelbo)
     batch_size: int = 16  # sequences per forward
     seed: int = 0  # of the masks
+
+    def __post_init__(self):
+        check_choices(self)
 
 
 @torch.no_grad()
@@ -245,20 +261,17 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
         hidden = target.clone()
         while hidden.any():
-            xt = torch.where(hidden, mask_id, x0)
-            logits = forward(model, xt, real, hidden)
+            best = one_per_row(-position.double().expand_as(hidden), hidden)  # the leftmost
+            rows = best if options.method == "left_to_right" else hidden
+            logits = forward(model, torch.where(hidden, mask_id, x0), real, rows)
             logits[:, mask_id] = -torch.inf
-            logp = logits.double().log_softmax(-1)
             if options.method == "confidence":
-                score = scatter(logp.amax(-1), hidden)
-            else:
-                score = torch.where(hidden, -position.double(), -torch.inf)
-            best = one_per_row(score, hidden)
-            own = logp.gather(1, x0[hidden][:, None])[:, 0]
-            total += scatter(own, hidden).masked_fill(~best, 0.0).sum(1)
+                best = one_per_row(scatter(certainty(logits, "confidence"), hidden), hidden)
+                logits = logits[best[hidden]]
+            total[hidden.any(1)] += logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
             hidden &= ~best
         out.append(total)
-    return torch.cat(out)
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -330,7 +343,7 @@ def quota(masks, step, steps, schedule):
     def left(step):
         return (masks * mask_rate(1 - step.double() / steps, schedule)[0] + 1e-9).floor().long()
 
-    return left(step) - torch.where(step + 1 < steps, left(step + 1), 0)
+    return left(step) - left(step + 1)
 
 
 def choose_positions(score, candidates, options, count):
@@ -392,6 +405,9 @@ class SampleOptions:
             raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
         if self.remask and self.quota != "ancestral":
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
+        check_choices(self)
+        if self.remask > 1:
+            raise ValueError(f"remask={self.remask} is a probability: use at most 1")
         for f in fields(self):
             if isinstance(getattr(self, f.name), int | float) and getattr(self, f.name) < 0:
                 raise ValueError(f"{f.name}={getattr(self, f.name)} must not be negative")
@@ -408,7 +424,7 @@ class Output:
 
 
 def pad(sequences, value):
-    """A list of 1-D tensors as one (B, L) and the bool (B, L) of what is real, or None where nothing is padded."""
+    """A list of 1-D tensors as one (B, L), padded on the right, and the bool (B, L) of what is real."""
     x = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=value)
     lengths = torch.tensor([len(s) for s in sequences], device=x.device)
     return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
@@ -431,8 +447,9 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     blocks and steps, leaves when it is finished, and gives what it would have given alone.
 
     With eos_id, a row is finished once an end-of-text stands in the tail (behind the last given token) with nothing
-    hidden before it, and is cut there. It always ends: every step of the quotas reveals a token in each row, except
-    that ancestral sampling counts its steps. The last step reveals what is left, so no mask is ever returned.
+    hidden before it, and is cut there. It always ends, and never returns a mask: steps and ancestral count their steps,
+    the last of which reveals what is left; the other quotas reveal at least one token per row and step. A step that
+    reveals nothing in any row costs no forward.
 
     trace   keep every reveal (and remasking, as token mask_id with probability 0)
     watch   called after each step with the list of canvases, one int64 tensor per prompt
@@ -455,6 +472,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     block_of = torch.where(hole, (position - first_hole[:, None]) // block_size, -1)  # (B, L)
 
     # Steps are shared out over each row's blocks that have holes; a block without holes is passed over.
+    held = torch.zeros(B, L + 1, dtype=torch.bool, device=device).scatter_(1, block_of + 1, True)[:, 1:]
+    block_of = torch.where(hole, (held.cumsum(1) - 1).gather(1, block_of.clamp(min=0)), -1)
     last_block = block_of.amax(1)
     num_blocks = last_block + 1
     block = torch.zeros(B, dtype=torch.int64, device=device)
@@ -475,7 +494,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             steps = (o.steps // num_blocks[r] + (block[r] < o.steps % num_blocks[r])).clamp(min=1)
         else:
             steps = masks.clamp(min=1)
-        key = (o.seed, draw[r], block[r, None], step[r, None])
+        key = (o.seed, draw[r], step[r, None])
         u = uniform(*key, 0, position[:width])  # (R, width)
 
         # Positions that need no logits are chosen first, so that logits are computed for those alone.
@@ -514,7 +533,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         x[r, :width] = xr
         clock += 1
         if watch is not None:
-            watch([row[:n] for row, n in zip(x, lengths)])
+            watch([row[:n].clone() for row, n in zip(x, lengths)])
 
         # A block is done when nothing in it is hidden; with remasking, when its steps are over.
         step[r] += 1

@@ -173,11 +173,8 @@ def main(argv):
     use_compile = kind == "cuda" if s.compile == "auto" else s.compile == "true"
     torch.set_float32_matmul_precision("high")
     autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    say(
-        f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {'on' if use_compile else 'off'}",
-        end="",
-    )
-    say(f", {world} processes" if world > 1 else "")
+    compiled, processes = "on" if use_compile else "off", f", {world} processes" if world > 1 else ""
+    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {compiled}{processes}")
 
     # ---------------------------------------------------------------------------------------------------------------
     # data

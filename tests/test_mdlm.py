@@ -581,7 +581,7 @@ def test_the_bound_is_a_bound_on_the_likelihood_of_a_prompted_target():
     exact = exact_nelbo(ARBITRARY, x, maskable)
     prompts, targets = list(x[:, :n]), list(x[:, n:])
     values = [
-        mdlm.log_likelihood(ARBITRARY, prompts, targets, LikelihoodOptions(mc_samples=400, batch_size=b), mask_id=MASK)
+        mdlm.log_likelihood(ARBITRARY, prompts, targets, LikelihoodOptions(mc_samples=900, batch_size=b), mask_id=MASK)
         for b in (5, 16)
     ]
     assert (values[0] - values[1]).abs().max() < 1e-12
@@ -988,7 +988,7 @@ def cases(draw):
         temperature=draw(st.sampled_from([0.0, 1.0, 1.5])),
         top_k=draw(st.sampled_from([0, 1, 4, 50])),
         top_p=draw(st.sampled_from([1.0, 0.5, 1e-6])),
-        cfg_scale=draw(st.sampled_from([0.0, 0.0, 1.0, -0.5])),
+        cfg_scale=draw(st.sampled_from([0.0, 0.0, 1.0, 0.5])),
         suppress=draw(st.sampled_from([(), (0,), (11, 3, 4)])),
         seed=draw(st.integers(0, 99)),
     )
@@ -1203,6 +1203,7 @@ def test_confidences_are_at_least_fp32():
         (lambda: SampleOptions(steps=-4), "steps=-4.*negative"),
         (lambda: SampleOptions(temperature=-0.5), "temperature=-0.5.*negative"),
         (lambda: SampleOptions(top_k=-1), "top_k=-1.*negative"),
+        (lambda: SampleOptions(cfg_scale=-0.5), "cfg_scale=-0.5.*negative"),
         (lambda: SampleOptions(top_p=0.0), r"top_p=0.0.*\(0, 1\]"),
         (lambda: SampleOptions(top_p=1.5), r"top_p=1.5.*\(0, 1\]"),
         (lambda: SampleOptions(schedule="linera"), "linera.*linear, poly2"),
