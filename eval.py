@@ -9,7 +9,6 @@ Windows and masks are fixed by the seed, so that two checkpoints see the same on
 checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
 """
 
-import importlib
 import json
 import math
 import platform
@@ -114,7 +113,7 @@ def evaluate(path, s, sampling):
     start = time.time()
     device = pick_device(s.device)[0]
     checkpoint = pretrained.load(path, device, getattr(torch, s.dtype))
-    algorithm = importlib.import_module(checkpoint.algorithm)
+    algorithm = pretrained.algorithm(checkpoint.algorithm)
     options = algorithm.SampleOptions(**{f.name: getattr(sampling, f.name) for f in fields(algorithm.SampleOptions)})
     dataset = s.dataset or checkpoint.facts["dataset"]
     meta = common.load_meta(dataset)

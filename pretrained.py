@@ -5,6 +5,7 @@ tokenizer's files, and train_state.pt where a run can be resumed. Loading is str
 another shape is an error that names it.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -39,6 +40,14 @@ def find(path):
             if (candidate / "config.json").is_file():
                 return candidate
     sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one")
+
+
+def algorithm(name):
+    """The module of that name: a file of this project that has a loss, such as mdlm or ar."""
+    here = sorted(p.stem for p in ROOT.glob("*.py") if "\ndef loss(" in p.read_text(encoding="utf-8"))
+    if name not in here:
+        sys.exit(f"no algorithm {name!r}; the files with a loss are {', '.join(here)}")
+    return importlib.import_module(name)
 
 
 def load(path, device="cpu", dtype=torch.float32):

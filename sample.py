@@ -8,7 +8,6 @@
 Every option of the algorithm's generate is a key here; --help lists them.
 """
 
-import importlib
 import re
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import configurator
+import mdlm
 import pretrained
 import replay
 from train import pick_device
@@ -54,12 +54,11 @@ def canvas_of(s, tokenizer):
 
 def main(argv):
     values = configurator.read(argv)
-    path = values.get("checkpoint", (Settings.checkpoint, ""))[0]
     if "help" in values:
-        algorithm = importlib.import_module("mdlm")
-    else:
-        checkpoint = pretrained.load(path, pick_device(values.get("device", ("auto", ""))[0])[0])
-        algorithm = importlib.import_module(checkpoint.algorithm)
+        configurator.fill(values, Settings, mdlm.SampleOptions)
+    path, device = (values.get(k, (getattr(Settings, k), ""))[0] for k in ("checkpoint", "device"))
+    checkpoint = pretrained.load(path, pick_device(device)[0])
+    algorithm = pretrained.algorithm(checkpoint.algorithm)
     s, options = configurator.fill(values, Settings, algorithm.SampleOptions)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
 

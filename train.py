@@ -10,7 +10,6 @@ without gradient accumulation, stopped and resumed or not, draws the same window
 """
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -35,7 +34,7 @@ from model import Config, Transformer
 
 @dataclass
 class Settings:
-    algorithm: Literal["mdlm", "ar"] = "mdlm"  # the file whose loss is trained
+    algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, ar, or one of your own
     dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json
     out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
     init_from: str = "scratch"  # scratch, resume (go on with out_dir/last), or a checkpoint to start from
@@ -155,8 +154,7 @@ def main(argv):
     # ---------------------------------------------------------------------------------------------------------------
     # settings, processes, device
     values = configurator.read(argv)
-    name = values.get("algorithm", (Settings.algorithm, ""))[0]
-    algorithm = importlib.import_module(name) if name in ("mdlm", "ar") else importlib.import_module("mdlm")
+    algorithm = pretrained.algorithm(values.get("algorithm", (Settings.algorithm, ""))[0])
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     master = rank == 0
     s, config, options = configurator.fill(values, Settings, Config, algorithm.LossOptions, quiet=not master)
@@ -195,7 +193,10 @@ def main(argv):
 
     def to_device(ids):
         """Checked ids (B, L) and which of them are learnt, on the device."""
-        common.check_ids(ids, tokenizer, s.dataset)
+        try:
+            common.check_ids(ids, tokenizer, s.dataset)
+        except ValueError as e:
+            sys.exit(f"{e}; prepare the data again")
         x = torch.from_numpy(ids.astype(np.int64))
         x = x.pin_memory().to(device, non_blocking=True) if kind == "cuda" else x.to(device)
         maskable = (torch.arange(L, device=device) >= prompt_len).expand_as(x) if prompt_len else None

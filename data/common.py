@@ -51,9 +51,11 @@ def write_dataset(directory, tokenizer, splits, **facts):
     """Write `splits`, {"train": ids, "val": ids}, and meta.json. `facts` go into the metadata as they are."""
     directory = Path(directory)
     dtype = token_dtype(tokenizer)
+    splits = {split: np.asarray(ids) for split, ids in splits.items()}
     for split, ids in splits.items():
-        ids = np.asarray(ids)
         check_ids(ids, tokenizer, split)
+    (directory / "meta.json").unlink(missing_ok=True)  # it describes the old files
+    for split, ids in splits.items():
         replace_file(directory / f"{split}.bin", ids.astype(dtype).tobytes())
         facts[f"{split}_tokens"] = int(ids.size)
     write_meta(directory, tokenizer, **facts)
