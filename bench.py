@@ -26,7 +26,7 @@ from train import PEAK_FLOPS, pick_device, pick_dtype
 class Settings:
     only: Literal["all", "head", "compile", "batch", "decode"] = "all"  # which group
     rounds: int = 7  # timed repeats of every variant
-    device: str = "auto"  # auto, cpu, cuda, mps
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
     n_layer: int = 6  # of the network of the training groups
     n_embd: int = 256  # its width; heads of 64 channels

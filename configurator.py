@@ -21,15 +21,17 @@ ROOT = Path(__file__).resolve().parent
 def read(argv):
     """The key-value pairs of config files and --key=value words, {key: (value, where it was said)}; later wins.
 
-    Values from the command line stay strings until fill() knows their type. --help is returned as a key."""
-    values = {}
-    for word in argv:
+    Values from the command line stay strings until fill() knows their type. `--key value` is read as --key=value,
+    and --key alone as true. --help is returned as a key."""
+    values, words = {}, list(argv)
+    while words:
+        word = words.pop(0)
         if word in ("-h", "--help"):
             values["help"] = (True, word)
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             if not equals:
-                sys.exit(f"{word} has no value; write --{key}=VALUE (for a switch, --{key}=true)")
+                value = True if not words or words[0].startswith("--") or words[0].endswith(".py") else words.pop(0)
             values[key.replace("-", "_")] = (value, "the command line")
         else:
             values.update(read_file(word))

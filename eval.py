@@ -41,7 +41,7 @@ class Settings:
     num_samples: int = 0  # generate this many and measure their entropy
     puzzles: int = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     out: str = ""  # write a JSON file with everything here
 
 

@@ -176,6 +176,6 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64)
         pen = ImageDraw.Draw(image)
         for line, column, c, kind in frame:
             pen.text((16 + column * wide, 16 + line * high), c, font=font, fill=colours[kind])
-        images.append(image.quantize(16))
+        images.append(image.quantize(64, dither=Image.Dither.NONE))
     times = [90] * (len(images) - 1) + [2500]
     images[0].save(path, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)

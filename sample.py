@@ -1,7 +1,7 @@
 """Generate text from a checkpoint: free, continued or filled in.
 
     python sample.py                                          the checkpoint that ships with the repository
-    python sample.py --watch=true --prompt="class Stack:"     denoised live in the terminal
+    python sample.py --watch --prompt="class Stack:"     denoised live in the terminal
     python sample.py --infill="Return the [MASK*4] of the list.[MASK*20]"
     python sample.py --checkpoint=out/quickstart --num_samples=4 --steps=64 --html=denoise.html
 
@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -33,7 +34,7 @@ class Settings:
     delay: float = 0.03  # seconds between frames of watch
     html: str = ""  # write a page here that replays the denoising
     gif: str = ""  # write an animated GIF of the first sample here
-    device: str = "auto"  # auto, cpu, cuda, mps
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
 
 
 def canvas_of(s, tokenizer):

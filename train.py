@@ -59,7 +59,7 @@ class Settings:
     eval_windows: int = 128  # validation windows, always the same
     eval_samples: int = 2  # masks per validation window, always the same
     log_interval: int = 10  # iterations between lines of metrics.jsonl
-    device: str = "auto"  # auto, cpu, cuda, mps
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights and sums stay float32
     compile: Literal["auto", "true", "false"] = "auto"  # torch.compile; auto: on a GPU
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of model.safetensors (resuming is exact anyway)
@@ -76,7 +76,7 @@ def pick_device(name):
     if torch.cuda.is_available():
         return "cuda", torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
-        return "mps", "Apple GPU"
+        return "cpu", "Apple's GPU has no float64, which the samplers and the random numbers need"
     return "cpu", "no GPU found"
 
 
@@ -86,10 +86,8 @@ def pick_dtype(name, device):
     if device == "cuda":
         ok = torch.cuda.is_bf16_supported(including_emulation=False)
         return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
-    if device == "cpu":
-        has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
-        return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")
-    return torch.float32, "the safe choice here"
+    has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
+    return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")
 
 
 def get_lr(it, s):
@@ -281,8 +279,10 @@ def main(argv):
 
             writer = SummaryWriter(out / "tensorboard")
         if s.wandb_project:
-            import wandb
-
+            try:
+                import wandb
+            except ImportError:
+                sys.exit("wandb_project needs a package that is not among the requirements: pip install wandb")
             run = wandb.init(
                 project=s.wandb_project, name=out.name, config={**asdict(s), **asdict(config), **asdict(options)}
             )

@@ -260,9 +260,20 @@ def test_keys_of_all_dataclasses_are_suggested():
     assert "n_layer" in refusal("--n_layers=2", classes=(Settings, Shape))
 
 
-@pytest.mark.parametrize("word", ["--compile", "--max_iters"])
-def test_an_option_without_a_value_is_told_how_to_write_it(word):
-    assert f"{word}=VALUE" in refusal(word, "5")
+def test_a_bare_switch_means_true_and_a_value_may_follow_a_space():
+    values = configurator.read(["--compile", "--max_iters", "5", "--out_dir", "out/a b", "--verbose"])
+    assert {k: v for k, (v, _) in values.items()} == {
+        "compile": True,
+        "max_iters": "5",
+        "out_dir": "out/a b",
+        "verbose": True,
+    }
+    assert "config/" in refusal("--compile", "config/none.py")  # a config file is never taken for a value
+
+
+@pytest.mark.parametrize("word", ["--max_iters", "--out_dir"])
+def test_a_missing_value_is_told_what_it_should_be(word):
+    assert f"{word[2:]} = True" in refusal(word)
 
 
 @pytest.mark.parametrize("word", ["max_iters=5", "learning_rate=1e-3", "out_dir=out/quickstart"])
