@@ -1,5 +1,29 @@
-"""The laptop path: masked diffusion on the Python documentation."""
+"""The laptop path: masked diffusion on the Python documentation.
+
+Data      python data/pydocs/prepare.py
+"""
 
 algorithm = "mdlm"
 dataset = "pydocs"
 out_dir = "out/quickstart"
+
+objective = "masked_ce"  # the bound's weight 1/t is left out in training; what is reported is the bound
+t_shape = "bell"  # rows that are almost empty or almost clean teach little
+t_max = 0.8
+
+seq_len = 256
+n_layer = 3
+n_head = 3
+n_embd = 192
+
+batch_size = 8  # small batches: at first the number of steps counts, not their size
+max_iters = 1800
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+warmup_iters = 40
+
+eval_interval = 600
+eval_windows = 128
