@@ -7,6 +7,7 @@ Each group compares variants with the first one. Every round times every variant
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -18,14 +19,13 @@ import torch
 import ar
 import configurator
 import mdlm
-from model import Config, Transformer
-from train import PEAK_FLOPS, pick_device, pick_dtype
+from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 
 @dataclass
 class Settings:
     only: Literal["all", "head", "compile", "batch", "decode"] = "all"  # which group
-    rounds: int = 7  # timed repeats of every variant
+    rounds: int = 7  # timed repeats of every variant, at least 1
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
     n_layer: int = 6  # of the network of the training groups
@@ -69,7 +69,7 @@ def report(group, variants, rounds, device):
 def training_step(model, config, batch_size, device, dtype, full=False):
     """A function that does one forward and backward of mdlm.loss; `full` computes logits for every position."""
     x = torch.randint(config.vocab_size - 1, (batch_size, config.seq_len), device=device)
-    counter = iter(range(10**9))
+    counter = itertools.count()
     net = model
     if full:  # as every peer does it: all logits, then a selection
 
@@ -87,6 +87,8 @@ def training_step(model, config, batch_size, device, dtype, full=False):
 
 def main(argv):
     s = configurator.fill(configurator.read(argv), Settings)
+    if s.rounds < 1:
+        sys.exit(f"rounds={s.rounds} measures nothing; use at least 1")
     device, _ = pick_device(s.device)
     dtype, _ = pick_dtype(s.dtype, device)
     torch.manual_seed(0)
@@ -140,8 +142,8 @@ def main(argv):
 
         variants = {
             "mdlm, 1 token per forward": decode(mdlm, model),
-            "mdlm, 4 tokens per forward": decode(mdlm, model, steps=n // 4),
-            "mdlm, 16 tokens per forward": decode(mdlm, model, steps=n // 16),
+            "mdlm, 4 tokens per forward": decode(mdlm, model, steps=max(1, n // 4)),
+            "mdlm, 16 tokens per forward": decode(mdlm, model, steps=max(1, n // 16)),
             "mdlm, ancestral, 64 steps": decode(mdlm, model, quota="ancestral", steps=64),
             "ar, KV cache": decode(ar, causal),
         }

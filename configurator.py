@@ -101,6 +101,7 @@ def convert(value, kind, key, where):
 def parse(value, kind):
     is_text = isinstance(value, str)
     if get_origin(kind) is Literal:
+        value = str(value).lower() if isinstance(value, bool) else value
         if value in get_args(kind):
             return value
     elif get_origin(kind) in (Union, types.UnionType):  # X | None

@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ import configurator
 import mdlm
 import pretrained
 from data import common
-from train import pick_device
+from model import pick_device
 
 
 @dataclass
@@ -35,8 +35,10 @@ class Settings:
     dataset: str = ""  # default: the one each checkpoint was trained on
     windows: int = 256  # validation windows; 0 leaves the likelihood out
     samples: int = 4  # masks per window of the NELBO
-    eval_batch_size: int = 16  # windows or puzzles per forward
-    chain_rule: tuple[str, ...] = ()  # also exact likelihoods: left_to_right, confidence (one forward per token)
+    eval_batch_size: int = 16  # windows per forward
+    chain_rule: tuple[
+        Literal["left_to_right", "confidence"], ...
+    ] = ()  # also exact likelihoods (one forward per token)
     chain_windows: int = 16  # windows for those
     num_samples: int = 0  # generate this many and measure their entropy
     puzzles: int = 1000  # puzzles to solve, where the data set has some
@@ -95,29 +97,29 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
 
 
-def environment():
+def environment(device):
     """What a result depends on besides its settings."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=common.ROOT, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        git = ""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "git": run.stdout.strip(),
+        "git": git,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "machine": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
     }
 
 
-def evaluate(path, s, sampling):
+def evaluate(path, checkpoint, algorithm, s, options, device):
     """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file."""
     start = time.time()
-    device = pick_device(s.device)[0]
-    checkpoint = pretrained.load(path, device, getattr(torch, s.dtype))
-    algorithm = pretrained.algorithm(checkpoint.algorithm)
-    options = algorithm.SampleOptions(**{f.name: getattr(sampling, f.name) for f in fields(algorithm.SampleOptions)})
     dataset = s.dataset or checkpoint.facts["dataset"]
     meta = common.load_meta(dataset)
-    if meta["tokenizer"] != checkpoint.tokenizer.spec or meta["vocab_size"] > checkpoint.model.config.vocab_size:
+    if common.load_tokenizer(dataset, meta).spec != checkpoint.tokenizer.spec:
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
@@ -125,7 +127,7 @@ def evaluate(path, s, sampling):
         windows = common.eval_windows(dataset, meta, checkpoint.model.config.seq_len, s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
         nats, error = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
-        exact = checkpoint.algorithm == "ar"
+        exact = algorithm.CAUSAL
         result["likelihood"] = {"exact" if exact else "NELBO": row(nats, error, per_bit, len(windows))}
         for method in () if exact else s.chain_rule:
             some = windows[torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()]
@@ -138,16 +140,32 @@ def evaluate(path, s, sampling):
         p, error, forwards = solve(checkpoint, algorithm, options, s, dataset, meta, device)
         result["accuracy"] = {"solved": p, "error": error, "forwards_per_puzzle": forwards}
     result["seconds"] = time.time() - start
-    return {**result, "settings": asdict(s), "sampling": asdict(options), **environment()}
+    return {**result, "settings": asdict(s), "sampling": asdict(options)}
 
 
 def main(argv):
-    s, sampling = configurator.fill(configurator.read(argv), Settings, mdlm.SampleOptions)
-    results = [evaluate(path, s, sampling) for path in s.checkpoint]
+    values = configurator.read(argv)
+    if "help" in values:
+        configurator.fill(values, Settings, mdlm.SampleOptions)
+    own = {k: v for k, v in values.items() if hasattr(Settings, k)}
+    s = configurator.fill(own, Settings, quiet=True)
+    for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):
+        if getattr(s, name) < 1:
+            sys.exit(f"{name}={getattr(s, name)} measures nothing; use at least 1")
+    device = pick_device(s.device)[0]
+    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
+    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
+    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in algorithms))  # refuses unknown keys
+    results = []
+    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
+        keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
+        options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
+        results.append(evaluate(path, checkpoint, algorithm, s, options, device))
     print_table(results)
     if s.out:
         Path(s.out).parent.mkdir(parents=True, exist_ok=True)
-        common.replace_file(Path(s.out), json.dumps(results, indent=1).encode())
+        facts = environment(device)
+        common.replace_file(Path(s.out), json.dumps([{**r, **facts} for r in results], indent=1).encode())
         print(f"wrote {s.out}")
 
 

@@ -40,7 +40,8 @@ def uniform(*counters):
     device = next((c.device for c in counters if torch.is_tensor(c)), None)
     state = torch.zeros((), dtype=torch.int64, device=device)
     for c in counters:
-        state = mix(state + 7046029254386353131 + torch.as_tensor(c, device=device))
+        c = c + 7046029254386353131
+        state = mix(state + (c if torch.is_tensor(c) else (c + 2**63) % 2**64 - 2**63))  # ints wrap as tensors do
     return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 

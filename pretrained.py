@@ -115,6 +115,9 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
             torch.save(train_state, tmp / "train_state.pt")
         content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
         (tmp / "config.json").write_text(json.dumps(content, indent=1))
+        for file in tmp.iterdir():  # on disk before it gets its name
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
     except (OSError, RuntimeError) as e:  # torch.save reports a full disk as a RuntimeError
         shutil.rmtree(tmp, ignore_errors=True)
         raise OSError(f"could not save {path}: {e}; what was there before is intact") from e
@@ -131,7 +134,8 @@ def load_train_state(path):
     if not file.is_file():
         sys.exit(f"{file} is missing, so this run cannot be resumed; --init_from={file.parent} starts from its weights")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {**state, "weights": dict(state["weights"])}
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         sys.exit(

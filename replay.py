@@ -5,6 +5,7 @@ All three draw the same thing, frames made from mdlm.generate's trace: (step, po
 
 import html
 import json
+import re
 import shutil
 import sys
 import time
@@ -18,9 +19,9 @@ def pieces(ids, tokenizer):
     return [None if i == tokenizer.mask_id else tokenizer.decode([i]) for i in ids]
 
 
-def live(tokenizer, row=0, delay=0.0, out=sys.stdout):
+def live(tokenizer, row=0, delay=0.0):
     """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
-    before, height = [], 0
+    before, height, out = [], 0, sys.stdout
     tty = out.isatty()
     columns, lines = shutil.get_terminal_size((100, 30))
 
@@ -32,7 +33,7 @@ def live(tokenizer, row=0, delay=0.0, out=sys.stdout):
         fresh = [i >= len(before) or p != before[i] for i, p in enumerate(now)] if before else [False] * len(now)
         text, column, drawn = "", 0, 1
         for piece, new in zip(now, fresh):
-            shown = MASK if piece is None else piece
+            shown = MASK if piece is None else re.sub(r"[^\S\n]|[\x00-\x08]", " ", piece)  # tabs would shift the line
             part = ""
             for c in shown:
                 if c == "\n" or column == columns - 1:
@@ -73,8 +74,9 @@ def write_html(path, canvases, output, tokenizer, title):
         }
         for canvas, tokens, trace, n in zip(canvases, output.tokens, output.trace, output.num_forwards)
     ]
-    data = json.dumps(samples).replace("</", "<\\/")
-    Path(path).write_text(PAGE.replace("TITLE", html.escape(title)).replace("DATA", data), encoding="utf-8")
+    data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
+    before, after = PAGE.replace("TITLE", html.escape(title)).split("DATA")
+    Path(path).write_text(before + data + after, encoding="utf-8")
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>

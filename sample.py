@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ import configurator
 import mdlm
 import pretrained
 import replay
-from train import pick_device
+from model import pick_device
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Settings:
     delay: float = 0.03  # seconds between frames of watch
     html: str = ""  # write a page here that replays the denoising
     gif: str = ""  # write an animated GIF of the first sample here
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
 
 
@@ -57,17 +59,27 @@ def main(argv):
     values = configurator.read(argv)
     if "help" in values:
         configurator.fill(values, Settings, mdlm.SampleOptions)
-    path, device = (values.get(k, (getattr(Settings, k), ""))[0] for k in ("checkpoint", "device"))
-    checkpoint = pretrained.load(path, pick_device(device)[0])
+    s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
+    device = pick_device(s.device)[0]
+    dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
+    checkpoint = pretrained.load(s.checkpoint, device, dtype)
     algorithm = pretrained.algorithm(checkpoint.algorithm)
     s, options = configurator.fill(values, Settings, algorithm.SampleOptions)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    for file in (s.html, s.gif):
+        if file and not Path(file).absolute().parent.is_dir():
+            sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
+    if s.num_samples < 1:
+        sys.exit(f"num_samples={s.num_samples} asks for nothing; use at least 1")
+    for i in options.suppress:
+        if not 0 <= i < model.config.vocab_size:
+            sys.exit(f"suppress={i} is not one of the checkpoint's {model.config.vocab_size} token ids")
 
     canvas = canvas_of(s, tokenizer)
     room = model.config.seq_len - len(canvas)
-    if room < 0:
+    if room < (0 if s.infill else 1):
         sys.exit(
-            f"the prompt has {len(canvas)} tokens, more than the context of {model.config.seq_len} tokens; shorten it"
+            f"the prompt has {len(canvas)} tokens, which fill the context of {model.config.seq_len} tokens; shorten it"
         )
     if "max_new_tokens" not in values:
         options = replace(options, max_new_tokens=0 if s.infill else min(options.max_new_tokens, room))
@@ -76,7 +88,6 @@ def main(argv):
             f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
             f"{model.config.seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
         )
-    device = next(model.parameters()).device
     prompts = [canvas.to(device)] * s.num_samples
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
     start = time.time()
@@ -95,9 +106,8 @@ def main(argv):
     seconds = time.time() - start
 
     for i, tokens in enumerate(out.tokens):
-        if not (s.watch and sys.stdout.isatty() and s.num_samples == 1):
-            print(f"--- sample {i + 1} " + "-" * 60)
-            print(tokenizer.decode(tokens.tolist()))
+        print(f"--- sample {i + 1} " + "-" * 60)
+        print(tokenizer.decode(tokens.tolist()))
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != tokenizer.mask_id).sum())
     forwards = sum(out.num_forwards)
     print("-" * 73)

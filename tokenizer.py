@@ -2,12 +2,13 @@
 data set's meta.json and in a checkpoint's config.json:
 
     {"kind": "char", "chars": "\\n !…z"}     one id per character
-    {"kind": "bpe"}                          byte-level BPE, in tokenizer.json beside the spec
+    {"kind": "bpe", "sha256": "…"}           byte-level BPE, in tokenizer.json beside the spec
     {"kind": "tiktoken", "name": "gpt2"}     GPT-2's 50257 byte-level BPE tokens
 
 Every vocabulary is laid out the same way: text ids first, then end-of-text, then the mask token.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,9 +68,12 @@ def bpe_tokenizer(spec, directory):
         bpe = tokenizers.Tokenizer.from_file(str(file))
     except Exception as e:  # tokenizers raises nothing more specific
         raise ValueError(f"{file} cannot be read: {e}") from e
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]  # two BPEs of one size are not the same
+    if spec.get("sha256", digest) != digest:
+        raise ValueError(f"{file} is not the tokenizer that this data or checkpoint was made with; prepare it again")
     n = bpe.get_vocab_size()
     return Tokenizer(
-        spec,
+        {**spec, "sha256": digest},
         n + 2,
         n,
         n + 1,

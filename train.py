@@ -5,14 +5,15 @@
     torchrun --nproc_per_node=8 train.py config/owt_mdlm.py
     python train.py config/quickstart.py --init_from=resume
 
-Every random choice is a function of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
-without gradient accumulation, stopped and resumed or not, draws the same windows and the same masks.
+Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
+without gradient accumulation, stopped and resumed or not, draws the same ones. (Dropout depends on the process, too.)
 """
 
 import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -27,9 +28,8 @@ from tqdm import tqdm
 
 import configurator
 import pretrained
-import tokenizer as tokenizers
 from data import common
-from model import Config, Transformer
+from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Settings:
     muon_learning_rate: float = 1e-2  # Muon's, scaled per matrix to AdamW's update size
     lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; wsd: constant, then linear to 0
     warmup_iters: int = 100  # linear from 0
-    min_lr: float = 0.1  # cosine ends at this fraction of the learning rate
+    min_lr_fraction: float = 0.1  # cosine ends at this fraction of the learning rate
     decay_fraction: float = 0.2  # wsd: the last part of the run, in which the rate falls
     weight_decay: float = 0.1  # of matrices; not of norms and biases
     beta1: float = 0.9  # AdamW
@@ -66,28 +66,13 @@ class Settings:
     wandb_project: str = ""  # log to this Weights & Biases project
     tensorboard: bool = False  # log to out_dir/tensorboard
 
-
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bf16
-
-
-def pick_device(name):
-    if name != "auto":
-        return name, "asked for"
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name()
-    if torch.backends.mps.is_available():
-        return "cpu", "Apple's GPU has no float64, which the samplers and the random numbers need"
-    return "cpu", "no GPU found"
-
-
-def pick_dtype(name, device):
-    if name != "auto":
-        return getattr(torch, name), "asked for"
-    if device == "cuda":
-        ok = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
-    has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
-    return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")
+    def __post_init__(self):
+        positive = ("batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_windows")
+        for name in (*positive, "eval_samples", "log_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, as {self.seed} is")
 
 
 def get_lr(it, s):
@@ -98,7 +83,7 @@ def get_lr(it, s):
     if s.lr_schedule == "wsd":
         return min(warmup, (s.max_iters - it) / max(1.0, s.decay_fraction * s.max_iters))
     done = min(1.0, max(0.0, (it - s.warmup_iters) / max(1, s.max_iters - s.warmup_iters)))
-    return warmup * (s.min_lr + (1 - s.min_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+    return warmup * (s.min_lr_fraction + (1 - s.min_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def make_optimizers(model, s, device):
@@ -122,14 +107,25 @@ def make_optimizers(model, s, device):
     return optimizers
 
 
-def plot(metrics_path, png_path, unit):
-    """loss.png: training loss and validation NELBO over iterations."""
-    import matplotlib
+def read_metrics(path):
+    """The lines of metrics.jsonl as dicts, without one that a kill cut short."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
 
+
+def plot(out, unit, say):
+    """out/loss.png: training loss and validation NELBO over iterations."""
+    try:
+        import matplotlib
+    except ImportError:
+        return say("no loss.png: it needs `pip install matplotlib`")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    lines = [json.loads(line) for line in metrics_path.read_text().splitlines()]
+    lines = read_metrics(out / "metrics.jsonl")
     train = [(m["iter"], m["train_loss"]) for m in lines if "train_loss" in m]
     val = [(m["iter"], m["val_nats"], m["val_nats_error"]) for m in lines if "val_nats" in m]
     fig, ax = plt.subplots(figsize=(7, 4))
@@ -142,10 +138,12 @@ def plot(metrics_path, png_path, unit):
     ax.set(xlabel="iteration", ylabel="nats per token")
     ax.legend()
     fig.tight_layout()
-    part = png_path.with_suffix(".part.png")
-    fig.savefig(part, dpi=120)
+    try:
+        fig.savefig(out / "loss.part.png", dpi=120)
+        os.replace(out / "loss.part.png", out / "loss.png")
+    except OSError as e:
+        say(f"warning: no loss.png: {e}")
     plt.close(fig)
-    os.replace(part, png_path)
 
 
 def main(argv):
@@ -181,7 +179,7 @@ def main(argv):
     rows_of = meta.get("row_len")
     if rows_of and rows_of != config.seq_len:
         sys.exit(f"seq_len={config.seq_len} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
-    tokenizer = tokenizers.load(meta["tokenizer"], common.find(s.dataset))
+    tokenizer = common.load_tokenizer(s.dataset, meta)
     prompt_len = meta.get("prompt_len", 0)
     L, B, accum = config.seq_len, s.batch_size, s.gradient_accumulation_steps
     global_rows = world * accum * B
@@ -204,7 +202,7 @@ def main(argv):
         """Rows first…first+B of iteration `it`'s global batch."""
         tokens = common.load_tokens(s.dataset, "train", meta)
         first = (micro * world + rank) * B
-        starts = len(tokens) - (0 if rows_of else L)
+        starts = len(tokens) - (0 if rows_of else L - 1)
         index = np.random.default_rng((s.seed, it)).integers(starts, size=global_rows)[first : first + B]
         return first, *to_device(np.stack([tokens[i] if rows_of else tokens[i : i + L] for i in index]))
 
@@ -222,9 +220,11 @@ def main(argv):
     if s.init_from == "scratch":
         model = Transformer(config)
     else:
-        source = pretrained.load(out / "last" if s.init_from == "resume" else s.init_from)
+        source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from)
         model = source.model.train()
         want, have = asdict(config), asdict(model.config)
+        if source.tokenizer.spec != tokenizer.spec:
+            sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
         differs = [k for k in want if want[k] != have[k] and k not in ("dropout", "causal")]
         if differs:
             k = differs[0]
@@ -253,9 +253,10 @@ def main(argv):
             for n, p in model.named_parameters():
                 p.copy_(state["weights"][n])
                 if ema:
-                    ema[n].copy_(state["ema"][n])
+                    ema[n].copy_((state["ema"] or state["weights"])[n])
         for optimizer, saved in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
+            ours = optimizer.state_dict()["param_groups"]  # rates and decay are this run's settings, not the saved ones
+            optimizer.load_state_dict({**saved, "param_groups": ours})
         say(f"resumed at iteration {start}")
     del state
     raw = model  # what is saved and evaluated; `model` may be compiled and wrapped
@@ -263,6 +264,9 @@ def main(argv):
         model = torch.compile(model)
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device] if kind == "cuda" else None)
+    if holds_run and s.init_from != "resume" and master:  # --overwrite
+        for name in ("last", "best", "last.old", "best.old"):
+            shutil.rmtree(out / name, ignore_errors=True)
     tokens_per_iter = global_rows * L
     say(f"{raw.num_params():,} parameters, {tokens_per_iter:,} tokens per iteration, {s.max_iters - start} iterations")
 
@@ -272,8 +276,8 @@ def main(argv):
     writer = run = None
     if master:
         out.mkdir(parents=True, exist_ok=True)
-        old = metrics.read_text().splitlines() if s.init_from == "resume" and metrics.exists() else []
-        metrics.write_text("".join(line + "\n" for line in old if json.loads(line)["iter"] <= start))
+        old = read_metrics(metrics) if s.init_from == "resume" else []
+        common.replace_file(metrics, "".join(json.dumps(m) + "\n" for m in old if m["iter"] <= start).encode())
         if s.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -289,8 +293,11 @@ def main(argv):
 
     def log(it, **numbers):
         if master:
-            with metrics.open("a") as f:
-                f.write(json.dumps({"iter": it, **numbers}) + "\n")
+            try:
+                with metrics.open("a") as f:
+                    f.write(json.dumps({"iter": it, **numbers}) + "\n")
+            except OSError as e:
+                say(f"warning: {metrics} misses a line: {e}")
             for key, value in numbers.items():
                 if writer:
                     writer.add_scalar(key, value, it)
@@ -302,20 +309,20 @@ def main(argv):
             dist.all_reduce(tensor)
         return tensor
 
-    @contextlib.contextmanager
-    def averaged_weights():
-        """Put the averaged weights into the network for a while."""
-        if ema:
-            kept = {n: p.detach().clone() for n, p in raw.named_parameters()}
-            copy_weights(ema)
-        yield
-        if ema:
-            copy_weights(kept)
-
     @torch.no_grad()
     def copy_weights(source):
         for n, p in raw.named_parameters():
             p.copy_(source[n])
+
+    @contextlib.contextmanager
+    def averaged_weights():
+        """Put the averaged weights into the network for a while."""
+        kept = {n: p.detach().clone() for n, p in raw.named_parameters()} if ema else {}
+        if ema:
+            copy_weights(ema)
+        yield
+        if ema:
+            copy_weights(kept)
 
     def estimate_loss():
         """Nats per token (mean, standard error) over the fixed windows; each rank takes its share of them."""
@@ -324,7 +331,7 @@ def main(argv):
         with averaged_weights(), autocast:
             for i in range(rank * B, len(eval_x), world * B):
                 x, maskable = to_device(eval_x[i : i + B])
-                keys = dict(mask_id=meta["mask_id"], maskable=maskable, samples=s.eval_samples, seed=0, first=i)
+                keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, samples=s.eval_samples, seed=0, first=i)
                 nats[i : i + B] = algorithm.nelbo(raw, x, **keys)
         raw.train()
         nats = sum_over_ranks(nats) / (L - prompt_len)
@@ -370,8 +377,8 @@ def main(argv):
     while True:
         # once in a while: log, evaluate, save
         stopping = bool(stop_signal)
-        if world > 1:  # the ranks agree on when to stop, every log_interval iterations
-            agreed = it % s.log_interval == 0 and sum_over_ranks(torch.tensor(float(stopping), device=device)).item()
+        if world > 1:  # the ranks agree on when to stop, now and then
+            agreed = it % min(10, s.log_interval) == 0 and sum_over_ranks(torch.tensor(float(stopping), device=device))
             stopping = bool(agreed)
         last = it >= s.max_iters or stopping
         saving = last or (it % s.eval_interval == 0 and it > start)
@@ -380,8 +387,8 @@ def main(argv):
             if not math.isfinite(value) or saving and not all(p.isfinite().all() for p in raw.parameters()):
                 bar.close()
                 sys.exit(
-                    f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); the "
-                    f"last good checkpoint of {out} is intact. Try a lower learning rate, a longer warmup_iters, or "
+                    f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); "
+                    f"what was saved in {out} is intact. Try a lower learning rate, a longer warmup_iters, or "
                     "dtype=float32"
                 )
             elapsed = time.time() - tick
@@ -391,8 +398,12 @@ def main(argv):
             if peak:
                 numbers["mfu"] = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5) * speed / (peak * world)
             log(it, **numbers, seconds=seconds)
-            shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}", "val": f"{facts.get('val_nats', math.nan):.3f}"}
-            bar.set_postfix(shown | ({"mfu": f"{numbers['mfu']:.1%}"} if peak else {}))
+            shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}"}
+            if facts:
+                shown["val"] = f"{facts['val_nats']:.3f}"
+            if peak:
+                shown["mfu"] = f"{numbers['mfu']:.1%}"
+            bar.set_postfix(shown)
             running.zero_()
             since = 0
         if saving:
@@ -406,10 +417,12 @@ def main(argv):
                     f"iteration {it}: validation {nats:.4f} ± {error:.4f} nats per token, {nats * bpb:.4f} ± "
                     f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"
                 )
-                better, best = nats < best, min(best, nats)
-            if master:
-                saved_ok = save(it, "last") and (not better or save(it, "best"))
-                plot(metrics, out / "loss.png", "NLL" if algorithm.CAUSAL else "NELBO")
+                better = nats < best
+            if master:  # best first: last says how good it is
+                best_ok = not better or save(it, "best")
+                best = facts["val_nats"] if better and best_ok else best
+                saved_ok = save(it, "last") and best_ok
+                plot(out, "NLL" if algorithm.CAUSAL else "NELBO", say)
         if last:
             break
         if since == 0:
@@ -429,7 +442,7 @@ def main(argv):
                         model,
                         x,
                         options,
-                        mask_id=meta["mask_id"],
+                        mask_id=tokenizer.mask_id,
                         maskable=maskable,
                         seed=s.seed * 1_000_003 + it,
                         shard=(first, global_rows),
@@ -453,7 +466,7 @@ def main(argv):
     bar.close()
     for n, handler in handlers.items():
         signal.signal(n, handler)
-    if stop_signal:
+    if stopping and saved_ok:
         say(f"stopped at iteration {it}, saved; go on with --init_from=resume")
     if master and not saved_ok:
         sys.exit(f"the last checkpoint of {out} could not be saved (see the warning above)")

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+import tokenizer as tokenizers
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def find(dataset):
     """The directory of a data set: a path, or a name under data/."""
-    return Path(dataset) if Path(dataset).is_dir() else ROOT / "data" / dataset
+    return Path(dataset) if (Path(dataset) / "meta.json").is_file() else ROOT / "data" / dataset
 
 
 def load_meta(dataset):
@@ -34,6 +36,14 @@ def load_meta(dataset):
             sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
         sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")
     return json.loads(path.read_text())
+
+
+def load_tokenizer(dataset, meta):
+    """The tokenizer a data set was made with."""
+    try:
+        return tokenizers.load(meta["tokenizer"], find(dataset))
+    except ValueError as e:
+        sys.exit(str(e))
 
 
 def load_tokens(dataset, split, meta):

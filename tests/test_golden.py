@@ -48,6 +48,6 @@ def test_the_bound_on_a_known_text_is_golden(checkpoint):
     assert nats.item() / len(TEXT.encode()) / torch.tensor(2.0).log().item() == pytest.approx(BITS_PER_BYTE, abs=2e-3)
 
 
-GREEDY = "?"
-INFILLED = "?"
-BITS_PER_BYTE = 0.0
+GREEDY = "Return the name of the current file.\n\ndef get(self"
+INFILLED = "If the file does not exist, a ZipFileError is raised."
+BITS_PER_BYTE = 0.8192
