@@ -36,9 +36,7 @@ class Settings:
     windows: int = 256  # validation windows; 0 leaves the likelihood out
     samples: int = 4  # masks per window of the NELBO
     eval_batch_size: int = 16  # windows per forward
-    chain_rule: tuple[
-        Literal["left_to_right", "confidence"], ...
-    ] = ()  # also exact likelihoods (one forward per token)
+    chain_rule: tuple[Literal["left_to_right", "confidence"], ...] = ()  # exact likelihoods, a forward per token
     chain_windows: int = 16  # windows for those
     num_samples: int = 0  # generate this many and measure their entropy
     puzzles: int = 1000  # puzzles to solve, where the data set has some

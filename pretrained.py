@@ -134,8 +134,7 @@ def load_train_state(path):
     if not file.is_file():
         sys.exit(f"{file} is missing, so this run cannot be resumed; --init_from={file.parent} starts from its weights")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return {**state, "weights": dict(state["weights"])}
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         sys.exit(
