@@ -17,7 +17,7 @@ data/pydocs/meta.json: data/pydocs/prepare.py | .venv/installed
 
 demo: .venv/installed data/pydocs/meta.json
 	@echo "== 1/4  The checkpoint that ships with the repository writes Python documentation =="
-	$(PY) sample.py --watch --steps=96
+	$(PY) sample.py --watch --prompt="class " --max_new_tokens=160 --quota=ancestral --steps=128 --remask=0.02 --temperature=0.7
 	@echo "== 2/4  Masked diffusion from scratch, then the autoregressive baseline on as many tokens =="
 	$(PY) train.py config/quickstart.py --overwrite=true
 	$(PY) train.py config/quickstart_ar.py --overwrite=true

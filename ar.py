@@ -27,7 +27,7 @@ def token_nll(model, x0, rows, mask_id, real=None):
     inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
     index = rows.flatten().nonzero()[:, 0]
     logits = fp32(model(inputs, mask=real, rows=index))
-    logits[:, mask_id] = -torch.inf
+    logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
     return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
 
 

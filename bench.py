@@ -67,18 +67,24 @@ def report(group, variants, rounds, device):
 
 
 def training_step(model, config, batch_size, device, dtype, full=False):
-    """A function that does one forward and backward of mdlm.loss; `full` computes logits for every position."""
+    """A function that does one forward and backward of mdlm.loss. `full`: the same loss as it is usually written, with
+    logits and cross entropy at every position and a weight of zero where nothing is hidden."""
     x = torch.randint(config.vocab_size - 1, (batch_size, config.seq_len), device=device)
-    counter = itertools.count()
-    net = model
-    if full:  # as every peer does it: all logits, then a selection
+    mask_id, counter = config.vocab_size - 1, itertools.count()
 
-        def net(ids, mask=None, rows=None):
-            return model(ids, mask=mask).flatten(0, 1)[rows]
+    def full_loss(seed):
+        t = mdlm.stratified(seed, batch_size, device)
+        u = mdlm.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
+        hidden = mdlm.hide_by_rate(t, u, torch.ones_like(x, dtype=torch.bool))
+        logits = model(torch.where(hidden, mask_id, x)).flatten(0, 1).float()
+        logits.detach()[:, mask_id] = -torch.inf
+        nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
+        return (nll * hidden / t[:, None]).sum() / x.numel()
 
     def step():
+        seed = next(counter)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            value = mdlm.loss(net, x, mask_id=config.vocab_size - 1, seed=next(counter))
+            value = full_loss(seed) if full else mdlm.loss(model, x, mask_id=mask_id, seed=seed)
         value.backward()
         model.zero_grad(set_to_none=True)
 

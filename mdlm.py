@@ -138,7 +138,9 @@ def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
     logits = fp32(model(xt, mask=real, rows=rows))
-    logits[:, mask_id] = -torch.inf
+    logits.detach()[
+        :, mask_id
+    ] = -torch.inf  # its gradient is exp(-inf) = 0 anyway, so autograd need not copy all logits
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
 

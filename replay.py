@@ -138,7 +138,7 @@ draw(); requestAnimationFrame(tick);
 def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64):
     """An animated GIF of one sample's denoising, `columns` characters wide."""
     import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageColor, ImageDraw, ImageFont
 
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     font = ImageFont.truetype(str(fonts / "DejaVuSansMono.ttf"), 15)
@@ -172,12 +172,17 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64)
         drawn.append(list(layout(state_at(k))))
         before = k
     height = max((line for frame in drawn for line, *_ in frame), default=0) + 1
+    # One palette for all frames: each colour in eight steps from the background, for the letters' soft edges.
+    background = ImageColor.getrgb("#16181d")
+    palette = Image.new("P", (1, 1))
+    shades = [(ImageColor.getrgb(c), i / 7) for c in colours.values() for i in range(8)]
+    palette.putpalette([round(b + (f - b) * a) for colour, a in shades for f, b in zip(colour, background)])
     images = []
     for frame in drawn:
-        image = Image.new("RGB", (int(wide * columns) + 32, high * height + 32), "#16181d")
+        image = Image.new("RGB", (int(wide * columns) + 32, high * height + 32), background)
         pen = ImageDraw.Draw(image)
         for line, column, c, kind in frame:
             pen.text((16 + column * wide, 16 + line * high), c, font=font, fill=colours[kind])
-        images.append(image.quantize(64, dither=Image.Dither.NONE))
+        images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
     times = [90] * (len(images) - 1) + [2500]
     images[0].save(path, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)

@@ -12,7 +12,7 @@ loss         NELBO, low-discrepancy t                    the same, strata jitter
 length       1M steps (about 262B tokens)                the same
 expected     validation PPL <= 22.98                     not run by us
 
-Data       python data/openwebtext/prepare.py  (about 9B tokens, 17 GB)
+Data       python data/openwebtext/prepare.py  (about 9B tokens, 18 GB)
 Hardware   torchrun --nproc_per_node=8 train.py config/owt_mdlm.py  (8 GPUs of 80 GB; several days)
 One GPU    python train.py config/owt_mdlm.py --gradient_accumulation_steps=32
 """

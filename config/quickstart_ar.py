@@ -1,4 +1,9 @@
-"""The baseline of the laptop path: the same network, data, optimiser and number of tokens, left to right."""
+"""The baseline of the laptop path: the same network, data, optimiser and number of tokens, left to right.
+
+Data      python data/pydocs/prepare.py
+Hardware  2 CPU cores with bfloat16, 220 s of training
+Expected  1.73 bits per byte (exact)
+"""
 
 algorithm = "ar"
 dataset = "pydocs"

