@@ -1,8 +1,8 @@
 """Tiny Shakespeare, character by character, by masked diffusion; nanoGPT's laptop shape.
 
 Data      python data/shakespeare_char/prepare.py
-Hardware  2 CPU cores, about 3 minutes
-Compare   config/shakespeare_char_ar.py: the same network, data and number of tokens
+Hardware  2 CPU cores with bfloat16, 5 minutes
+Expected  2.02 nats per character (NELBO); config/shakespeare_char_ar.py, on as many tokens: 1.53
 """
 
 algorithm = "mdlm"
