@@ -144,29 +144,18 @@ def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
 
-def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
-    """The training loss in nats per token, a scalar.
-
-    x0           int64 (B, L), clean tokens
-    maskable     bool (B, L): the tokens to learn; prompts and pads are not. Default: all
-    seed         of this step; shard = (first, total): these are rows first…first+B of a global batch of total rows.
-                 t is stratified over the whole of it, and the sum over its parts equals one large batch
-    denominator  what the summed loss is divided by; default: the number of maskable tokens here
-    """
-    B, L = x0.shape
-    first, total = shard or (0, B)
-    if maskable is None:
-        maskable = torch.ones_like(x0, dtype=torch.bool)
-    t_all = stratified(seed, total, x0.device, options.low_discrepancy)
+def corrupt(maskable, options, seed, first, total):
+    """What is hidden of rows first…first+B of `total`, and its weight in the loss: bool (B, L) and float64 (B,), one
+    time t a row; both twice as long with complementary masks."""
+    B, L = maskable.shape
+    t_all = stratified(seed, total, maskable.device, options.low_discrepancy)
     if options.t_shape == "bell":  # the inverse of Beta(2, 2)'s distribution function, 3t^2 - 2t^3
         t_all = 0.5 - torch.sin(torch.asin(1 - 2 * t_all) / 3)
     t_all = options.t_min + (options.t_max - options.t_min) * t_all
     t = t_all[first : first + B]
     rate, slope = mask_rate(t, options.schedule)
-    if options.objective == "masked_ce":
-        mean_rate = mask_rate(t_all, options.schedule)[0].mean()
-    row = first + torch.arange(B, device=x0.device)[:, None]
-    u = uniform(seed, 3, row, torch.arange(L, device=x0.device))
+    row = first + torch.arange(B, device=maskable.device)[:, None]
+    u = uniform(seed, 3, row, torch.arange(L, device=maskable.device))
 
     if options.corruption == "count":  # k of n hidden, weight n/k: the same expectation, less variance (LLaDA)
         n = maskable.sum(1)
@@ -183,18 +172,43 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
         # slope / (1 - r) where the first one's is slope / r; half the sum of both is the bound again.
         hidden = torch.cat([hidden, maskable & ~hidden])
         weight = torch.cat([weight, other_weight]) / 2
-        x0 = torch.cat([x0, x0])
     if options.objective == "masked_ce":
         # A constant weight, so that micro-batches add up; about the mean over hidden tokens.
+        mean_rate = mask_rate(t_all, options.schedule)[0].mean()
         weight = torch.full_like(weight, 1.0) / (1.0 if options.complementary else mean_rate)
-    xt = torch.where(hidden, mask_id, x0)
-    nll = hidden_nll(model, xt, x0, hidden, mask_id)
+    return hidden, weight
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+    """The training loss in nats per token, a scalar.
+
+    x0           int64 (B, L), clean tokens
+    maskable     bool (B, L): the tokens to learn; prompts and pads are not. Default: all
+    seed         of this step; shard = (first, total): these are rows first…first+B of a global batch of total rows.
+                 t is stratified over the whole of it, and the sum over its parts equals one large batch
+    denominator  what the summed loss is divided by; default: the number of maskable tokens here
+    """
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool)
+    hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
+    x0 = torch.cat([x0, x0]) if options.complementary else x0
+    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id)
     weight = weight.to(nll.dtype)[:, None].expand_as(hidden)[hidden]
     return (weight * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # 5 · likelihood
+
+
+def nelbo_masks(maskable, row, j, samples, seed):
+    """Mask j of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool (B, L), and the weight n/k of
+    its cross entropy, float64 (B,)."""
+    n = maskable.sum(1)
+    u = uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=maskable.device))
+    spread = ((row * samples + j) * 0.6180339887498949 + uniform(seed, 5)) % 1
+    k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
+    return hide_by_count(k, u, maskable), n.double() / k
 
 
 @torch.no_grad()
@@ -207,20 +221,15 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     standard error taken over rows is, if anything, too large.
     real       bool (B, L): padding, as the network's mask
     """
-    B, L = x0.shape
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
-    row = (first + torch.arange(B, device=x0.device))[:, None]
-    n = maskable.sum(1)
-    total = torch.zeros(B, dtype=torch.float64, device=x0.device)
+    row = first + torch.arange(len(x0), device=x0.device)
+    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for j in range(samples):
-        u = uniform(seed, 4, row, j, torch.arange(L, device=x0.device))
-        spread = ((row[:, 0] * samples + j) * 0.6180339887498949 + uniform(seed, 5)) % 1
-        k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
-        hidden = hide_by_count(k, u, maskable)
+        hidden, weight = nelbo_masks(maskable, row, j, samples, seed)
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, real)
-        ce = torch.zeros(B, L, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
-        total += ce.sum(1) * n / k
+        ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
+        total += ce.sum(1) * weight
     return total / samples
 
 
@@ -457,48 +466,71 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     trace   keep every reveal (and remasking, as token mask_id with probability 0)
     watch   called after each step with the list of canvases, one int64 tensor per prompt
     """
-    o = options
-    if not len(prompts):
-        return Output([], [])
-    device = prompts[0].device
-    extra = torch.full((o.max_new_tokens,), mask_id, dtype=torch.int64, device=device)
+    if not any(len(p) + options.max_new_tokens for p in prompts):
+        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
+    extra = torch.full((options.max_new_tokens,), mask_id, dtype=torch.int64, device=prompts[0].device)
     x, real = pad([torch.cat([p.long(), extra]) for p in prompts], mask_id)
-    B, L = x.shape
-    if L == 0:
-        return Output(list(x), [0] * B, [[] for _ in range(B)])
-    position = torch.arange(L, device=device)
-    lengths = real.sum(1)
     hole = (x == mask_id) & real
-    first_hole = torch.where(hole, position, L).amin(1)
-    tail = hole & (position > torch.where(real & ~hole, position, -1).amax(1, keepdim=True))
-    block_size = o.block_size or L
-    block_of = torch.where(hole, (position - first_hole[:, None]) // block_size, -1)  # (B, L)
+    lengths = real.sum(1)
 
-    # Steps are shared out over each row's blocks that have holes; a block without holes is passed over.
-    held = torch.zeros(B, L + 1, dtype=torch.bool, device=device).scatter_(1, block_of + 1, True)[:, 1:]
-    block_of = torch.where(hole, (held.cumsum(1) - 1).gather(1, block_of.clamp(min=0)), -1)
-    last_block = block_of.amax(1)
-    num_blocks = last_block + 1
-    block = torch.zeros(B, dtype=torch.int64, device=device)
-    step = torch.zeros_like(block)  # within the row's block
-    forwards = torch.zeros_like(block)
+    def logits_at(r, position, wanted):
+        width = int(lengths[r].max())
+        rows = torch.zeros(len(r), width, dtype=torch.bool, device=x.device)
+        i, j = wanted.nonzero(as_tuple=True)
+        rows[i, position[i, j]] = True
+        scale = options.cfg_scale
+        return guided_logits(model, x[r, :width], real[r, :width], hole[r, :width], rows, mask_id, scale), 0
+
+    origin = hole.long().argmax(1)  # blocks are counted from the first hole
+    return decode(x, hole, lengths, origin, options, logits_at, mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+
+
+def decode(x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None, trace=False, watch=None):
+    """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
+
+    x          int64 (B, L), the canvases: given tokens, and masks
+    hole       bool (B, L): what is to be filled in
+    lengths    int64 (B,): where each row's canvas ends
+    origin     int64 (B,): where its first block starts; blocks without holes are passed over
+    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> logits (N, V), fp32, of the N wanted positions,
+               and how many forwards it took besides one (int64 (R,), or 0)
+    """
+    o = options
+    B, L = x.shape
+    device = x.device
+    at = torch.arange(L, device=device)
+    given = (at < lengths[:, None]) & ~hole
+    tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
+
+    # blocks[i]: the numbers of row i's blocks that have holes, in order; the steps are shared out over them.
+    size = o.block_size or L
+    most = -(-L // size)
+    block_of = torch.where(hole, (at - origin[:, None]) // size, most)
+    held = torch.zeros(B, most + 1, dtype=torch.bool, device=device).scatter_(1, block_of, True)[:, :most]
+    blocks = torch.where(held, torch.arange(most, device=device), most).sort(1).values
+    num_blocks = held.sum(1)
+    window = torch.arange(min(size, int((lengths - origin).max())), device=device)
+    current = torch.zeros(B, dtype=torch.int64, device=device)  # the row is in block blocks[i, current[i]]
+    step = torch.zeros_like(current)  # within that block
+    forwards = torch.zeros_like(current)
     events, clock = [[] for _ in range(B)], 0
-    draw = torch.arange(B, device=device)[:, None]  # row number in the random stream
     banned = torch.tensor([mask_id, *o.suppress], device=device)
 
     alive = hole.any(1)
     while alive.any():
-        r = alive.nonzero()[:, 0]  # live rows: all tensors below are of these only
-        width = int(lengths[r].max())
-        xr, in_block = x[r, :width], (block_of[r] == block[r, None])[:, :width]
+        r = alive.nonzero()[:, 0]  # live rows (R,): all tensors below are of these only, and of their blocks (R, W)
+        position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
+        index = r[:, None], position.clamp(max=L - 1)
+        in_block = hole[index] & (position < L)
+        xr = x[index]
         hidden = (xr == mask_id) & in_block
         masks = in_block.sum(1)
         if o.steps:
-            steps = (o.steps // num_blocks[r] + (block[r] < o.steps % num_blocks[r])).clamp(min=1)
+            steps = (o.steps // num_blocks[r] + (current[r] < o.steps % num_blocks[r])).clamp(min=1)
         else:
             steps = masks.clamp(min=1)
-        key = (o.seed, draw[r], step[r, None])
-        u = uniform(*key, 0, position[:width])  # (R, width)
+        key = (o.seed, r[:, None], step[r, None])  # a row's number, not its place among the live ones
+        u = uniform(*key, 0, position)
 
         # Positions that need no logits are chosen first, so that logits are computed for those alone.
         drop = torch.zeros_like(hidden)
@@ -516,24 +548,26 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
                 wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
 
         if wanted.any():
-            logits = guided_logits(model, xr, real[r, :width], hole[r, :width], wanted, mask_id, o.cfg_scale)
+            logits, more = logits_at(r, position, wanted)
             logits[:, banned] = -torch.inf
-            forwards[r] += wanted.any(1) * (2 if o.cfg_scale else 1)
+            forwards[r] += wanted.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
             if o.order != "random" and o.quota != "ancestral":
                 chosen = choose_positions(scatter(certainty(logits, o.order), wanted), wanted, o, count)
                 logits = logits[chosen[wanted]]
-            v = uniform(*key, 1, position[:width])[chosen]
+            v = uniform(*key, 1, position)[chosen]
             tokens = choose_tokens(logits, v, o.temperature, o.top_k, o.top_p)
             xr = xr.masked_scatter(chosen, tokens)
+            i, j = chosen.nonzero(as_tuple=True)
+            x[r[i], position[i, j]] = tokens
             if trace:
                 p = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
-                record(events, clock, r, chosen, tokens, p)
+                record(events, clock, r[i], position[i, j], tokens, p)
         if drop.any():
             xr = xr.masked_fill(drop, mask_id)
+            i, j = drop.nonzero(as_tuple=True)
+            x[r[i], position[i, j]] = mask_id
             if trace:
-                n = int(drop.sum())
-                record(events, clock, r, drop, torch.full((n,), mask_id), torch.zeros(n))
-        x[r, :width] = xr
+                record(events, clock, r[i], position[i, j], torch.full_like(i, mask_id), torch.zeros(len(i)))
         clock += 1
         if watch is not None:
             watch([row[:n].clone() for row, n in zip(x, lengths)])
@@ -543,9 +577,9 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         done = ~((xr == mask_id) & in_block).any(1)
         if o.remask:
             done &= step[r] >= steps
-        block[r] += done
+        current[r] += done
         step[r] = torch.where(done, 0, step[r])
-        alive[r] = block[r] <= last_block[r]
+        alive[r] = current[r] < num_blocks[r]
         if eos_id is not None:
             ended = stop_position(x[r], hole[r], tail[r], mask_id, eos_id) < L
             alive[r] &= ~(ended & (done | (o.remask == 0)))
@@ -587,11 +621,10 @@ def stop_position(x, hole, tail, mask_id, eos_id):
     return torch.where(end < first_mask, end, L)
 
 
-def record(events, clock, rows, where, tokens, p):
-    """Append what happened at the True places of where (R, width) to each row's trace."""
-    i, position = where.nonzero(as_tuple=True)
-    for event in zip(rows[i].tolist(), position.tolist(), tokens.tolist(), p.tolist()):
-        events[event[0]].append((clock, *event[1:]))
+def record(events, clock, *columns):
+    """Append what happened (rows, positions, tokens, probabilities, each (N,)) to each row's trace."""
+    for row, *event in zip(*(c.tolist() for c in columns)):
+        events[row].append((clock, *event))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from torch import nn
 class Config:
     vocab_size: int = 0  # number of token ids; 0 takes the data set's
     seq_len: int = 256  # context length in tokens (nanoGPT's block_size)
+    block_size: int = 0  # bd3lm: tokens of a diffusion block it is trained for; the network itself does not look at it
     n_layer: int = 6  # Transformer blocks
     n_head: int = 6  # query heads
     n_kv_head: int = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
@@ -50,6 +51,8 @@ class Config:
         for name in ("seq_len", "n_layer", "n_head", "n_embd"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.block_size <= self.seq_len:
+            raise ValueError(f"block_size={self.block_size} must lie between 1 and the context, seq_len={self.seq_len}")
         if not 0 <= self.rope_fraction <= 1:
             raise ValueError(f"rope_fraction must lie between 0 and 1, not {self.rope_fraction}")
         self.n_kv_head = self.n_kv_head or self.n_head
@@ -127,6 +130,28 @@ def flex_attention(compiled):
     return torch.compile(flex) if compiled else flex
 
 
+class Tiles:
+    """A mask for long, sparse attention without a GPU: what a BlockMask is to FlexAttention, for SDPA.
+
+    mask   bool (T, S), who sees whom. It is cut into tiles of size x size; those that are empty are never computed."""
+
+    def __init__(self, mask, size):
+        self.shape, self.size, self.rows = mask.shape, size, []
+        for row in mask.split(size):
+            tiles = row.split(size, 1)
+            seen = [j for j, tile in enumerate(tiles) if tile.any()]
+            part = torch.cat([tiles[j] for j in seen], 1)
+            self.rows.append((seen, None if part.all() else part))
+
+    def attend(self, q, k, v, **options):
+        k, v = k.split(self.size, 2), v.split(self.size, 2)
+        rows = []
+        for tile, (seen, part) in zip(q.split(self.size, 2), self.rows, strict=True):
+            k_seen, v_seen = torch.cat([k[j] for j in seen], 2), torch.cat([v[j] for j in seen], 2)
+            rows.append(F.scaled_dot_product_attention(tile, k_seen, v_seen, part, **options))
+        return torch.cat(rows, 2)
+
+
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
@@ -143,24 +168,28 @@ class Attention(nn.Module):
     def forward(self, x, mask, is_causal, rope, cache, slots):
         B, T, _ = x.shape
         c = self.config
-        q = self.q(x).view(B, T, c.n_head, c.head_dim).transpose(1, 2)  # (B, H, T, D)
+        n = T if mask is None else mask.shape[-2]  # queries: fewer than T where the tokens behind are only seen
+        q = self.q(x[:, :n]).view(B, n, c.n_head, c.head_dim).transpose(1, 2)  # (B, H, n, D)
         k = self.k(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)  # (B, H_kv, T, D)
         v = self.v(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+            cos, sin = rope
+            q, k = rotate(q, cos[:, :, :n], sin[:, :, :n]), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.write(self.layer, slots, k, v)  # (B, H_kv, S, D)
         gqa = c.n_kv_head != c.n_head
-        if mask is not None and not torch.is_tensor(mask):  # a BlockMask
+        p = c.dropout if self.training else 0.0
+        if isinstance(mask, Tiles):
+            y = mask.attend(q, k, v, dropout_p=p, enable_gqa=gqa)
+        elif mask is not None and not torch.is_tensor(mask):  # a BlockMask
             y = flex_attention(x.is_cuda and not torch.compiler.is_compiling())(
                 q, k, v, block_mask=mask, enable_gqa=gqa
             )
         else:
-            p = c.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
-        return self.out(y.transpose(1, 2).reshape(B, T, c.n_head * c.head_dim))
+        return self.out(y.transpose(1, 2).reshape(B, n, c.n_head * c.head_dim))
 
 
 class MLP(nn.Module):
@@ -189,8 +218,12 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = Norm(config.n_embd, config), MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, *attention):
-        x = x + self.drop(self.attn(self.attn_norm(x), *attention))
+    def forward(self, x, rows, *attention):
+        """rows: None, or indices into the flattened tokens that attended: the others go no further."""
+        y = self.attn(self.attn_norm(x), *attention)
+        x = x[:, : y.shape[1]] + self.drop(y)
+        if rows is not None:
+            x = x.flatten(0, 1)[rows]
         return x + self.drop(self.mlp(self.mlp_norm(x)))
 
 
@@ -203,12 +236,13 @@ class KVCache:
 
     That one rule makes appending and overwriting the same act: tokens go where their positions say, and a row's
     tokens may lie anywhere. `filled` (bool, B, size) says which slots hold something; only those are attended to.
+    `visible` narrows attention to a slice of the slots, for speed where the others are empty or out of sight.
     """
 
     def __init__(self, config, batch, size, device=None, dtype=None):
-        # One slot more than asked for: the tokens that a padding mask marks as not real are written there, unseen.
+        # One slot more than asked for: padding is written there, unseen.
         shape = (config.n_layer, batch, config.n_kv_head, size + 1, config.head_dim)
-        self.size = size
+        self.size, self.visible = size, slice(0, size)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
@@ -221,18 +255,23 @@ class KVCache:
 
     def reserve(self, positions, real):
         """The slots (B, T) that tokens at `positions` go to; marks them filled."""
-        inside = positions < self.size if real is None else (positions < self.size) | ~real
+        real = positions >= 0 if real is None else real
+        inside = (positions < self.size) | ~real
         torch._assert_async(inside.all(), "a token lies beyond the end of the KV cache")  # does not wait for the GPU
-        slots = positions if real is None else torch.where(real, positions, self.size)
+        slots = torch.where(real, positions, self.size)
         self.filled.scatter_(1, slots, True)
         return slots
 
     def write(self, layer, slots, k, v):
-        """Store k, v (B, n_kv_head, T, D) of one layer; returns all of that layer's keys and values."""
+        """Store k, v (B, n_kv_head, T, D) of one layer; returns that layer's visible keys and values."""
         index = slots[:, None, :, None].expand_as(k)
         self.k[layer].scatter_(2, index, k.type_as(self.k))
         self.v[layer].scatter_(2, index, v.type_as(self.v))
-        return self.k[layer, :, :, : self.size].type_as(k), self.v[layer, :, :, : self.size].type_as(v)
+        return self.k[layer, :, :, self.visible].type_as(k), self.v[layer, :, :, self.visible].type_as(v)
+
+    def keep(self, rows):
+        """Only these rows (bool (B,), or indices) of the batch go on."""
+        self.k, self.v, self.filled = self.k[:, rows], self.v[:, rows], self.filled[rows]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -269,11 +308,15 @@ class Transformer(nn.Module):
 
         ids        int64 (B, T)
         mask       None: attention as the config says. bool (B, T): which tokens are real; the others are seen by
-                   nobody. bool (1 or B, T, S) or (1 or B, H, T, S): who sees whom, in place of the config's causality.
-                   A BlockMask: the same, through FlexAttention.
-        positions  int64 (B, T); default 0…T-1, or behind the cache's last filled slot
+                   nobody. bool (1 or B, T, S) or (1 or B, H, T, S): who sees whom, in place of the config's causality;
+                   S is T, or the cache's visible slots. A BlockMask, or Tiles: the same, through FlexAttention or in
+                   tiles. A pair of such masks: the second is the last layer's; where it has n < T queries, the tokens
+                   behind the first n are only seen, and have no logits
+        positions  int64 (B, T); default 0…T-1, or behind the cache's last filled slot. Negative: padding, which the
+                   cache does not keep
         cache      KVCache; each token's keys and values go to the slot of its position, and all filled slots are seen
-        rows       bool (B, T), or int64 indices into the B*T flattened tokens: logits of those tokens only
+        rows       bool (B, T), or int64 indices into the B*T flattened tokens (n for T where the last layer has n
+                   queries): logits of those tokens only
         returns    (B, T, V), or (N, V) with rows, in the dtype of the computation
         """
         B, T = ids.shape
@@ -287,58 +330,68 @@ class Transformer(nn.Module):
             positions = torch.arange(T, device=ids.device).expand(B, T) if cache is None else cache.next_positions(T)
         x = self.embed(ids)
         if self.pos_embed is not None:
-            x = x + self.pos_embed(positions)
+            x = x + self.pos_embed(positions.clamp(min=0))
         x = self.drop(x)
 
+        mask, last_mask = mask if isinstance(mask, tuple) else (mask, mask)
         real = mask if torch.is_tensor(mask) and mask.dim() == 2 else None
         slots = None if cache is None else cache.reserve(positions, real)
-        kinds = {c.is_local(layer) for layer in range(c.n_layer)}
-        masks = {local: self.attention_mask(mask, real, positions, cache, local, in_order) for local in kinds}
+        attention = (real, positions, cache, in_order)
+        masks = {local: self.attention_mask(mask, local, *attention) for local in {*map(c.is_local, range(c.n_layer))}}
+        if last_mask is not mask:
+            last_mask = self.attention_mask(last_mask, c.is_local(c.n_layer - 1), *attention)
+        else:
+            last_mask = masks[c.is_local(c.n_layer - 1)]
         is_causal = c.causal and mask is None and in_order
         ropes = [None, None]
         if c.position == "rope":
             ropes = [rotary(positions, c.rope_dim, th) for th in (c.rope_theta, c.local_rope_theta or c.rope_theta)]
+        if rows is not None:
+            rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
+            if c.shift:  # output i - 1 predicts token i; nothing predicts a first token better than its own output
+                rows = rows - (rows % (T if last_mask is None else last_mask.shape[-2]) > 0).long()
 
         for layer, block in enumerate(self.blocks):
-            local = c.is_local(layer)
-            x = block(x, masks[local], is_causal and masks[local] is None, ropes[local], cache, slots)
+            local, last = c.is_local(layer), layer == c.n_layer - 1
+            m = last_mask if last else masks[local]
+            # What nobody will read is not computed: behind the last attention only `rows` go on.
+            x = block(x, rows if last else None, m, is_causal and m is None, ropes[local], cache, slots)
 
-        if c.shift:
+        if c.shift and rows is None:
             x = torch.cat([x[:, :1], x[:, :-1]], 1)
-        if rows is not None:
-            x = x.flatten(0, 1)[rows.flatten()]  # before the head: at large vocabularies it is most of the work
         x = self.norm(x)
         return F.linear(x, self.embed.weight if c.tied else self.head_weight, self.head_bias)
 
-    def attention_mask(self, mask, real, positions, cache, local, in_order):
+    def attention_mask(self, mask, local, real, positions, cache, in_order):
         """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the
-        caller's BlockMask."""
+        caller's BlockMask or Tiles."""
         c = self.config
         window = c.window if local else 0
         if mask is not None and not torch.is_tensor(mask):
             if window:
                 raise ValueError(
-                    "a BlockMask cannot be combined with window > 0; pass a bool mask, or build the window into it"
+                    f"a {type(mask).__name__} mask cannot be combined with window > 0; pass a bool mask instead"
                 )
-            if self.training and c.dropout:
+            if self.training and c.dropout and not isinstance(mask, Tiles):
                 raise ValueError(f"FlexAttention has no dropout; set dropout=0 instead of {c.dropout}")
             return mask
         if mask is None and not window and (in_order or (cache is None and not c.causal)):
             return None  # full, or causal through SDPA's own switch
-        q = positions[:, None, :, None]  # (B, 1, T, 1)
+        n = positions.shape[1] if mask is None or mask.dim() == 2 else mask.shape[-2]
+        q = positions[:, None, :n, None]  # (B, 1, n, 1)
         if cache is None:
             k = positions[:, None, None, :]
             seen = torch.ones_like(k, dtype=torch.bool) if real is None else real[:, None, None, :]
         else:
-            k = torch.arange(cache.size, device=positions.device)[None, None, None, :]
-            seen = cache.filled[:, None, None, : cache.size]
+            k = torch.arange(cache.size, device=positions.device)[None, None, None, cache.visible]
+            seen = cache.filled[:, None, None, cache.visible]
         if mask is not None and real is None:
             seen = seen & (mask[:, None] if mask.dim() == 3 else mask)
         elif c.causal:
             seen = seen & (k <= q)
         if window:
             seen = seen & ((q - k).abs() <= window)
-        return seen.expand(-1, -1, positions.shape[1], -1)
+        return seen.expand(-1, -1, n, -1)
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())

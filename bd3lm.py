@@ -1,0 +1,287 @@
+"""Block diffusion language models (BD3LM, arXiv 2503.09573): what differs from mdlm.py, and only that.
+
+The idea in five lines. Cut a text into blocks of `block_size` tokens. Blocks follow each other from left to right, as
+tokens do in an autoregressive model; within a block, tokens are hidden and revealed as in masked diffusion:
+log p(x) = sum over blocks b of log p(x^b | x^{<b}), each term bounded by a NELBO of its own. Block size 1 is
+autoregression, block size L is masked diffusion. What it buys: texts of any length, and a KV cache that is exact,
+because what is finished is never seen by anything that it could depend on.
+
+    python bd3lm.py      trains and samples something tiny, and says what it does
+
+1 who sees whom · 2 loss · 3 likelihood · 4 generation · 5 tutorial
+"""
+
+import functools
+import warnings
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+import mdlm
+from mdlm import LikelihoodOptions, Output
+from model import Config, KVCache, Tiles, Transformer, fp32
+
+CAUSAL = False  # attention is causal between blocks, which the masks below say
+
+# ------------------------------------------------------------------------------------------------------------------
+# 1 · who sees whom
+#
+# All blocks of a text are trained in one pass over [x_t ; x_0]: first the noised text, then the clean one, both at
+# positions 0…L-1. Nobody reads the last clean block, so it is left out; with one block that is masked diffusion.
+
+
+def sees(block_q, clean_q, block_k, clean_k):
+    """Whether a query in block_q of the clean or the noised half attends to a key in block_k (BD3LM, section 3.3)."""
+    same = (block_q == block_k) & (clean_q == clean_k)  # everyone sees its own block, noised or clean as itself
+    past = clean_k & (block_k < block_q)  # and the clean version of those before
+    return same | past
+
+
+@functools.lru_cache(maxsize=64)
+def attention(length, block_size, device, kind):
+    """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. A pair of BlockMasks
+    (kind "flex", for GPUs), Tiles ("tiles", for SDPA) or plain bool (1, T, S) ("dense")."""
+    both = length + clean_length(length, block_size)
+
+    def rule(b, h, q, k):
+        clean_q, clean_k = q >= length, k >= length
+        return sees((q - length * clean_q) // block_size, clean_q, (k - length * clean_k) // block_size, clean_k)
+
+    if kind == "flex":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        return tuple(create_block_mask(rule, None, None, queries, both, device) for queries in (both, length))
+    i = torch.arange(both, device=device)
+    mask = rule(None, None, i[:, None], i)
+    if kind == "dense":
+        return mask[None], mask[None, :length]
+    size = max(64, length // 4)
+    return Tiles(mask, size), Tiles(mask[:length], size)
+
+
+def clean_length(length, block_size):
+    """Tokens of the clean half that somebody sees: all but the last block."""
+    return (length - 1) // block_size * block_size
+
+
+def predict(model, xt, x0, rows, block_size, mask_id):
+    """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
+    blocks of x0 before it; the mask's is excluded."""
+    B, L = xt.shape
+    config = getattr(model, "module", model).config  # .module: of DDP
+    kind = "dense" if config.window else "flex" if xt.is_cuda and not config.dropout else "tiles"
+    n = clean_length(L, block_size)
+    i = torch.arange(L, device=xt.device)
+    ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([i, i[:n]]).expand(B, -1)
+    logits = fp32(model(ids, mask=attention(L, block_size, xt.device, kind), positions=positions, rows=rows))
+    logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
+    return logits
+
+
+def hidden_nll(model, xt, x0, hidden, block_size, mask_id):
+    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens, fp32 (N,), in row-major order."""
+    rows = hidden.flatten().nonzero()[:, 0]
+    logits = predict(model, xt, x0, rows, block_size, mask_id)
+    return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
+
+
+def to_blocks(x, size):
+    """(B, L) as (B * blocks, size); what the last block lacks is 0 or False."""
+    return F.pad(x, (0, -x.shape[1] % size)).view(-1, size)
+
+
+def from_blocks(x, length):
+    """The inverse of to_blocks."""
+    return x.reshape(-1, -(-length // x.shape[1]) * x.shape[1])[:, :length]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 2 · loss
+
+
+@dataclass
+class LossOptions(mdlm.LossOptions):
+    block_size: int = 16  # tokens of a block; the last block of a text may be shorter
+    clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min, t_max move, keeping their distance, to least variance
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+        if self.clip == "adaptive" and self.objective != "nelbo":
+            raise ValueError("clip=adaptive compares the variance of the bound: use objective=nelbo")
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+    """The training loss in nats per token, a scalar; the arguments are mdlm.loss's. For the corruption every block is a
+    row of its own: its own t, stratified over all blocks of the global batch."""
+    B, L = x0.shape
+    size, n = options.block_size, -(-L // options.block_size)
+    first, total = shard or (0, B)
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool)
+    hidden, weight = mdlm.corrupt(to_blocks(maskable, size), options, seed, first * n, total * n)
+    hidden, weight = from_blocks(hidden, L), from_blocks(weight[:, None].expand_as(hidden), L)
+    x0 = torch.cat([x0, x0]) if options.complementary else x0
+    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
+    return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3 · likelihood
+
+
+def trained_block_size(model):
+    if not model.config.block_size:
+        raise ValueError("this network was not trained on blocks: set block_size, in its config or in the options")
+    return model.config.block_size
+
+
+@torch.no_grad()
+def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
+    """An unbiased estimate of each row's NELBO in nats, float64 (B,), over t in [0, 1] whatever was trained on; one pass
+    per sample. The arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself.
+
+    Padding, which must be on the right, is read as masks: as text that is not known yet, as when generating."""
+    B, L = x0.shape
+    size = trained_block_size(model)
+    real = torch.ones_like(x0, dtype=torch.bool) if real is None else real
+    blocks = to_blocks(real if maskable is None else maskable, size)
+    row, block = (torch.arange(k, device=x0.device) for k in (B, len(blocks) // B))
+    row = (first + row[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
+    total = torch.zeros(B, dtype=torch.float64, device=x0.device)
+    for j in range(samples):
+        hidden, weight = mdlm.nelbo_masks(blocks, row, j, samples, seed)
+        hidden, weight = from_blocks(hidden, L), from_blocks(weight[:, None].expand_as(hidden), L)
+        nll = hidden_nll(model, torch.where(hidden | ~real, mask_id, x0), x0, hidden, size, mask_id)
+        total += torch.zeros_like(weight).masked_scatter_(hidden, weight[hidden] * nll).sum(1)
+    return total / samples
+
+
+@torch.no_grad()
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,). The methods are
+    mdlm.log_likelihood's, in block order. The exact ones take block_size forwards, not one per token: what a block is
+    given, the text before it, is known from the start, so all blocks reveal a token at the same time."""
+    out, size = [], trained_block_size(model)
+    for start in range(0, len(prompts), options.batch_size):
+        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+        x0, real = mdlm.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
+        more = int(whole_blocks(real.sum(1), size, model.config.seq_len).max()) - x0.shape[1]
+        x0, real = F.pad(x0, (0, more), value=mask_id), F.pad(real, (0, more))
+        position = torch.arange(x0.shape[1], device=x0.device)
+        target = real & (position >= lengths[:, None])
+        if options.method == "nelbo":
+            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed, first=start)
+            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
+            continue
+        total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+        hidden = target.clone()
+        while hidden.any():
+            leftmost = mdlm.one_per_row(-to_blocks(position.double().expand_as(hidden), size), to_blocks(hidden, size))
+            best = from_blocks(leftmost, x0.shape[1])
+            rows = best if options.method == "left_to_right" else hidden
+            xt = torch.where(hidden | ~real, mask_id, x0)
+            logits = predict(model, xt, x0, rows.flatten().nonzero()[:, 0], size, mask_id)
+            if options.method == "confidence":
+                score = to_blocks(mdlm.scatter(mdlm.certainty(logits, "confidence"), hidden), size)
+                best = from_blocks(mdlm.one_per_row(score, to_blocks(hidden, size)), x0.shape[1])
+                logits = logits[best[hidden]]
+            total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
+            hidden &= ~best
+        out.append(total.sum(1))
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 4 · generation
+
+
+@dataclass
+class SampleOptions(mdlm.SampleOptions):
+    block_size: int = 0  # tokens of a block, counted from the start of the text; 0 means as it was trained
+    window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
+    cache: Literal["kept", "block", "none"] = "kept"  # to compare: encode the prefix anew for every block, or every step
+
+
+def whole_blocks(lengths, size, seq_len):
+    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
+    ends = -(-lengths // size) * size
+    return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
+
+
+@torch.no_grad()
+def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+    """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are mdlm.generate's.
+
+    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
+    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
+    the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
+    Every row has its own block and step, and leaves the batch, and the cache, when it is finished.
+
+    num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
+    that does not fuse it with the next step.
+    """
+    o, config = options, model.config
+    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
+    if size > config.seq_len:
+        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    if window < size:
+        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if config.block_size not in (0, size):
+        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
+    if not any(len(p) + o.max_new_tokens for p in prompts):
+        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
+    device = prompts[0].device
+    x, real = mdlm.pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    lengths = real.sum(1)
+    ends = whole_blocks(lengths, size, config.seq_len)
+    if config.position == "learned" and ends.max() > config.seq_len:
+        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
+    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
+    more = int(ends.max()) - x.shape[1]
+    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+
+    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
+    cache = KVCache(config, copies * len(x), x.shape[1], device, next(model.parameters()).dtype)
+    stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
+    live = torch.arange(len(x), device=device)  # the rows that the cache holds
+
+    def logits_at(r, position, wanted):
+        nonlocal live
+        if len(r) < len(live):
+            cache.keep(torch.isin(live, r).repeat(copies))
+            live = r
+        # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
+        active = wanted.any(1)
+        start = position[:, 0]
+        pending = stored[r] < start
+        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
+        end = torch.minimum(start + size, ends[r])
+        p = begin[:, None] + torch.arange(int(((end - begin) * active).max()), device=device)  # (R, T)
+        p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
+        lowest = int(begin[active].min()) + size - window
+        cache.visible = slice(max(0, lowest), int(end.max()))
+        k = torch.arange(x.shape[1], device=device)[cache.visible]
+        q_block = p[:, :, None] // size
+        mask = (k // size <= q_block) & (k >= (q_block + 1) * size - window) | (q_block < 0)  # (R, T, S)
+        i, j = wanted.nonzero(as_tuple=True)
+        rows = i * p.shape[1] + position[i, j] - begin[i]
+        ids = x[r[:, None], p.clamp(min=0)]
+        if o.cfg_scale:
+            given = ~hole[r[:, None], p.clamp(min=0)]
+            ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
+            p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
+        logits = fp32(model(ids, mask=mask, positions=p, cache=cache, rows=rows))
+        if o.cfg_scale:
+            cond, un = logits.chunk(2)
+            logits = un + (o.cfg_scale + 1) * (cond - un)
+        stored[r] = torch.where(active, start, stored[r])
+        return logits, pending.long()
+
+    origin = torch.zeros_like(lengths)
+    o = replace(o, block_size=size)
+    return mdlm.decode(x, hole, lengths, origin, o, logits_at, mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
