@@ -24,6 +24,7 @@ from mdlm import LikelihoodOptions, Output
 from model import Config, KVCache, Tiles, Transformer, fp32
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
+PASSES = 2  # a training step takes about the work of two passes over the text
 
 # ------------------------------------------------------------------------------------------------------------------
 # 1 · who sees whom
@@ -53,6 +54,8 @@ def attention(length, block_size, device, kind):
         from torch.nn.attention.flex_attention import create_block_mask
 
         return tuple(create_block_mask(rule, None, None, queries, both, device) for queries in (both, length))
+    if both == length:
+        return None, None  # one block: everyone sees everyone
     i = torch.arange(both, device=device)
     mask = rule(None, None, i[:, None], i)
     if kind == "dense":
@@ -104,7 +107,7 @@ def from_blocks(x, length):
 @dataclass
 class LossOptions(mdlm.LossOptions):
     block_size: int = 16  # tokens of a block; the last block of a text may be shorter
-    clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min, t_max move, keeping their distance, to least variance
+    clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min and t_max slide to where the loss varies least
 
     def __post_init__(self):
         super().__post_init__()
@@ -133,6 +136,30 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 # 3 · likelihood
 
 
+@torch.no_grad()
+def adapt(model, windows, options, *, mask_id, seed=0):
+    """clip=adaptive: {"t_min", "t_max"}, as far apart as they are, where the blocks' loss varies least (BD3LM, section
+    4.3), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
+    interval is a sample of the clipped loss."""
+    if options.clip == "fixed":
+        return {}
+    free = replace(options, clip="fixed", t_min=0.0, t_max=1.0, t_shape="uniform", complementary=False)
+    width, size, times, losses = options.t_max - options.t_min, options.block_size, [], []
+    for i, (x0, maskable) in enumerate(windows):
+        blocks = to_blocks(torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable, size)
+        hidden, weight = mdlm.corrupt(blocks, free, mdlm.fold(seed, i), 0, len(blocks))
+        hidden = from_blocks(hidden, x0.shape[1])
+        nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
+        ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
+        times.append(mdlm.stratified(mdlm.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
+        losses.append(to_blocks(ce, size).sum(1) * weight)
+    t, value = torch.cat(times), torch.cat(losses)
+    lows = [0.05 * k for k in range(int((1 - width) / 0.05 + 1e-6) + 1)]
+    variances = [value[(t >= low) & (t <= low + width)].var().nan_to_num(torch.inf) for low in lows]
+    low = lows[int(torch.stack(variances).argmin())]
+    return {"t_min": low, "t_max": min(1.0, low + width)}
+
+
 def trained_block_size(model):
     if not model.config.block_size:
         raise ValueError("this network was not trained on blocks: set block_size, in its config or in the options")
@@ -141,8 +168,8 @@ def trained_block_size(model):
 
 @torch.no_grad()
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
-    """An unbiased estimate of each row's NELBO in nats, float64 (B,), over t in [0, 1] whatever was trained on; one pass
-    per sample. The arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself.
+    """An unbiased estimate of each row's NELBO in nats, float64 (B,): over all t in [0, 1], one pass per sample. The
+    arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself.
 
     Padding, which must be on the right, is read as masks: as text that is not known yet, as when generating."""
     B, L = x0.shape
@@ -204,7 +231,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 class SampleOptions(mdlm.SampleOptions):
     block_size: int = 0  # tokens of a block, counted from the start of the text; 0 means as it was trained
     window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
-    cache: Literal["kept", "block", "none"] = "kept"  # to compare: encode the prefix anew for every block, or every step
+    cache: Literal["kept", "block", "none"] = "kept"  # to compare: encode the prefix anew per block, or per step
 
 
 def whole_blocks(lengths, size, seq_len):
@@ -282,6 +309,82 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         stored[r] = torch.where(active, start, stored[r])
         return logits, pending.long()
 
-    origin = torch.zeros_like(lengths)
-    o = replace(o, block_size=size)
-    return mdlm.decode(x, hole, lengths, origin, o, logits_at, mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
+    keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    return mdlm.decode(x, hole, lengths, origin, o, logits_at, **keys)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 5 · tutorial
+
+
+def tutorial():
+    """Climb the ladder from autoregression to masked diffusion on a rule that a child sees at once."""
+    torch.manual_seed(0)
+    letters, L = "abcdefghijklmnopqrstuvwxyz_", 12
+    mask_id = len(letters) - 1
+
+    def runs(n, seed):  # "cdefghijklmn" or, as often, "nmlkjihgfedc": 52 possible rows
+        start, way = ((mdlm.uniform(seed, i, torch.arange(n)) * k).long()[:, None] for i, k in ((0, 26), (1, 2)))
+        return (start + (2 * way - 1) * torch.arange(L)) % 26
+
+    def show(ids):
+        return "".join(letters[i] for i in ids)
+
+    def ids(text):
+        return torch.tensor([letters.index(c) for c in text], dtype=torch.int64)
+
+    print(
+        "1 · A text is cut into blocks, here three of 4 letters. All are trained in one pass over the noised text and"
+    )
+    print("    the clean one. Who sees whom (rows see columns):\n")
+    x0 = runs(1, 0)
+    hidden = mdlm.corrupt(to_blocks(torch.ones_like(x0).bool(), 4), mdlm.LossOptions(), 1, 0, 3)[0]
+    both = show(torch.where(from_blocks(hidden, L), mask_id, x0)[0]) + show(x0[0, : clean_length(L, 4)])
+    print("      " + both)
+    for letter, row in zip(both, attention(L, 4, x0.device, "dense")[0][0]):
+        print(f"    {letter} " + "".join("#" if seen else "." for seen in row.tolist()))
+    print("\n    Each block has its own t. A noised block sees itself and the clean text before it, never the answer.")
+
+    def train(size, steps):
+        model = Transformer(Config(vocab_size=27, seq_len=L, block_size=size, n_layer=2, n_head=2, n_embd=64))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for i in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps)
+            options = LossOptions(block_size=size, t_min=1.0 if size == 1 else 0.0)
+            value = loss(model, runs(64, mdlm.fold(1, i)), options, mask_id=mask_id, seed=mdlm.fold(2, i))
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        return model.eval()
+
+    steps, best = 500, torch.tensor(52.0).log().item()
+    print(f"\n2 · The ladder: the same network, {steps} steps on the same letters, blocks of 1 (autoregression) to {L}")
+    print(
+        f"    (masked diffusion). Nats a row, at least ln 52 = {best:.3f}; forwards to write a row where letters with"
+    )
+    print("    p >= 0.9 are revealed at once, the storing of a block counted as one more:")
+    models = {}
+    for size in (1, 4, L):
+        models[size] = train(size, steps)
+        mean, error = mdlm.mean_and_error(nelbo(models[size], runs(256, 99), mask_id=mask_id, samples=4))
+        o = SampleOptions(L, quota="threshold")
+        out = generate(models[size], [ids("")] * 100, o, mask_id=mask_id)
+        forwards = sum(out.num_forwards) / 100
+        print(f"    blocks of {size:2}   NELBO {mean:6.3f} ± {error:.3f}   {forwards:4.1f} forwards")
+
+    print("\n3 · Sampling block by block; what is finished is cached and never encoded again:")
+    seen = []
+    generate(models[4], [ids("")], SampleOptions(L), mask_id=mask_id, watch=lambda xs: seen.append(show(xs[0])))
+    print("    " + " → ".join(seen[1::2]))
+
+    print(f"\n4 · Beyond the {L} letters it was trained on, through a sliding window; the prompt's end shares a block:")
+    out = generate(models[4], [ids("vwxyza")], SampleOptions(32, temperature=0.0), mask_id=mask_id)
+    print(f"    vwxyza → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
+    print("    Next: python train.py config/quickstart_bd3lm.py")
+
+
+if __name__ == "__main__":
+    tutorial()

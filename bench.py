@@ -1,7 +1,7 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
     python bench.py                    everything, a few minutes on a CPU
-    python bench.py --only=head        one group: head, compile, batch, decode
+    python bench.py --only=head        one group: head, compile, batch, blocks, decode, block_decode
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 import ar
+import bd3lm
 import configurator
 import mdlm
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
@@ -24,7 +25,7 @@ from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 @dataclass
 class Settings:
-    only: Literal["all", "head", "compile", "batch", "decode"] = "all"  # which group
+    only: Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode"] = "all"  # which group
     rounds: int = 7  # timed repeats of every variant, at least 1
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
@@ -66,9 +67,10 @@ def report(group, variants, rounds, device):
         print(f"| {group} | {name} | {statistics.median(speeds):,.0f} | {ratio:.2f} | {mfu} |", flush=True)
 
 
-def training_step(model, config, batch_size, device, dtype, full=False):
-    """A function that does one forward and backward of mdlm.loss. `full`: the same loss as it is usually written, with
-    logits and cross entropy at every position and a weight of zero where nothing is hidden."""
+def training_step(model, config, batch_size, device, dtype, full=False, block_size=0):
+    """A function that does one forward and backward of mdlm.loss, or of bd3lm.loss where there is a block size. `full`:
+    mdlm's as it is usually written, with logits and cross entropy at every position and a weight of zero where nothing
+    is hidden."""
     x = torch.randint(config.vocab_size - 1, (batch_size, config.seq_len), device=device)
     mask_id, counter = config.vocab_size - 1, itertools.count()
 
@@ -84,11 +86,17 @@ def training_step(model, config, batch_size, device, dtype, full=False):
     def step():
         seed = next(counter)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            value = full_loss(seed) if full else mdlm.loss(model, x, mask_id=mask_id, seed=seed)
+            if full:
+                value = full_loss(seed)
+            elif block_size:
+                value = bd3lm.loss(model, x, bd3lm.LossOptions(block_size=block_size), mask_id=mask_id, seed=seed)
+            else:
+                value = mdlm.loss(model, x, mask_id=mask_id, seed=seed)
         value.backward()
         model.zero_grad(set_to_none=True)
 
-    return step, batch_size * config.seq_len, model.flops_per_token(config.seq_len, 1.0 if full else 0.5)
+    flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5) * (bd3lm.PASSES if block_size else 1)
+    return step, batch_size * config.seq_len, flops
 
 
 def main(argv):
@@ -134,18 +142,27 @@ def main(argv):
         step = {f"batch {b}": training_step(model, c, b, device, dtype) for b in (4, 8, 16, 32)}
         report("training, vocabulary 1026", step, s.rounds, device)
 
+    if s.only in ("all", "blocks"):
+        c = config(1026)
+        model = Transformer(c).to(device)
+        step = {"mdlm": training_step(model, c, s.batch_size, device, dtype)}
+        for size in (c.seq_len, 64, 16, 4):
+            name = f"bd3lm, blocks of {size}"
+            step[name] = training_step(model, c, s.batch_size, device, dtype, block_size=min(size, c.seq_len))
+        report("training by blocks", step, s.rounds, device)
+
+    n = s.seq_len
+    prompts = [torch.empty(0, dtype=torch.int64, device=device)] * s.batch_size
+
+    def decode(algorithm, net, **options):
+        def run():
+            algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
+
+        return run, s.batch_size * n, 0
+
     if s.only in ("all", "decode"):
-        n = s.seq_len
         model = Transformer(config(1026)).to(device).eval()
         causal = Transformer(config(1026, causal=True)).to(device).eval()
-        prompts = [torch.empty(0, dtype=torch.int64, device=device)] * s.batch_size
-
-        def decode(algorithm, net, **options):
-            def run():
-                algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
-
-            return run, s.batch_size * n, 0
-
         variants = {
             "mdlm, 1 token per forward": decode(mdlm, model),
             "mdlm, 4 tokens per forward": decode(mdlm, model, steps=max(1, n // 4)),
@@ -154,6 +171,17 @@ def main(argv):
             "ar, KV cache": decode(ar, causal),
         }
         report(f"decoding {s.batch_size} x {n}", variants, min(3, s.rounds), device)
+
+    if s.only in ("all", "block_decode"):
+        size = min(16, n)
+        model = Transformer(config(1026, block_size=size)).to(device).eval()
+        for tokens in (1, 4):
+            variants = {
+                name: decode(bd3lm, model, cache=cache, steps=max(1, n // tokens))
+                for name, cache in (("no cache", "none"), ("prefix anew per block", "block"), ("exact cache", "kept"))
+            }
+            group = f"decoding {s.batch_size} x {n}, blocks of {size}, {tokens} per forward"
+            report(group, variants, min(3, s.rounds), device)
 
 
 if __name__ == "__main__":

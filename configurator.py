@@ -157,11 +157,11 @@ def print_help(classes):
 
 
 def field_comments(c):
-    """The comment at the end of each field's line, {field: comment}."""
+    """The comment at the end of each field's line, {field: comment}, those of a base class included."""
     import inspect
 
     comments = {}
-    for line in inspect.getsource(c).splitlines():
+    for line in (line for base in c.__mro__[-2::-1] for line in inspect.getsource(base).splitlines()):
         head, mark, comment = line.partition("  # ")
         name = head.strip().partition(":")[0]
         if mark and name.isidentifier():

@@ -4,6 +4,7 @@
     python eval.py --chain_rule=left_to_right,confidence
     python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
     python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
+    python eval.py --ladder                         trains and compares AR, blocks of 1, 4 and 16, and masked diffusion
 
 Windows and masks are fixed by the seed, so that two checkpoints see the same ones. Texts are cut into windows of the
 checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
@@ -12,6 +13,8 @@ checkpoint's seq_len without begin-of-text; every token of a window is counted, 
 import json
 import math
 import platform
+import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -22,9 +25,11 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+import bd3lm
 import configurator
 import mdlm
 import pretrained
+import train
 from data import common
 from model import pick_device
 
@@ -42,6 +47,9 @@ class Settings:
     puzzles: int = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    ladder: bool = False  # train what is missing of config/ladder.py's five models in ladder_dir, and compare them
+    ladder_dir: str = "out/ladder"  # … which go there
+    ladder_args: str = ""  # … more settings for their training, in quotes
     out: str = ""  # write a JSON file with everything here
 
 
@@ -95,6 +103,47 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
 
 
+# One network, one text, the same windows; what differs is who sees whom, and which t a block of that size learns from.
+LADDER = {
+    "ar": "--algorithm=ar",
+    "block1": "--algorithm=bd3lm --block_size=1 --t_min=1",
+    "block4": "--algorithm=bd3lm --block_size=4 --objective=masked_ce --t_min=0.45 --t_max=0.95",
+    "block16": "--algorithm=bd3lm --block_size=16 --objective=masked_ce --t_min=0.3 --t_max=0.8",
+    "mdlm": "--algorithm=mdlm --objective=masked_ce --t_shape=bell --t_max=0.8",
+}
+
+
+def train_ladder(s):
+    """The ladder's checkpoints, those that are missing trained first; a rung that was stopped goes on."""
+    paths = []
+    for name, words in LADDER.items():
+        path = Path(s.ladder_dir) / name
+        done = (path / "last/config.json").is_file()
+        facts = json.loads((path / "last/config.json").read_text()) if done else {}
+        if not done or facts["iter"] < facts["train"]["max_iters"]:
+            print(f"\nladder: {name}", flush=True)
+            args = ["config/ladder.py", *words.split(), f"--out_dir={path}", *shlex.split(s.ladder_args)]
+            train.main(args + ["--init_from=resume"] * done)
+        paths.append(str(path / "last"))
+    return tuple(paths)
+
+
+def speed(checkpoints, algorithms, options, device, rows=4, rounds=3):
+    """Forwards per token and tokens per second of generating `rows` texts as long as the context, for each checkpoint;
+    the median of rounds in which every checkpoint has its turn."""
+    seconds, forwards = [[] for _ in checkpoints], []
+    for _ in range(rounds):
+        for i, (checkpoint, algorithm, o) in enumerate(zip(checkpoints, algorithms, options)):
+            n = checkpoint.model.config.seq_len
+            prompts = [torch.empty(0, dtype=torch.int64, device=device)] * rows
+            o = replace(o, max_new_tokens=n)
+            start = time.time()
+            out = algorithm.generate(checkpoint.model, prompts, o, mask_id=checkpoint.tokenizer.mask_id)
+            seconds[i].append((time.time() - start) / (rows * n))
+            forwards.append(sum(out.num_forwards) / (rows * n))
+    return [{"forwards_per_token": f, "tokens_per_s": 1 / statistics.median(t)} for f, t in zip(forwards, seconds)]
+
+
 def environment(device):
     """What a result depends on besides its settings."""
     command = ["git", "describe", "--always", "--dirty"]
@@ -144,27 +193,43 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, mdlm.SampleOptions)
+        configurator.fill(values, Settings, bd3lm.SampleOptions)  # which has them all
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
     for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):
         if getattr(s, name) < 1:
             sys.exit(f"{name}={getattr(s, name)} measures nothing; use at least 1")
+    if s.ladder:
+        s.checkpoint = train_ladder(s)
     device = pick_device(s.device)[0]
     checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
     algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
     configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in algorithms))  # refuses unknown keys
-    results = []
+    results, options = [], []
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
-        options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
-        results.append(evaluate(path, checkpoint, algorithm, s, options, device))
+        options.append(configurator.fill(keys, algorithm.SampleOptions, quiet=True))
+        if algorithm is bd3lm and options[-1].block_size:
+            say_block_size(path, checkpoint.model.config, options[-1].block_size)
+        results.append(evaluate(path, checkpoint, algorithm, s, options[-1], device))
+    if s.ladder:
+        for result, measured in zip(results, speed(checkpoints, algorithms, options, device)):
+            result["speed"] = measured
     print_table(results)
     if s.out:
         Path(s.out).parent.mkdir(parents=True, exist_ok=True)
         facts = environment(device)
         common.replace_file(Path(s.out), json.dumps([{**r, **facts} for r in results], indent=1).encode())
         print(f"wrote {s.out}")
+
+
+def say_block_size(path, config, block_size):
+    """Measure a network with another block size than it was trained with, but not without saying so."""
+    if not 0 < block_size <= config.seq_len:
+        sys.exit(f"block_size={block_size} does not fit the context of {config.seq_len} tokens of {path}")
+    if config.block_size not in (0, block_size):
+        print(f"warning: {path} was trained on blocks of {config.block_size} tokens, not {block_size}")
+    config.block_size = block_size
 
 
 def row(nats, error, per_bit, windows):
@@ -189,6 +254,14 @@ def print_table(results):
             bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
             name, n = r["checkpoint"], f"{r['parameters']:,}"
             print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
+    if any("speed" in r for r in results):
+        bits = "bits per byte | " if any("likelihood" in r for r in results) else ""
+        print(f"\n| checkpoint | {bits}forwards per token | tokens per second |\n|---|{'---|' * bool(bits)}---|---|")
+    for r in results:
+        if v := r.get("speed"):
+            bits = [f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}" for x in r.get("likelihood", {}).values()]
+            line = (r["checkpoint"], *bits[:1], f"{v['forwards_per_token']:.2f}", f"{v['tokens_per_s']:,.0f}")
+            print(f"| {' | '.join(line)} |")
     for r in results:
         if e := r.get("sample_entropy"):
             print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats, ", end="")

@@ -482,7 +482,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         return guided_logits(model, x[r, :width], real[r, :width], hole[r, :width], rows, mask_id, scale), 0
 
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
-    return decode(x, hole, lengths, origin, options, logits_at, mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    return decode(x, hole, lengths, origin, options, logits_at, **keys)
 
 
 def decode(x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None, trace=False, watch=None):

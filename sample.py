@@ -17,8 +17,8 @@ from typing import Literal
 
 import torch
 
+import bd3lm
 import configurator
-import mdlm
 import pretrained
 import replay
 from model import pick_device
@@ -58,7 +58,7 @@ def canvas_of(s, tokenizer):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, mdlm.SampleOptions)
+        configurator.fill(values, Settings, bd3lm.SampleOptions)  # which has them all
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
@@ -77,6 +77,8 @@ def main(argv):
 
     canvas = canvas_of(s, tokenizer)
     room = model.config.seq_len - len(canvas)
+    if hasattr(options, "window"):  # block by block, any length will do
+        room = max(room, options.max_new_tokens)
     if room < (0 if s.infill else 1):
         sys.exit(
             f"the prompt has {len(canvas)} tokens, which fill the context of {model.config.seq_len} tokens; shorten it"

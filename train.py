@@ -13,11 +13,12 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,7 @@ class Settings:
     batch_size: int = 32  # windows per process and micro-batch
     gradient_accumulation_steps: int = 1  # micro-batches per iteration; their sum equals one large batch
     max_iters: int = 2000  # optimiser steps
+    stages: tuple[str, ...] = ()  # loss options that change during the run: iteration:key=value, as 1000:block_size=16
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks, AdamW for the rest
     learning_rate: float = 1e-3  # AdamW's
     muon_learning_rate: float = 1e-2  # Muon's, scaled per matrix to AdamW's update size
@@ -84,6 +86,24 @@ def get_lr(it, s):
         return min(warmup, (s.max_iters - it) / max(1.0, s.decay_fraction * s.max_iters))
     done = min(1.0, max(0.0, (it - s.warmup_iters) / max(1, s.max_iters - s.warmup_iters)))
     return warmup * (s.min_lr_fraction + (1 - s.min_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def read_stages(words, options):
+    """[(iteration, loss options from there on)], from words such as 1000:block_size=16; the first is (0, options)."""
+    stages = [(0, options)]
+    for word in words:
+        form = re.fullmatch(r"(\d+):(\w+)=(.+)", word)
+        if not form or int(form[1]) < stages[-1][0]:
+            sys.exit(f"stages: {word!r} is not of the form iteration:key=value, or comes before the one behind it")
+        kinds = {f.name: f.type for f in fields(options)}
+        if form[2] not in kinds:
+            sys.exit(f"stages: {word!r} names no loss option; there are {', '.join(kinds) or 'none'}")
+        value = configurator.convert(form[3], kinds[form[2]], form[2], f"stages, {word!r}")
+        try:
+            stages.append((int(form[1]), replace(stages[-1][1], **{form[2]: value})))
+        except ValueError as e:
+            sys.exit(f"stages: {word!r}: {e}")
+    return stages
 
 
 def make_optimizers(model, s, device):
@@ -173,7 +193,14 @@ def main(argv):
     # ---------------------------------------------------------------------------------------------------------------
     # data
     meta = common.load_meta(s.dataset)
+    stages = read_stages(s.stages, options)
+    sizes = [getattr(o, "block_size", 0) for _, o in stages]
+    if config.block_size and not sizes[-1]:
+        sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
+    if max(sizes) > config.seq_len:
+        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={config.seq_len}")
     config = replace(config, vocab_size=config.vocab_size or meta["vocab_size"], causal=algorithm.CAUSAL)
+    config = replace(config, block_size=sizes[-1])
     if config.vocab_size < meta["vocab_size"]:
         sys.exit(f"vocab_size={config.vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
     rows_of = meta.get("row_len")
@@ -225,7 +252,7 @@ def main(argv):
         want, have = asdict(config), asdict(model.config)
         if source.tokenizer.spec != tokenizer.spec:
             sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
-        differs = [k for k in want if want[k] != have[k] and k not in ("dropout", "causal")]
+        differs = [k for k in want if want[k] != have[k] and k not in ("dropout", "causal", "block_size")]
         if differs:
             k = differs[0]
             sys.exit(
@@ -241,7 +268,7 @@ def main(argv):
     model.to(device)
     optimizers = make_optimizers(model, s, kind)
     ema = {n: p.detach().clone() for n, p in model.named_parameters()} if s.ema else None
-    start, best, seconds, facts = 0, math.inf, 0.0, {}
+    start, best, seconds, facts, adapted = 0, math.inf, 0.0, {}, {}
     if state:
         if state["seed"] != s.seed or state["global_rows"] != global_rows or state["optimizer_name"] != s.optimizer:
             sys.exit(
@@ -249,6 +276,7 @@ def main(argv):
                 f"--init_from={source.path} starts a new run from its weights"
             )
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
+        adapted = state.get("adapted", {})
         with torch.no_grad():
             for n, p in model.named_parameters():
                 p.copy_(state["weights"][n])
@@ -337,6 +365,10 @@ def main(argv):
         nats = sum_over_ranks(nats) / (L - prompt_len)
         return nats.mean().item(), (nats.std() / len(nats) ** 0.5).item()
 
+    def options_at(it):
+        """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
+        return replace([o for first, o in stages if first <= it][-1], **adapted)
+
     def save(it, name):
         """Write out_dir/name; a full disk costs a warning, not the run."""
         train_state = None
@@ -346,6 +378,7 @@ def main(argv):
                 "best": best,
                 "seconds": seconds,
                 "facts": facts,
+                "adapted": adapted,
                 "seed": s.seed,
                 "global_rows": global_rows,
                 "optimizer_name": s.optimizer,
@@ -353,7 +386,7 @@ def main(argv):
                 "ema": ema,
                 "optimizers": [o.state_dict() for o in optimizers],
             }
-        content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options)}
+        content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options_at(it))}
         weights = ema or dict(raw.named_parameters())
         dtype = getattr(torch, s.save_dtype)
         try:
@@ -396,7 +429,8 @@ def main(argv):
             speed = since * tokens_per_iter / elapsed
             numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
             if peak:
-                numbers["mfu"] = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5) * speed / (peak * world)
+                flops = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5) * getattr(algorithm, "PASSES", 1)
+                numbers["mfu"] = flops * speed / (peak * world)
             log(it, **numbers, seconds=seconds)
             shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}"}
             if facts:
@@ -412,7 +446,11 @@ def main(argv):
                 nats, error = estimate_loss()
                 bpb = 1 / math.log(2) / meta["bytes_per_token"]
                 facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
-                log(it, **facts, seconds=seconds)
+                log(it, **facts, **adapted, seconds=seconds)
+                if hasattr(algorithm, "adapt"):
+                    windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
+                    with autocast:
+                        adapted = algorithm.adapt(raw, windows, options_at(it), mask_id=tokenizer.mask_id)
                 say(
                     f"iteration {it}: validation {nats:.4f} ± {error:.4f} nats per token, {nats * bpb:.4f} ± "
                     f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"
@@ -441,7 +479,7 @@ def main(argv):
                     value = algorithm.loss(
                         model,
                         x,
-                        options,
+                        options_at(it),
                         mask_id=tokenizer.mask_id,
                         maskable=maskable,
                         seed=s.seed * 1_000_003 + it,

@@ -1,0 +1,31 @@
+"""The laptop path by blocks: config/quickstart.py's network, data and budget, in blocks of 16 tokens.
+
+Data      python data/pydocs/prepare.py
+Hardware  2 CPU cores with bfloat16
+Expected  to be measured
+"""
+
+algorithm = "bd3lm"
+dataset = "pydocs"
+out_dir = "out/quickstart_bd3lm"
+
+block_size = 16
+objective = "masked_ce"  # the bound's weight 1/t is left out in training; what is reported is the bound
+t_shape = "bell"
+
+seq_len = 256
+n_layer = 3
+n_head = 3
+n_embd = 192
+
+batch_size = 8
+max_iters = 1800
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+warmup_iters = 40
+
+eval_interval = 600
+eval_windows = 128

@@ -1,0 +1,44 @@
+"""From an autoregressive checkpoint to block diffusion: blocks grow, stay at the whole window, and shrink again.
+
+The schedule with which LLaDA2 (arXiv 2512.15745) turns a pretrained autoregressive model into a diffusion model, at
+laptop size: each stage starts from what the last one learnt, and the last one makes it a model with a KV cache again.
+
+Data      python data/pydocs/prepare.py, then python train.py config/quickstart_ar.py
+Hardware  2 CPU cores with bfloat16
+Expected  to be measured
+"""
+
+algorithm = "bd3lm"
+dataset = "pydocs"
+out_dir = "out/quickstart_grow_shrink"
+init_from = "out/quickstart_ar"
+
+block_size = 1
+stages = (
+    "100:block_size=4",
+    "200:block_size=16",
+    "300:block_size=64",
+    "400:block_size=256",
+    "800:block_size=64",
+    "900:block_size=16",
+)
+objective = "masked_ce"
+t_min = 0.3
+t_max = 0.8
+
+seq_len = 256
+n_layer = 3
+n_head = 3
+n_embd = 192
+
+batch_size = 8
+max_iters = 1200
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+warmup_iters = 40
+
+eval_interval = 400
+eval_windows = 128

@@ -1,0 +1,30 @@
+"""Tiny Shakespeare, character by character, in blocks of 8; nanoGPT's laptop shape.
+
+Data      python data/shakespeare_char/prepare.py
+Hardware  2 CPU cores with bfloat16
+Expected  to be measured
+"""
+
+algorithm = "bd3lm"
+dataset = "shakespeare_char"
+out_dir = "out/shakespeare_char_bd3lm"
+
+block_size = 8
+objective = "masked_ce"
+t_min = 0.3
+t_max = 0.8
+
+seq_len = 64
+n_layer = 4
+n_head = 4
+n_embd = 128
+
+batch_size = 32
+max_iters = 3000
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+eval_interval = 500
+eval_windows = 512
