@@ -194,13 +194,13 @@ def main(argv):
     # data
     meta = common.load_meta(s.dataset)
     stages = read_stages(s.stages, options)
-    sizes = [getattr(o, "block_size", 0) for _, o in stages]
-    if config.block_size and not sizes[-1]:
+    block_size = getattr(stages[-1][1], "block_size", 0)  # what the run ends with is what the network is for
+    if config.block_size and not block_size:
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
-    if max(sizes) > config.seq_len:
-        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={config.seq_len}")
-    config = replace(config, vocab_size=config.vocab_size or meta["vocab_size"], causal=algorithm.CAUSAL)
-    config = replace(config, block_size=sizes[-1])
+    if block_size > config.seq_len:
+        sys.exit(f"block_size={block_size} exceeds the context, seq_len={config.seq_len}")
+    vocab_size = config.vocab_size or meta["vocab_size"]
+    config = replace(config, vocab_size=vocab_size, causal=algorithm.CAUSAL, block_size=block_size)
     if config.vocab_size < meta["vocab_size"]:
         sys.exit(f"vocab_size={config.vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
     rows_of = meta.get("row_len")

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import bd3lm
 import configurator
 import eval as evaluation
 import mdlm
@@ -71,22 +72,37 @@ def assert_same(a, b, tolerance=0.0):
 
 def stop_at(monkeypatch, iteration):
     """Send this process SIGTERM during the given iteration's loss."""
-    original, calls = mdlm.loss, []
+    calls = []
 
-    def loss(*args, **keys):
-        calls.append(1)
-        if len(calls) == iteration:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **keys)
+    def stopping(original):
+        def loss(*args, **keys):
+            calls.append(1)
+            if len(calls) == iteration:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **keys)
 
-    monkeypatch.setattr(mdlm, "loss", loss)
+        return loss
+
+    for algorithm in (mdlm, bd3lm):
+        monkeypatch.setattr(algorithm, "loss", stopping(algorithm.loss))
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # one run, however it is cut up
 
 
-@pytest.mark.parametrize("options", [[], ["--optimizer=muon", "--ema=0.9", "--dropout=0.1", "--lr_schedule=wsd"]])
+BLOCKS = ["--algorithm=bd3lm", "--block_size=4"]
+ADAPTIVE = [*BLOCKS, "--clip=adaptive", "--t_min=0.45", "--t_max=0.95", "--stages=7:block_size=16,13:block_size=4"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--optimizer=muon", "--ema=0.9", "--dropout=0.1", "--lr_schedule=wsd"],
+        [*ADAPTIVE, "--eval_interval=4"],
+    ],
+)
 def test_20_steps_equal_10_steps_a_signal_and_10_resumed_steps_bitwise(text_data, tmp_path, monkeypatch, options):
     whole = run(text_data, tmp_path / "whole", "--max_iters=20", *options)
     stop_at(monkeypatch, 10)
@@ -102,7 +118,7 @@ def test_20_steps_equal_10_steps_a_signal_and_10_resumed_steps_bitwise(text_data
     assert iterations == sorted(iterations)
 
 
-@pytest.mark.parametrize("options", [[], ["--complementary=true", "--objective=masked_ce"], ["--algorithm=ar"]])
+@pytest.mark.parametrize("options", [[], ["--complementary=true", "--objective=masked_ce"], ["--algorithm=ar"], BLOCKS])
 def test_accumulation_over_4_micro_batches_equals_one_large_batch(text_data, tmp_path, options):
     large = run(text_data, tmp_path / "a", "--batch_size=16", *options)
     small = run(text_data, tmp_path / "b", "--batch_size=4", "--gradient_accumulation_steps=4", *options)
@@ -175,6 +191,41 @@ def test_the_average_of_the_weights_is_what_is_saved(text_data, tmp_path):
     assert not torch.equal(saved[name], state["weights"][name])
 
 
+def test_stages_change_the_loss_options_at_their_iterations(text_data, tmp_path, monkeypatch):
+    seen, original = [], bd3lm.loss
+
+    def loss(model, x0, options, **keys):
+        seen.append((options.block_size, options.t_max))
+        return original(model, x0, options, **keys)
+
+    monkeypatch.setattr(bd3lm, "loss", loss)
+    stages = "--stages=2:block_size=32,3:t_max=0.5,5:block_size=8"
+    run(text_data, tmp_path, *BLOCKS, stages, "--max_iters=6")
+    assert seen == [(4, 1.0)] * 2 + [(32, 1.0), (32, 0.5), (32, 0.5), (8, 0.5)]
+    saved = json.loads((tmp_path / "last/config.json").read_text())
+    assert saved["model"]["block_size"] == 8 and saved["loss"]["t_max"] == 0.5  # what the run ended with
+
+
+def test_adaptive_mask_rates_are_measured_at_evaluations_and_keep_their_distance(text_data, tmp_path, monkeypatch):
+    seen, original = [], bd3lm.loss
+
+    def loss(model, x0, options, **keys):
+        seen.append((options.t_min, options.t_max))
+        return original(model, x0, options, **keys)
+
+    monkeypatch.setattr(bd3lm, "loss", loss)
+    run(text_data, tmp_path, *BLOCKS, "--clip=adaptive", "--t_min=0.0", "--t_max=0.5", "--eval_interval=2")
+    assert seen[:2] == [(0.0, 0.5)] * 2
+    assert seen[2] == seen[3] != seen[0]  # the 1/t of small t varies most of all
+    assert all(t_max - t_min == pytest.approx(0.5) for t_min, t_max in seen)
+
+
+def test_block_diffusion_starts_from_masked_diffusion(text_data, tmp_path):
+    run(text_data, tmp_path / "mdlm")
+    run(text_data, tmp_path / "blocks", *BLOCKS, f"--init_from={tmp_path / 'mdlm'}", "--max_iters=1")
+    assert pretrained.load(tmp_path / "blocks").model.config.block_size == 4
+
+
 def test_learning_rate_schedules():
     def rates(**settings):
         s = train.Settings(max_iters=100, warmup_iters=10, **settings)
@@ -232,6 +283,15 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--init_from=nowhere"], "no checkpoint in 'nowhere'"),
         (["--init_from=resume"], "no checkpoint in"),
         (["--schedule=exponential"], "unknown schedule 'exponential'"),
+        (["--algorithm=bd3lm", "--block_size=33"], "block_size=33.*context, seq_len=32"),
+        (["--algorithm=bd3lm", "--seq_len=8"], "block_size=16 exceeds the context, seq_len=8"),
+        (["--block_size=4"], "algorithm=mdlm has no blocks; use --algorithm=bd3lm"),
+        (["--algorithm=bd3lm", "--clip=adaptive", "--objective=masked_ce"], "use objective=nelbo"),
+        (["--stages=block_size=4"], "'block_size=4' is not of the form iteration:key=value"),
+        (["--stages=9:t_max=1,3:t_max=0.5"], "'3:t_max=0.5'.*before"),
+        (["--stages=9:t_maxx=1"], "no loss option; there are.*t_max"),
+        (["--stages=9:t_max=high"], "t_max = 'high'.*a number"),
+        (["--stages=9:schedule=steep"], "unknown schedule 'steep'"),
     ],
 )
 def test_bad_settings_are_one_clear_sentence(text_data, tmp_path, args, words):
@@ -379,6 +439,7 @@ def trained(text_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     run(text_data, out / "mdlm", "--max_iters=30")
     run(text_data, out / "ar", "--max_iters=30", "--algorithm=ar")
+    run(text_data, out / "bd3lm", "--max_iters=30", *BLOCKS)
     return out
 
 
@@ -448,6 +509,57 @@ def test_eval_measures_what_training_measured(text_data, tmp_path, capsys):
     assert json.loads(out.read_text())[0]["likelihood"]["NELBO"]["nats_per_token"] == pytest.approx(logged, abs=1e-5)
 
 
+def test_sample_writes_block_by_block_beyond_the_context(trained, tmp_path, capsys):
+    base = [f"--checkpoint={trained / 'bd3lm'}", "--device=cpu"]
+    page = tmp_path / "a.html"
+    sample.main([*base, "--prompt=the quick", "--max_new_tokens=70", "--stop_at_eos=false", f"--html={page}"])
+    out = capsys.readouterr().out
+    assert "70 tokens in 88 forwards" in out and page.exists()  # 70 steps; the prompt and 17 blocks stored
+    sample.main([*base, "--infill=the [MASK*5] brown [MASK]ox", "--watch=true", "--delay=0", "--cfg_scale=1"])
+    assert re.search(r"the .{5} brown .ox", capsys.readouterr().out)
+    with pytest.warns(UserWarning, match="trained on blocks of 4 tokens, not 8"):
+        sample.main([*base, "--prompt=the quick", "--block_size=8", "--window=16", "--max_new_tokens=40"])
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--block_size=64"], "block_size=64 exceeds the context of 32"),
+        (["--window=3"], "window=3 is smaller than a block of 4"),
+        (["--cache=sometimes"], "cache.*kept, block, none"),
+    ],
+)
+def test_sample_explains_bad_input_for_blocks(trained, args, words):
+    with pytest.raises(SystemExit, match=words):
+        sample.main([f"--checkpoint={trained / 'bd3lm'}", "--device=cpu", "--prompt=abc", *args])
+
+
+def test_eval_measures_blocks_and_says_when_they_are_not_those_of_training(trained, tmp_path, capsys):
+    keys = [f"--checkpoint={trained / 'bd3lm'}", "--windows=6", "--device=cpu"]
+    evaluation.main([*keys, "--chain_rule=left_to_right,confidence", "--chain_windows=2", "--num_samples=2"])
+    text = capsys.readouterr().out
+    assert "| NELBO |" in text and "confidence" in text and "warning" not in text
+    evaluation.main([*keys, "--block_size=8"])
+    assert "trained on blocks of 4 tokens, not 8" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="block_size=99 does not fit the context of 32"):
+        evaluation.main([*keys, "--block_size=99"])
+
+
+def test_the_ladder_trains_what_is_missing_and_prints_one_table(text_data, tmp_path, capsys):
+    settings = [*TINY, "--max_iters=2", f"--dataset={text_data}", "--seq_len=24"]
+    keys = ["--ladder", f"--ladder_dir={tmp_path}", f"--ladder_args={' '.join(settings)}", "--windows=4", "--steps=6"]
+    out = tmp_path / "ladder.json"
+    evaluation.main([*keys, "--device=cpu", f"--out={out}"])
+    text = capsys.readouterr().out
+    results = json.loads(out.read_text())
+    assert [Path(r["checkpoint"]).parent.name for r in results] == list(evaluation.LADDER)
+    assert text.count("±") >= 10 and "forwards per token" in text
+    assert [r["speed"]["forwards_per_token"] for r in results][::4] == [1.0, 0.25]
+    before = {p: p.stat().st_mtime for p in tmp_path.glob("*/last/model.safetensors")}
+    evaluation.main([*keys, "--device=cpu"])  # nothing is missing: nothing is trained
+    assert before == {p: p.stat().st_mtime for p in tmp_path.glob("*/last/model.safetensors")}
+
+
 def test_eval_counts_solved_puzzles(puzzle_data, tmp_path, capsys):
     run(puzzle_data, tmp_path, "--seq_len=33", "--max_iters=2")
     evaluation.main([f"--checkpoint={tmp_path}", "--windows=0", "--puzzles=8", "--device=cpu"])
@@ -463,13 +575,19 @@ def test_bench_prints_its_table(capsys):
     import bench
 
     tiny = ["--rounds=1", "--n_layer=1", "--n_embd=64", "--seq_len=16", "--batch_size=2", "--device=cpu"]
-    for group in ("head", "batch", "decode"):
+    for group in ("head", "batch", "blocks", "decode", "block_decode"):
         bench.main([*tiny, f"--only={group}"])
     out = capsys.readouterr().out
-    assert "logits at masked rows" in out and "ar, KV cache" in out
+    assert "logits at masked rows" in out and "ar, KV cache" in out and "prefix anew per block" in out
 
 
 def test_the_tutorial_runs():
     done = subprocess.run([sys.executable, "mdlm.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(re.search(r"Of 1000 samples (\d+) follow", done.stdout)[1]) > 900
+
+
+def test_the_tutorial_on_blocks_runs():
+    done = subprocess.run([sys.executable, "bd3lm.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vwxyza → vwxyzabcdefghijklmnopqrstuvwxyz" in done.stdout
