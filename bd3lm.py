@@ -290,11 +290,12 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         end = torch.minimum(start + size, ends[r])
         p = begin[:, None] + torch.arange(int(((end - begin) * active).max()), device=device)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
-        lowest = int(begin[active].min()) + size - window
+        lowest = int(torch.minimum(begin + size, ends[r])[active].min()) - window
         cache.visible = slice(max(0, lowest), int(end.max()))
         k = torch.arange(x.shape[1], device=device)[cache.visible]
         q_block = p[:, :, None] // size
-        mask = (k // size <= q_block) & (k >= (q_block + 1) * size - window) | (q_block < 0)  # (R, T, S)
+        q_end = torch.minimum((q_block + 1) * size, ends[r, None, None])
+        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
         i, j = wanted.nonzero(as_tuple=True)
         rows = i * p.shape[1] + position[i, j] - begin[i]
         ids = x[r[:, None], p.clamp(min=0)]

@@ -206,7 +206,7 @@ def nelbo_masks(maskable, row, j, samples, seed):
     its cross entropy, float64 (B,)."""
     n = maskable.sum(1)
     u = uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=maskable.device))
-    spread = ((row * samples + j) * 0.6180339887498949 + uniform(seed, 5)) % 1
+    spread = ((row * samples + j).double() * 0.6180339887498949 + uniform(seed, 5)) % 1
     k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
     return hide_by_count(k, u, maskable), n.double() / k
 

@@ -451,12 +451,15 @@ def test_the_estimator_of_the_nelbo_is_unbiased_for_every_row(size):
 
 
 def test_the_counts_of_every_block_are_spread_evenly_over_the_samples():
-    """However many blocks there are: 100 samples hide 1, 2, 3 and 4 of 4 tokens 25 times each, give or take 2."""
+    """However many blocks there are: 100 samples hide 1, 2, 3 and 4 of 4 tokens 25 times each, give or take 2. Every
+    block has masks of its own."""
     blank, counts = Blank(), torch.zeros(64, 5)
     bd3lm.nelbo(blank, torch.zeros(1, 256, dtype=torch.int64), mask_id=2, samples=100)
     for ids_ in blank.seen:
         counts[torch.arange(64), (ids_[0, :256] == 2).view(64, 4).sum(1)] += 1
     assert (counts[:, 1:] - 25).abs().max() <= 2
+    hidden = torch.stack([ids_[0, :256] == 2 for ids_ in blank.seen], 1).view(64, -1)
+    assert len(hidden.unique(dim=0)) == 64
 
 
 def test_the_nelbo_of_a_row_does_not_depend_on_its_batch():
