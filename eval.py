@@ -54,7 +54,7 @@ class Settings:
 
 
 def likelihood(checkpoint, algorithm, s, seed, windows, meta):
-    """NELBO (exact for AR): mean and standard error over the windows (N, seq_len), nats per token."""
+    """NELBO (exact for AR) of each of the windows (N, seq_len), nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
     maskable = (torch.arange(windows.shape[1], device=windows.device) >= n).expand_as(windows)
     nats = []
@@ -62,16 +62,16 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta):
         part = slice(i, i + s.eval_batch_size)
         keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], **keys))
-    return mdlm.mean_and_error(torch.cat(nats) / (windows.shape[1] - n))
+    return torch.cat(nats) / (windows.shape[1] - n)
 
 
 def chain_rule(checkpoint, algorithm, s, windows, method, meta):
-    """Exact likelihood in one reveal order: mean and standard error, nats per token."""
+    """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
     options = algorithm.LikelihoodOptions(method=method, batch_size=s.eval_batch_size)
     given, rest = [x[:n] for x in windows], [x[n:] for x in windows]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
-    return mdlm.mean_and_error(-logp / (windows.shape[1] - n))
+    return -logp / (windows.shape[1] - n)
 
 
 def sample_entropy(checkpoint, algorithm, options, n, device):
@@ -107,8 +107,8 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
 LADDER = {
     "ar": "--algorithm=ar",
     "block1": "--algorithm=bd3lm --block_size=1 --t_min=1",
-    "block4": "--algorithm=bd3lm --block_size=4 --objective=masked_ce --t_min=0.45 --t_max=0.95",
-    "block16": "--algorithm=bd3lm --block_size=16 --objective=masked_ce --t_min=0.3 --t_max=0.8",
+    "block4": "--algorithm=bd3lm --block_size=4 --t_min=0.45 --t_max=0.95",
+    "block16": "--algorithm=bd3lm --block_size=16 --t_min=0.3 --t_max=0.8",
     "mdlm": "--algorithm=mdlm --objective=masked_ce --t_shape=bell --t_max=0.8",
 }
 
@@ -173,13 +173,13 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     if s.windows:
         windows = common.eval_windows(dataset, meta, checkpoint.model.config.seq_len, s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
-        nats, error = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
+        nats = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
         exact = algorithm.CAUSAL
-        result["likelihood"] = {"exact" if exact else "NELBO": row(nats, error, per_bit, len(windows))}
+        result["likelihood"] = {"exact" if exact else "NELBO": row(nats, per_bit)}
         for method in () if exact else s.chain_rule:
             some = windows[torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()]
-            nats, error = chain_rule(checkpoint, algorithm, s, some, method, meta)
-            result["likelihood"][f"exact, {method}"] = row(nats, error, per_bit, len(some))
+            nats = chain_rule(checkpoint, algorithm, s, some, method, meta)
+            result["likelihood"][f"exact, {method}"] = row(nats, per_bit)
     if s.num_samples:
         (mean, error), forwards = sample_entropy(checkpoint, algorithm, options, s.num_samples, device)
         result["sample_entropy"] = {"nats": mean, "error": error, "forwards_per_sample": forwards}
@@ -200,6 +200,8 @@ def main(argv):
         if getattr(s, name) < 1:
             sys.exit(f"{name}={getattr(s, name)} measures nothing; use at least 1")
     if s.ladder:
+        if not s.windows:
+            sys.exit("windows=0 leaves out the likelihoods, which the ladder compares")
         s.checkpoint = train_ladder(s)
     device = pick_device(s.device)[0]
     checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
@@ -216,6 +218,8 @@ def main(argv):
         for result, measured in zip(results, speed(checkpoints, algorithms, options, device)):
             result["speed"] = measured
     print_table(results)
+    if s.ladder:
+        print_ladder(results)
     if s.out:
         Path(s.out).parent.mkdir(parents=True, exist_ok=True)
         facts = environment(device)
@@ -232,14 +236,17 @@ def say_block_size(path, config, block_size):
     config.block_size = block_size
 
 
-def row(nats, error, per_bit, windows):
+def row(per_window, per_bit):
+    """What the table shows of one measure; the values per window serve to compare checkpoints on the same windows."""
+    nats, error = mdlm.mean_and_error(per_window)
     return {
         "nats_per_token": nats,
         "nats_error": error,
         "bits_per_byte": nats * per_bit,
         "bits_error": error * per_bit,
         "perplexity": math.exp(nats),
-        "windows": windows,
+        "windows": len(per_window),
+        "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],
     }
 
 
@@ -254,14 +261,6 @@ def print_table(results):
             bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
             name, n = r["checkpoint"], f"{r['parameters']:,}"
             print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
-    if any("speed" in r for r in results):
-        bits = "bits per byte | " if any("likelihood" in r for r in results) else ""
-        print(f"\n| checkpoint | {bits}forwards per token | tokens per second |\n|---|{'---|' * bool(bits)}---|---|")
-    for r in results:
-        if v := r.get("speed"):
-            bits = [f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}" for x in r.get("likelihood", {}).values()]
-            line = (r["checkpoint"], *bits[:1], f"{v['forwards_per_token']:.2f}", f"{v['tokens_per_s']:,.0f}")
-            print(f"| {' | '.join(line)} |")
     for r in results:
         if e := r.get("sample_entropy"):
             print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats, ", end="")
@@ -269,6 +268,23 @@ def print_table(results):
         if a := r.get("accuracy"):
             print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
             print(f"{a['forwards_per_puzzle']:.1f} forwards each")
+
+
+def print_ladder(results):
+    """Markdown: quality against speed. Each rung is compared with the one above it window by window, which is a far
+    smaller error than that of either mean."""
+    print("\n| rung | bits per byte | more than the rung above | forwards per token | tokens per second |")
+    print("|---|---|---|---|---|")
+    above = None
+    for r in results:
+        x = next(iter(r["likelihood"].values()))
+        here = torch.tensor(x["bits_per_window"])
+        more, error = mdlm.mean_and_error(here - above) if above is not None else (0.0, 0.0)
+        line = [Path(r["checkpoint"]).parent.name, f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"]
+        line += [f"{more:.4f} ± {error:.4f}" if above is not None else ""]
+        line += [f"{r['speed']['forwards_per_token']:.2f}", f"{r['speed']['tokens_per_s']:,.0f}"]
+        print(f"| {' | '.join(line)} |")
+        above = here
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ stages = (
     "800:block_size=64",
     "900:block_size=16",
 )
-objective = "masked_ce"
 t_min = 0.3
 t_max = 0.8
 

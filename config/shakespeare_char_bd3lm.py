@@ -10,7 +10,6 @@ dataset = "shakespeare_char"
 out_dir = "out/shakespeare_char_bd3lm"
 
 block_size = 8
-objective = "masked_ce"
 t_min = 0.3
 t_max = 0.8
 
