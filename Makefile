@@ -16,15 +16,17 @@ data/pydocs/meta.json: data/pydocs/prepare.py | .venv/installed
 	$(PY) data/pydocs/prepare.py
 
 demo: .venv/installed data/pydocs/meta.json
-	@echo "== 1/4  The checkpoint that ships with the repository writes Python documentation =="
+	@echo "== 1/5  The checkpoint that ships with the repository writes Python documentation =="
 	$(PY) sample.py --watch --prompt="class " --max_new_tokens=160 --quota=ancestral --steps=128 --remask=0.02 --temperature=0.7
-	@echo "== 2/4  Masked diffusion from scratch, then the autoregressive baseline on as many tokens =="
+	@echo "== 2/5  Masked diffusion from scratch, then the autoregressive baseline on as many tokens =="
 	$(PY) train.py config/quickstart.py --overwrite=true
 	$(PY) train.py config/quickstart_ar.py --overwrite=true
-	@echo "== 3/4  Bits per byte of unseen documentation (lower is better) =="
+	@echo "== 3/5  Bits per byte of unseen documentation (lower is better) =="
 	$(PY) eval.py --checkpoint=out/quickstart,out/quickstart_ar --windows=128
-	@echo "== 4/4  Samples of what was just trained =="
+	@echo "== 4/5  Samples of what was just trained =="
 	$(PY) sample.py --checkpoint=out/quickstart --num_samples=2 --steps=64 --html=denoise.html
+	@echo "== 5/5  Block diffusion, explained on an alphabet =="
+	$(PY) bd3lm.py
 	cp out/quickstart/loss.png loss.png
 	@echo "See loss.png and denoise.html."
 

@@ -4,7 +4,7 @@ The idea in five lines. Cut a text into blocks of `block_size` tokens. Blocks fo
 tokens do in an autoregressive model; within a block, tokens are hidden and revealed as in masked diffusion:
 log p(x) = sum over blocks b of log p(x^b | x^{<b}), each term bounded by a NELBO of its own. Block size 1 is
 autoregression, block size L is masked diffusion. What it buys: texts of any length, and a KV cache that is exact,
-because what is finished is never seen by anything that it could depend on.
+because a finished block sees nothing of what comes after it.
 
     python bd3lm.py      trains and samples something tiny, and says what it does
 
@@ -12,6 +12,7 @@ because what is finished is never seen by anything that it could depend on.
 """
 
 import functools
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,7 +25,7 @@ from mdlm import LikelihoodOptions, Output
 from model import Config, KVCache, Tiles, Transformer, fp32
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
-PASSES = 2  # a training step takes about the work of two passes over the text
+PASSES = 2  # a training step takes nearly two passes over the text
 
 # ------------------------------------------------------------------------------------------------------------------
 # 1 · who sees whom
@@ -34,7 +35,7 @@ PASSES = 2  # a training step takes about the work of two passes over the text
 
 
 def sees(block_q, clean_q, block_k, clean_k):
-    """Whether a query in block_q of the clean or the noised half attends to a key in block_k (BD3LM, section 3.3)."""
+    """Whether a query in block_q of the clean or the noised half attends to a key in block_k (BD3LM, section 3.2)."""
     same = (block_q == block_k) & (clean_q == clean_k)  # everyone sees its own block, noised or clean as itself
     past = clean_k & (block_k < block_q)  # and the clean version of those before
     return same | past
@@ -50,12 +51,12 @@ def attention(length, block_size, device, kind):
         clean_q, clean_k = q >= length, k >= length
         return sees((q - length * clean_q) // block_size, clean_q, (k - length * clean_k) // block_size, clean_k)
 
+    if both == length:
+        return None, None  # one block: everyone sees everyone
     if kind == "flex":
         from torch.nn.attention.flex_attention import create_block_mask
 
         return tuple(create_block_mask(rule, None, None, queries, both, device) for queries in (both, length))
-    if both == length:
-        return None, None  # one block: everyone sees everyone
     i = torch.arange(both, device=device)
     mask = rule(None, None, i[:, None], i)
     if kind == "dense":
@@ -74,7 +75,8 @@ def predict(model, xt, x0, rows, block_size, mask_id):
     blocks of x0 before it; the mask's is excluded."""
     B, L = xt.shape
     config = getattr(model, "module", model).config  # .module: of DDP
-    kind = "dense" if config.window else "flex" if xt.is_cuda and not config.dropout else "tiles"
+    flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
+    kind = "dense" if config.window else "flex" if flex else "tiles"
     n = clean_length(L, block_size)
     i = torch.arange(L, device=xt.device)
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([i, i[:n]]).expand(B, -1)
@@ -115,6 +117,8 @@ class LossOptions(mdlm.LossOptions):
             raise ValueError(f"block_size must be at least 1, not {self.block_size}")
         if self.clip == "adaptive" and self.objective != "nelbo":
             raise ValueError("clip=adaptive compares the variance of the bound: use objective=nelbo")
+        if self.clip == "adaptive" and not 0 < self.t_max - self.t_min < 1:
+            raise ValueError("clip=adaptive slides a part of [0, 1]: give one, such as t_min=0.45 and t_max=0.95")
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
@@ -139,8 +143,8 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 @torch.no_grad()
 def adapt(model, windows, options, *, mask_id, seed=0):
     """clip=adaptive: {"t_min", "t_max"}, as far apart as they are, where the blocks' loss varies least (BD3LM, section
-    4.3), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
-    interval is a sample of the clipped loss."""
+    5), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
+    interval is a sample of the loss with t uniform there."""
     if options.clip == "fixed":
         return {}
     free = replace(options, clip="fixed", t_min=0.0, t_max=1.0, t_shape="uniform", complementary=False)
@@ -154,9 +158,13 @@ def adapt(model, windows, options, *, mask_id, seed=0):
         times.append(mdlm.stratified(mdlm.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
         losses.append(to_blocks(ce, size).sum(1) * weight)
     t, value = torch.cat(times), torch.cat(losses)
-    lows = [0.05 * k for k in range(int((1 - width) / 0.05 + 1e-6) + 1)]
-    variances = [value[(t >= low) & (t <= low + width)].var().nan_to_num(torch.inf) for low in lows]
-    low = lows[int(torch.stack(variances).argmin())]
+
+    def variance(low):
+        inside = value[(t >= low) & (t <= low + width)]
+        return inside.var().item() if len(inside) > 1 else math.inf
+
+    lows = [options.t_min, *(0.05 * k for k in range(int((1 - width) / 0.05 + 1e-6) + 1))]
+    low = min(lows, key=variance)
     return {"t_min": low, "t_max": min(1.0, low + width)}
 
 
@@ -193,11 +201,14 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     mdlm.log_likelihood's, in block order. The exact ones take block_size forwards, not one per token: what a block is
     given, the text before it, is known from the start, so all blocks reveal a token at the same time."""
     out, size = [], trained_block_size(model)
+    longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
+    if longest > seq_len:
+        raise ValueError(f"a text of {longest} tokens exceeds the context of {seq_len}; cut it into windows")
     for start in range(0, len(prompts), options.batch_size):
         pairs = list(zip(prompts, targets))[start : start + options.batch_size]
         x0, real = mdlm.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
-        more = int(whole_blocks(real.sum(1), size, model.config.seq_len).max()) - x0.shape[1]
+        more = int(whole_blocks(real.sum(1), size, seq_len).max()) - x0.shape[1]
         x0, real = F.pad(x0, (0, more), value=mask_id), F.pad(real, (0, more))
         position = torch.arange(x0.shape[1], device=x0.device)
         target = real & (position >= lengths[:, None])
@@ -229,9 +240,9 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 
 @dataclass
 class SampleOptions(mdlm.SampleOptions):
-    block_size: int = 0  # tokens of a block, counted from the start of the text; 0 means as it was trained
-    window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
-    cache: Literal["kept", "block", "none"] = "kept"  # to compare: encode the prefix anew per block, or per step
+    block_size: int = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
+    window: int = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
+    cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
 
 
 def whole_blocks(lengths, size, seq_len):
@@ -248,6 +259,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
     the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
     Every row has its own block and step, and leaves the batch, and the cache, when it is finished.
+
+    A text may be longer than the context; what lies before the window is then out of sight.
 
     num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
     that does not fuse it with the next step.
@@ -288,10 +301,12 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
         end = torch.minimum(start + size, ends[r])
-        p = begin[:, None] + torch.arange(int(((end - begin) * active).max()), device=device)  # (R, T)
+        first_end = torch.where(active, torch.minimum(begin + size, ends[r]), x.shape[1])
+        extent = torch.stack([((end - begin) * active).max(), first_end.min() - window, end.max()])
+        T, lowest, highest = extent.tolist()  # the one wait for the GPU here
+        p = begin[:, None] + torch.arange(T, device=device)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
-        lowest = int(torch.minimum(begin + size, ends[r])[active].min()) - window
-        cache.visible = slice(max(0, lowest), int(end.max()))
+        cache.visible = slice(max(0, lowest), highest)
         k = torch.arange(x.shape[1], device=device)[cache.visible]
         q_block = p[:, :, None] // size
         q_end = torch.minimum((q_block + 1) * size, ends[r, None, None])
@@ -308,7 +323,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             cond, un = logits.chunk(2)
             logits = un + (o.cfg_scale + 1) * (cond - un)
         stored[r] = torch.where(active, start, stored[r])
-        return logits, pending.long()
+        return logits, pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)

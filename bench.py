@@ -95,7 +95,8 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
         value.backward()
         model.zero_grad(set_to_none=True)
 
-    flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5) * (bd3lm.PASSES if block_size else 1)
+    passes = 1 + bd3lm.clean_length(config.seq_len, block_size) / config.seq_len if block_size else 1
+    flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5, passes)
     return step, batch_size * config.seq_len, flops
 
 
@@ -146,9 +147,9 @@ def main(argv):
         c = config(1026)
         model = Transformer(c).to(device)
         step = {"mdlm": training_step(model, c, s.batch_size, device, dtype)}
-        for size in (c.seq_len, 64, 16, 4):
+        for size in dict.fromkeys(min(k, c.seq_len) for k in (c.seq_len, 64, 16, 4)):
             name = f"bd3lm, blocks of {size}"
-            step[name] = training_step(model, c, s.batch_size, device, dtype, block_size=min(size, c.seq_len))
+            step[name] = training_step(model, c, s.batch_size, device, dtype, block_size=size)
         report("training by blocks", step, s.rounds, device)
 
     n = s.seq_len
@@ -175,7 +176,7 @@ def main(argv):
     if s.only in ("all", "block_decode"):
         size = min(16, n)
         model = Transformer(config(1026, block_size=size)).to(device).eval()
-        for tokens in (1, 4):
+        for tokens in (1, 4, 8):
             variants = {
                 name: decode(bd3lm, model, cache=cache, steps=max(1, n // tokens))
                 for name, cache in (("no cache", "none"), ("prefix anew per block", "block"), ("exact cache", "kept"))

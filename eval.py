@@ -103,7 +103,8 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
 
 
-# One network, one text, the same windows; what differs is who sees whom, and which t a block of that size learns from.
+# One network, one text, the same windows and steps; each rung with the recipe that suits it: the t that its block size
+# learns most from, and for masked diffusion no weight 1/t. A step by blocks takes up to twice the work of another.
 LADDER = {
     "ar": "--algorithm=ar",
     "block1": "--algorithm=bd3lm --block_size=1 --t_min=1",
@@ -115,16 +116,25 @@ LADDER = {
 
 def train_ladder(s):
     """The ladder's checkpoints, those that are missing trained first; a rung that was stopped goes on."""
+
+    def finished(path):
+        facts = json.loads((path / "last/config.json").read_text())
+        return facts["iter"] >= facts["train"]["max_iters"]
+
     paths = []
     for name, words in LADDER.items():
         path = Path(s.ladder_dir) / name
-        done = (path / "last/config.json").is_file()
-        facts = json.loads((path / "last/config.json").read_text()) if done else {}
-        if not done or facts["iter"] < facts["train"]["max_iters"]:
-            print(f"\nladder: {name}", flush=True)
+        there = (path / "last/config.json").is_file()
+        if there and finished(path):
+            print(f"ladder: {path} is there already; delete it to train it anew")
+        else:
+            print(f"ladder: {name}", flush=True)
             args = ["config/ladder.py", *words.split(), f"--out_dir={path}", *shlex.split(s.ladder_args)]
-            train.main(args + ["--init_from=resume"] * done)
+            train.main([*args, "--init_from=resume" if there else "--overwrite=true"])
+            if not finished(path):
+                sys.exit(f"the ladder was stopped at {name}; the same command goes on")
         paths.append(str(path / "last"))
+    torch.set_float32_matmul_precision("highest")  # as if they had been trained elsewhere
     return tuple(paths)
 
 
@@ -202,6 +212,8 @@ def main(argv):
     if s.ladder:
         if not s.windows:
             sys.exit("windows=0 leaves out the likelihoods, which the ladder compares")
+        if "checkpoint" in values:
+            sys.exit("--ladder compares checkpoints of its own; leave out --checkpoint, or --ladder")
         s.checkpoint = train_ladder(s)
     device = pick_device(s.device)[0]
     checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]

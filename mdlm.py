@@ -130,6 +130,8 @@ class LossOptions:
     def __post_init__(self):
         check_choices(self)
         mask_rate(torch.ones(1), self.schedule)
+        if not 0 <= self.t_min <= self.t_max <= 1:
+            raise ValueError(f"t_min={self.t_min} and t_max={self.t_max} must satisfy 0 <= t_min <= t_max <= 1")
 
 
 def hidden_nll(model, xt, x0, hidden, mask_id, real=None):

@@ -338,10 +338,8 @@ class Transformer(nn.Module):
         slots = None if cache is None else cache.reserve(positions, real)
         attention = (real, positions, cache, in_order)
         masks = {local: self.attention_mask(mask, local, *attention) for local in {*map(c.is_local, range(c.n_layer))}}
-        if last_mask is not mask:
-            last_mask = self.attention_mask(last_mask, c.is_local(c.n_layer - 1), *attention)
-        else:
-            last_mask = masks[c.is_local(c.n_layer - 1)]
+        local = c.is_local(c.n_layer - 1)
+        last_mask = masks[local] if last_mask is mask else self.attention_mask(last_mask, local, *attention)
         is_causal = c.causal and mask is None and in_order
         ropes = [None, None]
         if c.position == "rope":
@@ -396,13 +394,14 @@ class Transformer(nn.Module):
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
 
-    def flops_per_token(self, seq_len, head_rows=1.0):
+    def flops_per_token(self, seq_len, head_rows=1.0, passes=1):
         """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key
-        (windows not counted). `head_rows` is the fraction of tokens whose logits are computed."""
+        (windows not counted). `head_rows` is the fraction of tokens whose logits are computed, `passes` how often a
+        token goes through the blocks."""
         c = self.config
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
         attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
-        return 6 * (matrices + head_rows * c.vocab_size * c.n_embd) + attention
+        return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ Every option of the algorithm's generate is a key here; --help lists them.
 import re
 import sys
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,7 @@ def main(argv):
             f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
             f"{model.config.seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
         )
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     prompts = [canvas.to(device)] * s.num_samples
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
     start = time.time()

@@ -1,4 +1,4 @@
-"""Train a language model: one loop for every algorithm (mdlm, ar, …), from one CPU to several nodes of GPUs.
+"""Train a language model: one loop for every algorithm (mdlm, bd3lm, ar, …), from one CPU to several nodes of GPUs.
 
     python train.py config/quickstart.py
     python train.py config/quickstart.py --learning_rate=2e-3 --out_dir=out/try2
@@ -35,7 +35,7 @@ from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 @dataclass
 class Settings:
-    algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, ar, or one of your own
+    algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, ar, or one of your own
     dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json
     out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
     init_from: str = "scratch"  # scratch, resume (go on with out_dir/last), or a checkpoint to start from
@@ -94,7 +94,7 @@ def read_stages(words, options):
     for word in words:
         form = re.fullmatch(r"(\d+):(\w+)=(.+)", word)
         if not form or int(form[1]) < stages[-1][0]:
-            sys.exit(f"stages: {word!r} is not of the form iteration:key=value, or comes before the one behind it")
+            sys.exit(f"stages: {word!r} is not of the form iteration:key=value, or begins before the one ahead of it")
         kinds = {f.name: f.type for f in fields(options)}
         if form[2] not in kinds:
             sys.exit(f"stages: {word!r} names no loss option; there are {', '.join(kinds) or 'none'}")
@@ -194,11 +194,14 @@ def main(argv):
     # data
     meta = common.load_meta(s.dataset)
     stages = read_stages(s.stages, options)
-    block_size = getattr(stages[-1][1], "block_size", 0)  # what the run ends with is what the network is for
+    sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
+    block_size = sizes[-1]  # what the run ends with is what the network is for
     if config.block_size and not block_size:
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
-    if block_size > config.seq_len:
-        sys.exit(f"block_size={block_size} exceeds the context, seq_len={config.seq_len}")
+    if max(sizes) > config.seq_len:
+        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={config.seq_len}")
+    if block_size and config.shift:
+        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
     vocab_size = config.vocab_size or meta["vocab_size"]
     config = replace(config, vocab_size=vocab_size, causal=algorithm.CAUSAL, block_size=block_size)
     if config.vocab_size < meta["vocab_size"]:
@@ -268,7 +271,7 @@ def main(argv):
     model.to(device)
     optimizers = make_optimizers(model, s, kind)
     ema = {n: p.detach().clone() for n, p in model.named_parameters()} if s.ema else None
-    start, best, seconds, facts, adapted = 0, math.inf, 0.0, {}, {}
+    start, evaluated, best, seconds, facts, adapted = 0, 0, math.inf, 0.0, {}, {}
     if state:
         if state["seed"] != s.seed or state["global_rows"] != global_rows or state["optimizer_name"] != s.optimizer:
             sys.exit(
@@ -276,7 +279,7 @@ def main(argv):
                 f"--init_from={source.path} starts a new run from its weights"
             )
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
-        adapted = state.get("adapted", {})
+        evaluated, adapted = state.get("evaluated", start), state.get("adapted", {})
         with torch.no_grad():
             for n, p in model.named_parameters():
                 p.copy_(state["weights"][n])
@@ -367,7 +370,19 @@ def main(argv):
 
     def options_at(it):
         """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
-        return replace([o for first, o in stages if first <= it][-1], **adapted)
+        o = [o for first, o in stages if first <= it][-1]
+        return replace(o, **adapted) if getattr(o, "clip", "") == "adaptive" else o
+
+    def adapt(it):
+        """What the algorithm makes of the fixed windows, the same on all ranks."""
+        raw.eval()
+        windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
+        with autocast:
+            found = [algorithm.adapt(raw, windows, options_at(it), mask_id=tokenizer.mask_id)]
+        raw.train()
+        if world > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
 
     def save(it, name):
         """Write out_dir/name; a full disk costs a warning, not the run."""
@@ -378,6 +393,7 @@ def main(argv):
                 "best": best,
                 "seconds": seconds,
                 "facts": facts,
+                "evaluated": evaluated,
                 "adapted": adapted,
                 "seed": s.seed,
                 "global_rows": global_rows,
@@ -414,7 +430,7 @@ def main(argv):
             agreed = it % min(10, s.log_interval) == 0 and sum_over_ranks(torch.tensor(float(stopping), device=device))
             stopping = bool(agreed)
         last = it >= s.max_iters or stopping
-        saving = last or (it % s.eval_interval == 0 and it > start)
+        saving = last or (it % s.eval_interval == 0 and it > evaluated)
         if since and (it % s.log_interval == 0 or saving):
             value = sum_over_ranks(running / world).item() / since
             if not math.isfinite(value) or saving and not all(p.isfinite().all() for p in raw.parameters()):
@@ -429,7 +445,7 @@ def main(argv):
             speed = since * tokens_per_iter / elapsed
             numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
             if peak:
-                flops = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5) * getattr(algorithm, "PASSES", 1)
+                flops = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5, getattr(algorithm, "PASSES", 1))
                 numbers["mfu"] = flops * speed / (peak * world)
             log(it, **numbers, seconds=seconds)
             shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}"}
@@ -446,11 +462,10 @@ def main(argv):
                 nats, error = estimate_loss()
                 bpb = 1 / math.log(2) / meta["bytes_per_token"]
                 facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
-                log(it, **facts, **adapted, seconds=seconds)
+                evaluated = it
                 if hasattr(algorithm, "adapt"):
-                    windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
-                    with autocast:
-                        adapted = algorithm.adapt(raw, windows, options_at(it), mask_id=tokenizer.mask_id)
+                    adapted = adapt(it)
+                log(it, **facts, **adapted, seconds=seconds)
                 say(
                     f"iteration {it}: validation {nats:.4f} ± {error:.4f} nats per token, {nats * bpb:.4f} ± "
                     f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"

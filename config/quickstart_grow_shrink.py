@@ -1,7 +1,8 @@
 """From an autoregressive checkpoint to block diffusion: blocks grow, stay at the whole window, and shrink again.
 
-The schedule with which LLaDA2 (arXiv 2512.15745) turns a pretrained autoregressive model into a diffusion model, at
-laptop size: each stage starts from what the last one learnt, and the last one makes it a model with a KV cache again.
+The schedule with which LLaDA2.0 turns a pretrained autoregressive model into a diffusion model (its report calls it
+warm-up, stable, decay), at laptop size: each stage starts from what the one before has learnt, and the last one makes
+it a model with a KV cache again.
 
 Data      python data/pydocs/prepare.py, then python train.py config/quickstart_ar.py
 Hardware  2 CPU cores with bfloat16

@@ -138,7 +138,7 @@ def all_rows(x):
 
 
 def literal_mask(length, size):
-    """Section 3.3 of the paper, case by case: M_BD, block diagonal; M_OBC, offset block causal; M_BC, block causal."""
+    """Section 3.2 of the paper, case by case: M_BD, block diagonal; M_OBC, offset block causal; M_BC, block causal."""
     keys = length + (math.ceil(length / size) - 1) * size  # nobody reads the last clean block
     mask = torch.zeros(keys, keys, dtype=torch.bool)
     for q, k in itertools.product(range(keys), repeat=2):
@@ -250,7 +250,7 @@ def test_nothing_leaks_from_where_a_block_must_not_look(size, keys):
 @pytest.mark.parametrize("keys", [dict(), dict(window=3, global_every=2), dict(n_layer=1)], ids=["2", "window", "1"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 12])
 def test_one_pass_over_both_halves_equals_a_pass_per_block(size, keys):
-    """Section 3.1: p(x^b | x_t^b, x^{<b}) of every block by itself, from [x_0^{<b}, x_t^b] alone."""
+    """Section 3.2: p(x^b | x_t^b, x^{<b}) of every block by itself, from [x_0^{<b}, x_t^b] alone."""
     net, x0 = transformer(3, **keys), texts(3, 12)
     xt = torch.where(torch.rand(3, 12, generator=generator(1)) < 0.6, M, x0)
     together = bd3lm.predict(net, xt, x0, all_rows(xt), size, M).view(3, 12, VOCAB)
@@ -287,7 +287,7 @@ def test_the_clean_half_of_the_last_layer_is_never_computed_and_nobody_notices(k
 
 
 def test_block_size_1_at_time_1_is_autoregression_without_a_shift():
-    """Section 4.1: position b is a mask that sees x^{<b}, and predicts token b itself."""
+    """Section 4.2: position b is a mask that sees x^{<b}, and predicts token b itself."""
     net, x = transformer(5, block_size=1), texts(4, 9)
     nll = torch.zeros(4, 9, dtype=torch.float64)
     for b in range(9):
@@ -507,7 +507,7 @@ def hidden_counts(B, length, size, seed=0, shard=None, **keys):
 
 
 def test_every_block_has_its_own_time_one_in_each_stratum_of_the_global_batch():
-    """Section 3.1: one t per block. 4 rows of 4 blocks of 16 tokens: exactly one block hides 1 token, one 2, … one 16.
+    """One t per block. 4 rows of 4 blocks of 16 tokens: exactly one block hides 1 token, one 2, … one 16.
     A block sees every stratum over the seeds. (The research code orders strata by batch, dLLM has one t per row.)"""
     runs = torch.stack([hidden_counts(4, 64, 16, seed, corruption="count") for seed in range(400)]).view(400, 16)
     assert torch.equal(runs.sort(1).values, torch.arange(1, 17).expand(400, 16))
@@ -564,7 +564,7 @@ def test_prompts_are_never_hidden_and_never_learned(objective):
 
 
 def test_clipped_rates_hide_as_much_as_they_say():
-    """Section 4.3, U[beta, omega]: of 20 tokens never fewer than beta, never more than omega."""
+    """Section 5, U[beta, omega]: of 20 tokens never fewer than beta, never more than omega."""
     counts = hidden_counts(30, 80, 20, corruption="count", t_min=0.3, t_max=0.8)
     assert counts.min() == 7 and counts.max() == 16
     assert (torch.bincount(counts.flatten())[7:] - 12).abs().max() <= 1  # as many of each
@@ -1101,6 +1101,8 @@ def generate(net=NET, prompt=7, new=4, **keys):
         (lambda: Config(VOCAB, 8, block_size=9), "block_size=9.*seq_len=8"),
         (lambda: LossOptions(block_size=0), "block_size must be at least 1, not 0"),
         (lambda: LossOptions(clip="adaptive", objective="masked_ce"), "clip=adaptive.*objective=nelbo"),
+        (lambda: LossOptions(clip="adaptive"), "give one, such as t_min=0.45 and t_max=0.95"),
+        (lambda: bd3lm.log_likelihood(NET, [ids(*[7] * 9)], [ids(*[8] * 4)], mask_id=M), "13 tokens.*context of 12"),
         (lambda: LossOptions(clip="adaptiv"), "adaptiv.*fixed, adaptive"),
         (lambda: LossOptions(schedule="linera"), "linera.*linear, poly2"),
         (lambda: SampleOptions(cache="keep"), "keep.*kept, block, none"),

@@ -100,7 +100,7 @@ ADAPTIVE = [*BLOCKS, "--clip=adaptive", "--t_min=0.45", "--t_max=0.95", "--stage
     [
         [],
         ["--optimizer=muon", "--ema=0.9", "--dropout=0.1", "--lr_schedule=wsd"],
-        [*ADAPTIVE, "--eval_interval=4"],
+        [*ADAPTIVE, "--eval_interval=5"],
     ],
 )
 def test_20_steps_equal_10_steps_a_signal_and_10_resumed_steps_bitwise(text_data, tmp_path, monkeypatch, options):
@@ -287,6 +287,10 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--algorithm=bd3lm", "--seq_len=8"], "block_size=16 exceeds the context, seq_len=8"),
         (["--block_size=4"], "algorithm=mdlm has no blocks; use --algorithm=bd3lm"),
         (["--algorithm=bd3lm", "--clip=adaptive", "--objective=masked_ce"], "use objective=nelbo"),
+        (["--algorithm=bd3lm", "--clip=adaptive"], "clip=adaptive slides a part of"),
+        (["--algorithm=bd3lm", "--shift=true"], "bd3lm needs shift=false"),
+        (["--algorithm=bd3lm", "--stages=1:block_size=99,2:block_size=4"], "block_size=99 exceeds the context"),
+        (["--t_max=1.5"], "t_max=1.5 must satisfy"),
         (["--stages=block_size=4"], "'block_size=4' is not of the form iteration:key=value"),
         (["--stages=9:t_max=1,3:t_max=0.5"], "'3:t_max=0.5'.*before"),
         (["--stages=9:t_maxx=1"], "no loss option; there are.*t_max"),
@@ -415,10 +419,12 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # where --html and --gif write
     if script == "train.py":
         two_small_steps(args, text_data, puzzle_data, tmp_path)
+    elif script in ("sample.py", "eval.py") and ("out/" in command or "--ladder" in command):
+        # of checkpoints that a reader trains: the keys at least must be right
+        settings = sample.Settings if script == "sample.py" else evaluation.Settings
+        configurator.fill(configurator.read(args), settings, bd3lm.SampleOptions)
     elif script == "sample.py" and args != ["--help"]:
         sample.main([*args, "--delay=0", "--device=cpu"])
-    elif script == "eval.py":  # of checkpoints that a reader trains: the keys at least must be right
-        configurator.fill(configurator.read(args), evaluation.Settings, mdlm.SampleOptions)
 
 
 def test_scripts_print_help(capsys):
@@ -543,6 +549,8 @@ def test_eval_measures_blocks_and_says_when_they_are_not_those_of_training(train
     assert "trained on blocks of 4 tokens, not 8" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="block_size=99 does not fit the context of 32"):
         evaluation.main([*keys, "--block_size=99"])
+    with pytest.raises(SystemExit, match="leave out --checkpoint"):
+        evaluation.main([*keys, "--ladder"])
 
 
 def test_the_ladder_trains_what_is_missing_and_prints_one_table(text_data, tmp_path, capsys):
