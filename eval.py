@@ -108,7 +108,7 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
 LADDER = {
     "ar": "--algorithm=ar",
     "block1": "--algorithm=bd3lm --block_size=1 --t_min=1",
-    "block4": "--algorithm=bd3lm --block_size=4 --t_min=0.45 --t_max=0.95",
+    "block4": "--algorithm=bd3lm --block_size=4 --corruption=count",
     "block16": "--algorithm=bd3lm --block_size=16 --t_min=0.3 --t_max=0.8",
     "mdlm": "--algorithm=mdlm --objective=masked_ce --t_shape=bell --t_max=0.8",
 }

@@ -2,8 +2,8 @@
 same windows, as ar, bd3lm with blocks of 1, 4 and 16, and mdlm, and prints one table.
 
 Data      python data/pydocs/prepare.py
-Hardware  2 CPU cores with bfloat16
-Expected  README
+Hardware  2 CPU cores with bfloat16, 28 minutes
+Expected  1.82 (ar), 1.87 (blocks of 1), 2.22 (4), 2.24 (16), 2.36 (mdlm) bits per byte; the table is in the README
 """
 
 dataset = "pydocs"

@@ -1,8 +1,8 @@
 """The laptop path by blocks: config/quickstart.py's network, data and budget, in blocks of 16 tokens.
 
 Data      python data/pydocs/prepare.py
-Hardware  2 CPU cores with bfloat16
-Expected  to be measured
+Hardware  one CPU core with bfloat16, 14 minutes
+Expected  2.11 bits per byte (NELBO); config/quickstart.py, on as many tokens: 2.21
 """
 
 algorithm = "bd3lm"
