@@ -136,10 +136,6 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 3 · likelihood
-
-
 @torch.no_grad()
 def adapt(model, windows, options, *, mask_id, seed=0):
     """clip=adaptive: {"t_min", "t_max"}, as far apart as they are, where the blocks' loss varies least (BD3LM, section
@@ -166,6 +162,10 @@ def adapt(model, windows, options, *, mask_id, seed=0):
     lows = [options.t_min, *(0.05 * k for k in range(int((1 - width) / 0.05 + 1e-6) + 1))]
     low = min(lows, key=variance)
     return {"t_min": low, "t_max": min(1.0, low + width)}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3 · likelihood
 
 
 def trained_block_size(model):

@@ -5,8 +5,9 @@ warm-up, stable, decay), at laptop size: each stage starts from what the one bef
 it a model with a KV cache again.
 
 Data      python data/pydocs/prepare.py, then python train.py config/quickstart_ar.py
-Hardware  2 CPU cores with bfloat16
-Expected  to be measured
+Hardware  one CPU core with bfloat16, 8 minutes
+Expected  2.07 bits per byte (NELBO at blocks of 16), measured with --init_from=out/ladder/ar, an autoregressive model
+          of 1200 steps; the same 1200 steps of blocks of 16 from scratch reach 2.24, 1800 reach 2.11
 """
 
 algorithm = "bd3lm"
