@@ -319,10 +319,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
             p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
         logits = fp32(model(ids, mask=mask, positions=p, cache=cache, rows=rows))
-        if o.cfg_scale:
-            cond, un = logits.chunk(2)
-            logits = un + (o.cfg_scale + 1) * (cond - un)
         stored[r] = torch.where(active, start, stored[r])
+        logits = mdlm.guide(logits, o.cfg_scale) if o.cfg_scale else logits
         return logits, pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text

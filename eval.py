@@ -224,7 +224,7 @@ def main(argv):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
         options.append(configurator.fill(keys, algorithm.SampleOptions, quiet=True))
         if algorithm is bd3lm and options[-1].block_size:
-            say_block_size(path, checkpoint.model.config, options[-1].block_size)
+            use_block_size(path, checkpoint.model.config, options[-1].block_size)
         results.append(evaluate(path, checkpoint, algorithm, s, options[-1], device))
     if s.ladder:
         for result, measured in zip(results, speed(checkpoints, algorithms, options, device)):
@@ -239,7 +239,7 @@ def main(argv):
         print(f"wrote {s.out}")
 
 
-def say_block_size(path, config, block_size):
+def use_block_size(path, config, block_size):
     """Measure a network with another block size than it was trained with, but not without saying so."""
     if not 0 < block_size <= config.seq_len:
         sys.exit(f"block_size={block_size} does not fit the context of {config.seq_len} tokens of {path}")

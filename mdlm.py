@@ -140,9 +140,8 @@ def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
     logits = fp32(model(xt, mask=real, rows=rows))
-    logits.detach()[
-        :, mask_id
-    ] = -torch.inf  # its gradient is exp(-inf) = 0 anyway, so autograd need not copy all logits
+    # Behind autograd's back, which would copy all logits: the gradient there is exp(-inf) = 0 anyway.
+    logits.detach()[:, mask_id] = -torch.inf
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
 
@@ -477,10 +476,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
 
     def logits_at(r, position, wanted):
         width = int(lengths[r].max())
-        rows = torch.zeros(len(r), width, dtype=torch.bool, device=x.device)
         i, j = wanted.nonzero(as_tuple=True)
-        rows[i, position[i, j]] = True
-        scale = options.cfg_scale
+        rows, scale = i * width + position[i, j], options.cfg_scale
         return guided_logits(model, x[r, :width], real[r, :width], hole[r, :width], rows, mask_id, scale), 0
 
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
@@ -607,11 +604,16 @@ def ancestral_rates(t, s, options):
 
 
 def guided_logits(model, x, real, hole, rows, mask_id, scale):
-    """Logits at rows (N, V). With guidance, un + (scale + 1)(cond - un): `un` sees the given tokens as masks."""
+    """Logits (N, V) at the flat indices rows. With guidance a second batch sees the given tokens as masks."""
     if not scale:
         return forward(model, x, real, rows)
     both = torch.cat([x, torch.where(hole, x, mask_id)])
-    cond, un = forward(model, both, torch.cat([real, real]), torch.cat([rows, rows])).chunk(2)
+    return guide(forward(model, both, torch.cat([real, real]), torch.cat([rows, rows + x.numel()])), scale)
+
+
+def guide(logits, scale):
+    """Classifier-free guidance, un + (scale + 1)(cond - un), of logits (2N, V) that hold cond, then un: (N, V)."""
+    cond, un = logits.chunk(2)
     return un + (scale + 1) * (cond - un)
 
 

@@ -346,7 +346,7 @@ class Transformer(nn.Module):
             ropes = [rotary(positions, c.rope_dim, th) for th in (c.rope_theta, c.local_rope_theta or c.rope_theta)]
         if rows is not None:
             rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
-            if c.shift:  # output i - 1 predicts token i; nothing predicts a first token better than its own output
+            if c.shift:  # output i - 1 predicts token i; the first token has only its own
                 rows = rows - (rows % (T if last_mask is None else last_mask.shape[-2]) > 0).long()
 
         for layer, block in enumerate(self.blocks):

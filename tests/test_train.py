@@ -191,14 +191,20 @@ def test_the_average_of_the_weights_is_what_is_saved(text_data, tmp_path):
     assert not torch.equal(saved[name], state["weights"][name])
 
 
-def test_stages_change_the_loss_options_at_their_iterations(text_data, tmp_path, monkeypatch):
+def spy_on_options(monkeypatch, *names):
+    """A list that grows by the values of these loss options with every call of bd3lm.loss."""
     seen, original = [], bd3lm.loss
 
     def loss(model, x0, options, **keys):
-        seen.append((options.block_size, options.t_max))
+        seen.append(tuple(getattr(options, name) for name in names))
         return original(model, x0, options, **keys)
 
     monkeypatch.setattr(bd3lm, "loss", loss)
+    return seen
+
+
+def test_stages_change_the_loss_options_at_their_iterations(text_data, tmp_path, monkeypatch):
+    seen = spy_on_options(monkeypatch, "block_size", "t_max")
     stages = "--stages=2:block_size=32,3:t_max=0.5,5:block_size=8"
     run(text_data, tmp_path, *BLOCKS, stages, "--max_iters=6")
     assert seen == [(4, 1.0)] * 2 + [(32, 1.0), (32, 0.5), (32, 0.5), (8, 0.5)]
@@ -207,13 +213,7 @@ def test_stages_change_the_loss_options_at_their_iterations(text_data, tmp_path,
 
 
 def test_adaptive_mask_rates_are_measured_at_evaluations_and_keep_their_distance(text_data, tmp_path, monkeypatch):
-    seen, original = [], bd3lm.loss
-
-    def loss(model, x0, options, **keys):
-        seen.append((options.t_min, options.t_max))
-        return original(model, x0, options, **keys)
-
-    monkeypatch.setattr(bd3lm, "loss", loss)
+    seen = spy_on_options(monkeypatch, "t_min", "t_max")
     run(text_data, tmp_path, *BLOCKS, "--clip=adaptive", "--t_min=0.0", "--t_max=0.5", "--eval_interval=2")
     assert seen[:2] == [(0.0, 0.5)] * 2
     assert seen[2] == seen[3] != seen[0]  # the 1/t of small t varies most of all
