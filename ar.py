@@ -2,7 +2,8 @@
 
 What differs from mdlm.py: attention is causal, the order is always left to right, the likelihood is exact, and a KV
 cache holds the past. The mask token serves as beginning-of-text: the input is [mask, x_1 … x_{L-1}] and every one of
-the L tokens is predicted, as in diffusion, so that the units are the same.
+the L tokens is predicted, as in diffusion, so that the units are the same. Released models have no such token (mask_id
+is None): their first token is given, never predicted.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from mdlm import Output, choose_tokens, pad, uniform
 from mdlm import SampleOptions as MdlmOptions
-from model import KVCache, fp32
+from model import fp32
 
 CAUSAL = True
 
@@ -24,8 +25,12 @@ class LossOptions:
 
 def token_nll(model, x0, rows, mask_id, real=None):
     """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
-    inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
     index = rows.flatten().nonzero()[:, 0]
+    if mask_id is None:
+        if rows[:, 0].any():
+            raise ValueError("this model has no begin-of-text: nothing says how likely a text's first token is")
+        return F.cross_entropy(fp32(model(x0, mask=real, rows=index - 1)), x0.flatten()[index], reduction="none")
+    inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
     logits = fp32(model(inputs, mask=real, rows=index))
     logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
     return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
@@ -59,7 +64,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     out = []
     for start in range(0, len(prompts), options.batch_size):
         pairs = list(zip(prompts, targets))[start : start + options.batch_size]
-        x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id or 0)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
         out.append(-nelbo(model, x0, mask_id=mask_id, maskable=target, real=real))
@@ -87,28 +92,32 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     if not len(prompts):
         return Output([], [])
     device = prompts[0].device
+    begin = int(mask_id is not None)  # whether the mask token is put in front of all, as begin-of-text
     for p in prompts:
-        if (p == mask_id).any():
+        if begin and (p == mask_id).any():
             raise ValueError("an autoregressive model cannot fill in masks; use --prompt, or a diffusion checkpoint")
-    x, real = pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+        if not begin and not len(p):
+            raise ValueError("this model has no begin-of-text: give it a prompt of at least one token")
+    fill = mask_id if begin else 0
+    x, real = pad([F.pad(p.long(), (0, o.max_new_tokens), value=fill) for p in prompts], fill)
     B, L = x.shape
     length = torch.tensor([len(p) for p in prompts], device=device)  # tokens known so far, per row
     end = length + o.max_new_tokens
     events, forwards = [[] for _ in range(B)], torch.zeros_like(length)
-    banned = torch.tensor([mask_id, *o.suppress], device=device)
+    banned = torch.tensor([*([mask_id] if begin else []), *o.suppress], device=device, dtype=torch.int64)
 
     # Token i is predicted from the input at i: begin-of-text and the tokens before it. The first forward reads all
     # prompts, each later one only the newest token of every row.
     row = torch.arange(B, device=device)
     alive = length < end
-    cache = KVCache(model.config, B, L, device, next(model.parameters()).dtype)
-    width = int(length.max()) + 1
-    inputs = F.pad(x, (1, 0), value=mask_id)[:, :width]
+    cache = model.cache(B, L)
+    width = int(length.max()) + begin
+    inputs = F.pad(x, (begin, 0), value=fill)[:, :width]
     position = torch.arange(width, device=device).expand(B, width)
     clock = 0
     while alive.any():
-        known = position <= length[:, None]
-        last = position == length[:, None]
+        newest = length[:, None] - 1 + begin
+        known, last = position <= newest, position == newest
         # Finished rows go on through the batch but write to no slot that anyone reads.
         logits = fp32(model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last))
         logits[:, banned] = -torch.inf
@@ -123,8 +132,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         length = length + alive
         alive = alive & (length < end)
         if eos_id is not None:
-            alive = alive & (tokens != eos_id)
-        inputs, position = tokens[:, None], length.clamp(max=L - 1)[:, None]
+            alive = alive & ~torch.isin(tokens, torch.tensor(eos_id, device=device))
+        inputs, position = tokens[:, None], (length - 1 + begin).clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:
             watch([x[i, :n].clone() for i, n in enumerate(end)])

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 import mdlm
 from mdlm import LikelihoodOptions, Output
-from model import Config, KVCache, Tiles, Transformer, fp32
+from model import Config, Tiles, Transformer, fp32
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
 PASSES = 2  # a training step takes nearly two passes over the text
@@ -271,6 +271,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if config.shift:
+        raise ValueError("a shifted network predicts from the block before, which bd3lm does not do; use mdlm")
     if config.block_size not in (0, size):
         warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
     if not any(len(p) + o.max_new_tokens for p in prompts):
@@ -286,7 +288,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
 
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-    cache = KVCache(config, copies * len(x), x.shape[1], device, next(model.parameters()).dtype)
+    cache = model.cache(copies * len(x), x.shape[1])
     stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
     live = torch.arange(len(x), device=device)  # the rows that the cache holds
 
@@ -318,14 +320,13 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             given = ~hole[r[:, None], p.clamp(min=0)]
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
             p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
-        logits = fp32(model(ids, mask=mask, positions=p, cache=cache, rows=rows))
+        hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        logits = mdlm.guide(logits, o.cfg_scale) if o.cfg_scale else logits
-        return logits, pending.long() * (o.cache != "none")
+        return mdlm.reader(model, hidden, o.cfg_scale), pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
-    return mdlm.decode(x, hole, lengths, origin, o, logits_at, **keys)
+    return mdlm.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def mask_rate(t, schedule="linear"):
     """The probability 1 - alpha(t) that a token is hidden at time t, and its derivative.
 
     linear (MDLM's "log-linear"), poly2, poly3, … (t^k), cosine (MD4's), cosine_mdlm (the other way round)."""
-    if schedule == "linear":
+    if schedule in ("linear", "dream"):  # which differ in a sampler's steps only
         return t, torch.ones_like(t)
     if schedule == "cosine":
         a = torch.pi / 2 * (1 - t)
@@ -212,6 +212,29 @@ def nelbo_masks(maskable, row, j, samples, seed):
     return hide_by_count(k, u, maskable), n.double() / k
 
 
+def llada_masks(maskable, row, j, samples, seed, batch):
+    """nelbo_masks as LLaDA's evaluation draws them: `batch` masks at a time, whose counts are k, k + n/batch, …, wrapped
+    at n, from one k ~ U{1…n}."""
+    batch = min(batch, samples)
+    n = maskable.sum(1)
+    k = (uniform(seed, 6, row, j // batch) * n).floor() + 1
+    count = ((k + j % batch * (n / batch)).round().long() - 1) % n.clamp(min=1) + 1
+    u = uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=maskable.device))
+    return hide_by_count(count, u, maskable), n.double() / count
+
+
+def dream_masks(maskable, row, j, samples, seed, batch):
+    """nelbo_masks as Dream's evaluation draws them: each token with probability p = t + (1 - t) / 1000, weight 1/p, the
+    times t of `batch` masks evenly spread; a row's last maskable token, its end-of-text, is never hidden."""
+    batch = min(batch, samples)
+    t = (uniform(seed, 6, row, j // batch) + (j % batch) / batch) % 1
+    p = (1 - 1e-3) * t + 1e-3
+    position = torch.arange(maskable.shape[1], device=maskable.device)
+    last = torch.where(maskable, position, -1).amax(1, keepdim=True)
+    u = uniform(seed, 4, row[:, None], j, position)
+    return hide_by_rate(p, u, maskable & (position != last)), 1 / p
+
+
 @torch.no_grad()
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(maskable | the rest).
@@ -242,8 +265,10 @@ def mean_and_error(values):
 
 @dataclass
 class LikelihoodOptions:
-    method: Literal["nelbo", "left_to_right", "confidence"] = "nelbo"  # a bound, or the exact value of one reveal order
-    mc_samples: int = 16  # masks per sequence (nelbo)
+    method: Literal["nelbo", "left_to_right", "confidence", "llada", "dream", "illada"] = "nelbo"  # a bound, or exact
+    mc_samples: int = 16  # masks per sequence (nelbo, llada, dream)
+    mc_batch: int = 16  # … drawn together (llada, dream), so that their counts are spread evenly
+    cfg_scale: float = 0.0  # classifier-free guidance, as in SampleOptions; what is measured is then no likelihood
     batch_size: int = 16  # sequences per forward
     seed: int = 0  # of the masks
 
@@ -259,32 +284,62 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     left_to_right  exact, for the model that reveals the target from left to right: one forward per token
     confidence     exact, for the sampler that reveals the position with the largest maximum probability first and
                    samples its token: that order depends on revealed tokens only (DUEL, arXiv 2603.01367)
+    llada, dream   the bound, estimated as in their published evaluations: for scores that can be compared with theirs
+    illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest is
+                   revealed first. That order looks at the answer, so this is no likelihood
     """
-    out = []
-    for start in range(0, len(prompts), options.batch_size):
-        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+    o, out = options, []
+    masks = dict(llada=llada_masks, dream=dream_masks).get(o.method)
+    for start in range(0, len(prompts), o.batch_size):
+        pairs = list(zip(prompts, targets))[start : start + o.batch_size]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
-        position = torch.arange(x0.shape[1], device=x0.device)
+        B, L = x0.shape
+        position = torch.arange(L, device=x0.device)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (position >= lengths[:, None])
-        if options.method == "nelbo":
+        if o.method == "nelbo" and not o.cfg_scale:
             keys = dict(mask_id=mask_id, maskable=target, real=real)
-            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples, seed=options.seed, first=start))
+            out.append(-nelbo(model, x0, **keys, samples=o.mc_samples, seed=o.seed, first=start))
             continue
-        total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
+        total = torch.zeros(B, dtype=torch.float64, device=x0.device)
+        if o.method in ("nelbo", "llada", "dream"):
+            row = start + torch.arange(B, device=x0.device)
+            for j in range(o.mc_samples):
+                if masks is None:
+                    hidden, weight = nelbo_masks(target, row, j, o.mc_samples, o.seed)
+                else:
+                    hidden, weight = masks(target, row, j, o.mc_samples, o.seed, o.mc_batch)
+                ce, _ = own_tokens(model, x0, hidden, real, target, mask_id, o, hidden)
+                total += torch.where(hidden, ce, 0.0).sum(1) * weight / o.mc_samples
+            out.append(total)
+            continue
         hidden = target.clone()
         while hidden.any():
-            best = one_per_row(-position.double().expand_as(hidden), hidden)  # the leftmost
-            rows = best if options.method == "left_to_right" else hidden
-            logits = forward(model, torch.where(hidden, mask_id, x0), real, rows)
-            logits[:, mask_id] = -torch.inf
-            if options.method == "confidence":
-                best = one_per_row(scatter(certainty(logits, "confidence"), hidden), hidden)
-                logits = logits[best[hidden]]
-            total[hidden.any(1)] += logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
+            leftmost = one_per_row(-position.double().expand_as(hidden), hidden)
+            rows = leftmost if o.method == "left_to_right" else hidden
+            logp, sure = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
+            score = {"left_to_right": logp, "confidence": sure, "illada": logp}[o.method]
+            best = leftmost if o.method == "left_to_right" else one_per_row(score, hidden)
+            total += torch.where(best, logp, 0.0).sum(1)
             hidden &= ~best
         out.append(total)
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+
+
+def own_tokens(model, x0, hidden, real, target, mask_id, options, rows):
+    """With `hidden` hidden: log p of its own token, and the largest probability, at each place of rows (bool); both
+    float64 (B, L), -inf elsewhere. llada and dream leave the mask token among the alternatives, as published."""
+    xt = torch.where(hidden, mask_id, x0)
+    scale = options.cfg_scale
+    read = reader(model, states(model, xt, real, target, rows.flatten().nonzero()[:, 0], mask_id, scale), scale)
+    own, logp, sure = x0[rows], [], []
+    for part in torch.arange(len(own), device=own.device).split(max(1, 2**25 // model.config.vocab_size)):
+        logits = read(part)
+        if options.method not in ("llada", "dream"):
+            logits[:, mask_id] = -torch.inf
+        logp.append(logits.log_softmax(-1).gather(1, own[part, None])[:, 0].double())
+        sure.append(certainty(logits, "confidence").double())
+    return scatter(torch.cat(logp), rows), scatter(torch.cat(sure), rows)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -292,19 +347,19 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 
 
 def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0):
-    """Log-weights (N, V), float64, of the distribution to sample from: tempered, then the top k, then the nucleus.
+    """Log-weights (N, V), float64, of the distribution to sample from: tempered, then cut to the tokens that are both
+    among the top k and in the nucleus.
 
     The token that crosses top_p stays in, so that the nucleus holds at least that mass."""
     logits = logits.double() / temperature
+    outside = torch.zeros_like(logits, dtype=torch.bool)
     if 0 < top_k < logits.shape[-1]:
-        kth = logits.topk(top_k, -1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
+        outside = logits < logits.topk(top_k, -1).values[:, -1:]
     if top_p < 1:
         ordered, index = logits.sort(-1, descending=True)
         p = ordered.softmax(-1)
-        outside = p.cumsum(-1) - p >= top_p
-        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, index, outside), -torch.inf)
-    return logits
+        outside = outside | torch.zeros_like(outside).scatter(-1, index, p.cumsum(-1) - p >= top_p)
+    return logits.masked_fill(outside, -torch.inf)
 
 
 def choose_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
@@ -314,24 +369,54 @@ def choose_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
     silently lowers the temperature (generative perplexity 126 → 31 from precision alone)."""
     if temperature == 0:
         return logits.argmax(-1)
-    c = filter_logits(logits, temperature, top_k, top_p).softmax(-1).cumsum(-1)
+    return invert(filter_logits(logits, temperature, top_k, top_p), u)
+
+
+def invert(log_weights, u):
+    """The token at which each row's distribution function passes u."""
+    c = log_weights.softmax(-1).cumsum(-1)
     total = c[:, -1]
     x = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(c, x[:, None], right=True)[:, 0]
 
 
-def certainty(logits, order):
+def certainty(logits, order, tokens=None):
     """How sure the network is of a position, (N,) in [0, 1], from its logits (N, V); the larger goes first.
 
-    confidence: the largest probability; margin: first minus second; entropy: exp(-H), 1 over the perplexity. None of
-    them looks at the token drawn, so that choosing positions by them leaves the distribution of the tokens intact."""
+    confidence: the largest probability, or that of the given tokens; margin: first minus second; entropy: exp(-H), 1
+    over the perplexity. Without tokens none of them looks at the token drawn, so that choosing positions by them leaves
+    the distribution of the tokens intact."""
     p = logits.softmax(-1)
     if order == "confidence":
-        return p.amax(-1)
+        return p.amax(-1) if tokens is None else p.gather(1, tokens[:, None])[:, 0]
     if order == "margin":
         best = p.topk(min(2, p.shape[-1]), -1).values
         return best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
-    return (torch.special.xlogy(p, p).sum(-1)).exp()
+    return (p * (p + 1e-10).log()).sum(-1).exp()  # 1e-10 as in Dream's code, and so that 0 log 0 = 0
+
+
+def look(logits, u, options, mask_id, dtype, trace):
+    """From the logits (N, V) of candidates and one uniform number each (N,), in place: the token drawn, how sure the
+    network is, and (for a trace) the token's probability, each (N,).
+
+    `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
+    counts, though it is never drawn."""
+    o = options
+    of_mask = logits[:, mask_id].clone()
+    logits[:, [mask_id, *o.suppress]] = -torch.inf
+    tokens = choose_tokens(logits, u, o.temperature, o.top_k, o.top_p)
+    chance = logits.softmax(-1).gather(1, tokens[:, None])[:, 0] if trace else tokens
+    if o.order == "random" or o.quota == "ancestral":
+        return tokens, chance, chance
+    if o.exact:
+        logits[:, mask_id] = of_mask
+        logits = logits.to(dtype)
+    if o.measure == "draw":
+        logits = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p)
+    last = torch.tensor(o.last, device=tokens.device, dtype=torch.int64)
+    logits[:, last] = -torch.inf
+    sure = certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens)
+    return tokens, fp32(sure).masked_fill(torch.isin(tokens, last), 0.0), chance
 
 
 def top_per_row(score, count):
@@ -345,24 +430,35 @@ def one_per_row(score, candidates):
     return top_per_row(score.masked_fill(~candidates, -torch.inf), torch.ones_like(score[:, 0], dtype=torch.int64))
 
 
-def quota(masks, step, steps, schedule):
-    """How many of a block's `masks` to reveal in `step` of `steps`, (B,) int64 each.
+def quota(masks, left, step, steps, schedule):
+    """How many of a block's `masks`, of which `left` are left, to reveal in `step` of `steps`, (B,) int64 each.
 
-    Linear: equal shares, the remainder one each to the first steps (LLaDA). Otherwise as many stay hidden as the
-    schedule says, rounded down."""
+    linear  equal shares, the remainder one each to the first steps (LLaDA)
+    dream   left * (1 - s/t), rounded down, at Dream's times; all that is left in the last step
+    others  as many stay hidden as the schedule says, rounded down"""
     if schedule == "linear":
         return masks // steps + (step < masks % steps)
+    if schedule == "dream":
+        return (left * (1 - dream_time(step + 1, steps) / dream_time(step, steps))).long()
 
-    def left(step):
+    def stay(step):
         return (masks * mask_rate(1 - step.double() / steps, schedule)[0] + 1e-9).floor().long()
 
-    return left(step) - left(step + 1)
+    return stay(step) - stay(step + 1)
 
 
-def choose_positions(score, candidates, options, count):
+def dream_time(step, steps):
+    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit; 0 after the last."""
+    width = (1e-3 - 1) / steps.float()
+    t = torch.where(step < (steps + 1) // 2, 1 + width * step, 1e-3 - width * (steps - step))
+    return torch.where(step >= steps, 0.0, t)
+
+
+def choose_positions(score, candidates, options, count, u=None):
     """Which candidates (bool, B, L) to reveal, by score (B, L): at least one in every row that has any.
 
-    steps          the `count` (B,) best
+    steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
+                   adding Gumbel noise from u (B, L)
     threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618)
     factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.)
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
@@ -370,6 +466,9 @@ def choose_positions(score, candidates, options, count):
     """
     score = score.masked_fill(~candidates, -torch.inf)
     if options.quota == "steps":
+        if options.order_temperature:
+            score = score.log() if options.order == "entropy" else score
+            score = score.double() / options.order_temperature - (-u.log()).log()
         return top_per_row(score, count)
     best = one_per_row(score, candidates)
     if options.quota == "threshold":
@@ -395,7 +494,7 @@ class SampleOptions:
     steps: int = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
-    schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
+    schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
     threshold: float = 0.9  # quota=threshold: reveal every position at least this sure
     factor: float = 1.0  # quota=factor: larger reveals more at once
     entropy_bound: float = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
@@ -405,8 +504,15 @@ class SampleOptions:
     temperature: float = 1.0  # of the token draw; 0 takes the most probable token
     top_k: int = 0  # draw among the k most probable tokens; 0 means all
     top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
+    measure: Literal["network", "token", "draw"] = "network"  # confidence: before a token is drawn; of the drawn token,
+    # as LLaDA; or that after temperature, top_k and top_p, as Dream
+    order_temperature: float = 0.0  # quota=steps: draw the positions by exp(certainty / this) (Dream's alg_temp)
     cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
     suppress: tuple[int, ...] = ()  # token ids never generated
+    last: tuple[int, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
+    lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with the current block (iLLaDA)
+    cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
+    exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
     seed: int = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):
@@ -443,9 +549,24 @@ def pad(sequences, value):
     return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
-def forward(model, x, real, rows):
-    """Logits at rows, at least fp32; padding is mentioned only where there is some, for SDPA's fastest path."""
-    return fp32(model(x, mask=None if real is None or real.all() else real, rows=rows))
+def states(model, x, real, target, rows, mask_id, scale):
+    """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but the
+    target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
+    if scale:
+        rows = torch.cat([rows, rows + x.numel()])
+        x, real = torch.cat([x, torch.where(target, x, mask_id)]), torch.cat([real, real])
+    return model.hidden(x, mask=None if real.all() else real, rows=rows)
+
+
+def reader(model, hidden, scale):
+    """A function from indices into the N states to their logits (n, V), at least fp32, guided where scale is not 0."""
+
+    def read(part):
+        if not scale:
+            return fp32(model.head(hidden[part]))
+        return guide(fp32(model.head(torch.cat([half[part] for half in hidden.chunk(2)]))), scale)
+
+    return read
 
 
 def scatter(values, where):
@@ -469,33 +590,88 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     """
     if not any(len(p) + options.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    extra = torch.full((options.max_new_tokens,), mask_id, dtype=torch.int64, device=prompts[0].device)
+    o, device = options, prompts[0].device
+    extra = torch.full((o.max_new_tokens,), mask_id, dtype=torch.int64, device=device)
     x, real = pad([torch.cat([p.long(), extra]) for p in prompts], mask_id)
     hole = (x == mask_id) & real
     lengths = real.sum(1)
+    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
+    cache = None if o.cache == "none" else model.cache(copies * len(x), x.shape[1])
+    live = torch.arange(len(x), device=device)  # the rows that the cache holds
+    stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
+
+    def encode(r, i, begin, stop, position, wanted):
+        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]."""
+        begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
+        p = begin[:, None] + torch.arange(int((stop - begin).max()), device=device)
+        p = torch.where(p < stop[:, None], p, -1)  # -1: padding
+        index = r[i, None], p.clamp(min=0)
+        a, b = wanted.nonzero(as_tuple=True)
+        ids, rows = x[index], a * p.shape[1] + position[a, b] - begin[a]
+        if o.cfg_scale:
+            rows = torch.cat([rows, rows + ids.numel()])
+            ids, p = torch.cat([ids, ids.masked_fill(~hole[index], mask_id)]), p.repeat(2, 1)
+        if cache is not None:
+            cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(copies)])
+        padding = p < 0
+        return model.hidden(ids, mask=~padding if padding.any() else None, positions=p, cache=cache, rows=rows)
 
     def logits_at(r, position, wanted):
-        width = int(lengths[r].max())
-        i, j = wanted.nonzero(as_tuple=True)
-        rows, scale = i * width + position[i, j], options.cfg_scale
-        return guided_logits(model, x[r, :width], real[r, :width], hole[r, :width], rows, mask_id, scale), 0
+        nonlocal live
+        active, start = wanted.any(1), position[:, 0]
+        after = start + position.shape[1]
+        end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
+        if cache is None:
+            hidden = encode(r, active.nonzero()[:, 0], 0 * end, end, position, wanted)
+            return reader(model, hidden, o.cfg_scale), 0
+        if len(r) < len(live):
+            cache.keep(torch.isin(live, r).repeat(copies))
+            live = r
+        # A row that enters a block reads, and stores, its whole canvas. Until the block is done, what stands before it
+        # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
+        fresh = active & (stored[r] != start)
+        stored[r] = torch.where(fresh, start, stored[r])
+        begin = (start - int(model.config.shift)).clamp(min=0)  # shifted, the token before predicts the block's first
+        stop = torch.where(active & ~fresh, end if o.cache == "prefix" else torch.minimum(after, end), begin)
+        first = wanted & fresh[:, None]
+        passes = []
+        if fresh.any():
+            passes.append((fresh, encode(r, fresh.nonzero()[:, 0], 0 * end, end, position, first)))
+        if (stop > begin).any():  # all rows, the others as padding: picking rows would copy the cache
+            passes.append(
+                (~fresh, encode(r, torch.arange(len(r), device=device), begin, stop, position, wanted & ~first))
+            )
+        hidden = passes[0][1]
+        if len(passes) == 2:
+            row = wanted.nonzero()[:, 0]
+            hidden = hidden.new_empty(copies, len(row), hidden.shape[1])
+            for rows, part in passes:
+                hidden[:, rows[row]] = part.unflatten(0, (copies, -1))
+            hidden = hidden.flatten(0, 1)
+        return reader(model, hidden, o.cfg_scale), 0
 
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
     keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
-    return decode(x, hole, lengths, origin, options, logits_at, **keys)
+    return decode(model, x, hole, lengths, origin, options, logits_at, **keys)
 
 
-def decode(x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None, trace=False, watch=None):
+def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None, trace=False, watch=None):
     """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
 
     x          int64 (B, L), the canvases: given tokens, and masks
     hole       bool (B, L): what is to be filled in
     lengths    int64 (B,): where each row's canvas ends
     origin     int64 (B,): where its first block starts; blocks without holes are passed over
-    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> logits (N, V), fp32, of the N wanted positions,
-               and how many forwards it took besides one (int64 (R,), or 0)
+    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions, and
+               how many forwards it took besides one (int64 (R,), or 0)
     """
-    o = options
+    o, V = options, model.config.vocab_size
+    dtype = next(model.parameters()).dtype if o.exact else None
+    # Logits of so many positions exist at a time: 128 MB in fp32; in float64, for drawing, with more copies, fewer.
+    at_once, at_once_drawn = max(1, 2**25 // V), max(1, 2**23 // V)
+    by_certainty = o.order != "random" and o.quota != "ancestral"
+    draw_first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
+    ends_text = torch.tensor([] if eos_id is None else eos_id, device=x.device, dtype=torch.int64)
     B, L = x.shape
     device = x.device
     at = torch.arange(L, device=device)
@@ -535,33 +711,54 @@ def decode(x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None
         # Positions that need no logits are chosen first, so that logits are computed for those alone.
         drop = torch.zeros_like(hidden)
         if o.quota == "ancestral":
-            t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
+            if o.schedule == "dream":
+                t, s = (dream_time(step[r] + i, steps) for i in (0, 1))
+            else:
+                t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
             reveal, hide = ancestral_rates(t, s, o)
             chosen = hidden & (u < reveal[:, None])
             drop = in_block & ~hidden & (u < hide[:, None])
             wanted = chosen
         else:
-            count = quota(masks, step[r], steps, o.schedule)
+            count = quota(masks, hidden.sum(1), step[r], steps, o.schedule)
             if o.order == "random":
                 wanted = chosen = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
             else:
                 wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
 
         if wanted.any():
-            logits, more = logits_at(r, position, wanted)
-            logits[:, banned] = -torch.inf
+            read, more = logits_at(r, position, wanted)
             forwards[r] += wanted.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
-            if o.order != "random" and o.quota != "ancestral":
-                chosen = choose_positions(scatter(certainty(logits, o.order), wanted), wanted, o, count)
-                logits = logits[chosen[wanted]]
-            v = uniform(*key, 1, position)[chosen]
-            tokens = choose_tokens(logits, v, o.temperature, o.top_k, o.top_p)
+            v = uniform(*key, 1, position)[wanted]
+
+            def looked(index, read=read, v=v):
+                size = at_once_drawn if o.temperature or o.measure == "draw" else at_once
+                found = [look(read(part), v[part], o, mask_id, dtype, trace) for part in index.split(size)]
+                return [torch.cat(column) for column in zip(*found)]
+
+            index = torch.arange(len(v), device=device)
+            if by_certainty and draw_first:
+                tokens, sure, chance = looked(index)
+            elif by_certainty:
+                sure = []
+                for part in index.split(at_once):
+                    logits = read(part)
+                    logits[:, banned] = -torch.inf
+                    sure.append(certainty(logits, o.order))
+                sure = torch.cat(sure)
+            if by_certainty:
+                w = uniform(*key, 2, position) if o.order_temperature else None
+                chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w)
+                index = chosen[wanted].nonzero()[:, 0]
+            if by_certainty and draw_first:
+                tokens, chance = tokens[index], chance[index]
+            else:
+                tokens, _, chance = looked(index)
             xr = xr.masked_scatter(chosen, tokens)
             i, j = chosen.nonzero(as_tuple=True)
             x[r[i], position[i, j]] = tokens
             if trace:
-                p = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
-                record(events, clock, r[i], position[i, j], tokens, p)
+                record(events, clock, r[i], position[i, j], tokens, chance)
         if drop.any():
             xr = xr.masked_fill(drop, mask_id)
             i, j = drop.nonzero(as_tuple=True)
@@ -581,12 +778,12 @@ def decode(x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None
         step[r] = torch.where(done, 0, step[r])
         alive[r] = current[r] < num_blocks[r]
         if eos_id is not None:
-            ended = stop_position(x[r], hole[r], tail[r], mask_id, eos_id) < L
+            ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
             alive[r] &= ~(ended & (done | (o.remask == 0)))
 
     ends = lengths
     if eos_id is not None:
-        ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, eos_id) + 1)
+        ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
     return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
 
 
@@ -603,14 +800,6 @@ def ancestral_rates(t, s, options):
     return (rate_t - rate_s + sigma * alpha_t) / rate_t, sigma
 
 
-def guided_logits(model, x, real, hole, rows, mask_id, scale):
-    """Logits (N, V) at the flat indices rows. With guidance a second batch sees the given tokens as masks."""
-    if not scale:
-        return forward(model, x, real, rows)
-    both = torch.cat([x, torch.where(hole, x, mask_id)])
-    return guide(forward(model, both, torch.cat([real, real]), torch.cat([rows, rows + x.numel()])), scale)
-
-
 def guide(logits, scale):
     """Classifier-free guidance, un + (scale + 1)(cond - un), of logits (2N, V) that hold cond, then un: (N, V)."""
     cond, un = logits.chunk(2)
@@ -618,10 +807,11 @@ def guide(logits, scale):
 
 
 def stop_position(x, hole, tail, mask_id, eos_id):
-    """Where each row ends, (B,): its first end-of-text in the tail if nothing is hidden before it, else L."""
+    """Where each row ends, (B,): its first end-of-text (any id of the tensor eos_id) in the tail if nothing is hidden
+    before it, else L."""
     L = x.shape[1]
     position = torch.arange(L, device=x.device)
-    end = torch.where(tail & (x == eos_id), position, L).amin(1)
+    end = torch.where(tail & torch.isin(x, eos_id), position, L).amin(1)
     first_mask = torch.where(hole & (x == mask_id), position, L).amin(1)
     return torch.where(end < first_mask, end, L)
 

@@ -26,18 +26,25 @@ class Config:
     n_kv_head: int = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
     n_embd: int = 384  # channels of the residual stream
     head_dim: int = 0  # channels per head; 0 means n_embd / n_head
-    mlp: Literal["swiglu", "geglu", "gelu", "relu2"] = "relu2"  # gated: swiglu, geglu; plain: gelu, relu2 (squared)
+    mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "relu2"  # gated: swiglu, geglu; relu2 is squared
     mlp_dim: int = 0  # hidden channels of the MLP; 0 means 4 n_embd, or 8/3 n_embd where gated
     norm: Literal["rms", "layer"] = "rms"  # RMSNorm or LayerNorm, before each sublayer
     norm_eps: float = 1e-5  # added to the variance
     norm_bias: bool = False  # LayerNorm with a bias
+    norm_after: bool = False  # norms behind each residual sum, as BERT has them, and none at the end
+    norm_embed: bool = False  # a norm of the embeddings (BERT, ModernBERT)
+    norm_first: bool = True  # a norm before the first attention; ModernBERT has none
     position: Literal["rope", "learned", "none"] = "rope"  # rotary or learned absolute positions
+    position_offset: int = 0  # learned positions: the row of position 0 (RoBERTa's table starts with two others)
+    token_types: int = 0  # rows of a table of token types, of which all tokens have the first (BERT)
     rope_theta: float = 10000.0  # base of the rotary frequencies
     rope_fraction: float = 1.0  # part of each head that is rotated
+    rope_scaling: tuple[float, ...] = ()  # frequencies divided by (factor,); Llama 3: (factor, low, high, old context)
     qk_norm: bool = True  # RMSNorm of queries and keys per head, before the rotation
     qkv_bias: bool = False  # bias of the query, key and value projections (Qwen2, GPT-2)
     out_bias: bool = False  # bias of the attention output projection
     mlp_bias: bool = False  # biases of the MLP
+    head_dense: Literal["none", "plain", "bias"] = "none"  # a dense layer, GELU and norm before the output head (BERT)
     head_bias: bool = False  # bias of the output head (BERT)
     tied: bool = False  # the output head is the embedding matrix
     causal: bool = False  # attend to the past only; set by the algorithm when training
@@ -53,6 +60,9 @@ class Config:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not 0 <= self.block_size <= self.seq_len:
             raise ValueError(f"block_size={self.block_size} must lie between 1 and the context, seq_len={self.seq_len}")
+        self.rope_scaling = tuple(self.rope_scaling)
+        if len(self.rope_scaling) not in (0, 1, 4):
+            raise ValueError(f"rope_scaling takes 1 or 4 numbers, not {self.rope_scaling}")
         if not 0 <= self.rope_fraction <= 1:
             raise ValueError(f"rope_fraction must lie between 0 and 1, not {self.rope_fraction}")
         self.n_kv_head = self.n_kv_head or self.n_head
@@ -105,9 +115,18 @@ class Norm(nn.Module):
         return h if self.bias is None else h + self.bias.type_as(x)
 
 
-def rotary(positions, dim, theta):
-    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864), fp32, (B, 1, T, dim)."""
-    freq = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+def rotary(positions, dim, theta, scaling=()):
+    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864), fp32, (B, 1, T, dim).
+
+    scaling  (factor,): positions divided by it; (factor, low, high, context): only the frequencies that turn less than
+             `low` times within the old context, between that and `high` turns gradually less (Llama 3.1)"""
+    freq = 1.0 / theta ** (torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    if scaling:
+        keep = 0.0
+        if len(scaling) == 4:
+            low, high, context = scaling[1:]
+            keep = ((context * freq / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+        freq = freq * (keep + (1 - keep) / scaling[0])
     angle = positions[:, None, :, None].float() * freq
     angle = torch.cat([angle, angle], -1)
     return angle.cos(), angle.sin()
@@ -206,24 +225,30 @@ class MLP(nn.Module):
             return self.down(F.silu(self.gate(x)) * self.up(x))
         if self.kind == "geglu":
             return self.down(F.gelu(self.gate(x)) * self.up(x))
-        if self.kind == "gelu":
-            return self.down(F.gelu(self.up(x)))
+        if self.kind in ("gelu", "gelu_tanh"):
+            return self.down(F.gelu(self.up(x), approximate="tanh" if self.kind == "gelu_tanh" else "none"))
         return self.down(F.relu(self.up(x)).square())
 
 
 class Block(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.attn_norm, self.attn = Norm(config.n_embd, config), Attention(config, layer)
-        self.mlp_norm, self.mlp = Norm(config.n_embd, config), MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        c = config
+        self.after = c.norm_after
+        self.attn_norm = Norm(c.n_embd, c) if layer or c.norm_first else nn.Identity()
+        self.attn = Attention(c, layer)
+        self.mlp_norm, self.mlp = Norm(c.n_embd, c), MLP(c)
+        self.drop = nn.Dropout(c.dropout)
 
     def forward(self, x, rows, *attention):
         """rows: None, or indices into the flattened tokens that attended: the others go no further."""
-        y = self.attn(self.attn_norm(x), *attention)
+        y = self.attn(x if self.after else self.attn_norm(x), *attention)
         x = x[:, : y.shape[1]] + self.drop(y)
         if rows is not None:
             x = x.flatten(0, 1)[rows]
+        if self.after:
+            x = self.attn_norm(x)
+            return self.mlp_norm(x + self.drop(self.mlp(x)))
         return x + self.drop(self.mlp(self.mlp_norm(x)))
 
 
@@ -236,13 +261,14 @@ class KVCache:
 
     That one rule makes appending and overwriting the same act: tokens go where their positions say, and a row's
     tokens may lie anywhere. `filled` (bool, B, size) says which slots hold something; only those are attended to.
-    `visible` narrows attention to a slice of the slots, for speed where the others are empty or out of sight.
+    `visible` narrows attention to a slice of the slots, for speed where the others are empty or out of sight. `rows`
+    (int64 indices) says which of the cache's rows a call is about, in order; None means all.
     """
 
     def __init__(self, config, batch, size, device=None, dtype=None):
         # One slot more than asked for: padding is written there, unseen.
         shape = (config.n_layer, batch, config.n_kv_head, size + 1, config.head_dim)
-        self.size, self.visible = size, slice(0, size)
+        self.size, self.visible, self.rows = size, slice(0, size), None
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
@@ -250,8 +276,12 @@ class KVCache:
     def next_positions(self, n):
         """The n positions behind each row's last filled slot, (B, n)."""
         index = torch.arange(1, self.size + 1, device=self.filled.device)
-        length = (self.filled[:, : self.size] * index).amax(1)
+        length = (self.mine(self.filled)[:, : self.size] * index).amax(1)
         return length[:, None] + torch.arange(n, device=length.device)
+
+    def mine(self, x):
+        """The rows of x that the call is about."""
+        return x if self.rows is None else x[self.rows]
 
     def reserve(self, positions, real):
         """The slots (B, T) that tokens at `positions` go to; marks them filled."""
@@ -259,15 +289,21 @@ class KVCache:
         inside = (positions < self.size) | ~real
         torch._assert_async(inside.all(), "a token lies beyond the end of the KV cache")  # does not wait for the GPU
         slots = torch.where(real, positions, self.size)
-        self.filled.scatter_(1, slots, True)
+        if self.rows is None:
+            self.filled.scatter_(1, slots, True)
+        else:
+            self.filled[self.rows[:, None], slots] = True
         return slots
 
     def write(self, layer, slots, k, v):
         """Store k, v (B, n_kv_head, T, D) of one layer; returns that layer's visible keys and values."""
         index = slots[:, None, :, None].expand_as(k)
-        self.k[layer].scatter_(2, index, k.type_as(self.k))
-        self.v[layer].scatter_(2, index, v.type_as(self.v))
-        return self.k[layer, :, :, self.visible].type_as(k), self.v[layer, :, :, self.visible].type_as(v)
+        for store, new in ((self.k[layer], k), (self.v[layer], v)):
+            if self.rows is None:
+                store.scatter_(2, index, new.type_as(store))
+            else:
+                store[self.rows[:, None], :, slots] = new.transpose(1, 2).type_as(store)
+        return tuple(self.mine(store[layer, :, :, self.visible]).type_as(k) for store in (self.k, self.v))
 
     def keep(self, rows):
         """Only these rows (bool (B,), or indices) of the batch go on."""
@@ -285,10 +321,14 @@ class Transformer(nn.Module):
         if c.vocab_size < 1:
             raise ValueError("vocab_size is not set; it must be the tokenizer's number of ids")
         self.embed = nn.Embedding(c.vocab_size, c.n_embd)
-        self.pos_embed = nn.Embedding(c.seq_len, c.n_embd) if c.position == "learned" else None
+        self.pos_embed = nn.Embedding(c.seq_len + c.position_offset, c.n_embd) if c.position == "learned" else None
+        self.type_embed = nn.Embedding(c.token_types, c.n_embd) if c.token_types else None
+        self.embed_norm = Norm(c.n_embd, c) if c.norm_embed else nn.Identity()
         self.drop = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
-        self.norm = Norm(c.n_embd, c)
+        self.norm = nn.Identity() if c.norm_after else Norm(c.n_embd, c)
+        if c.head_dense != "none":
+            self.head_dense, self.head_norm = nn.Linear(c.n_embd, c.n_embd, c.head_dense == "bias"), Norm(c.n_embd, c)
         self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
         self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
         self.init_weights()
@@ -319,19 +359,22 @@ class Transformer(nn.Module):
                    queries): logits of those tokens only
         returns    (B, T, V), or (N, V) with rows, in the dtype of the computation
         """
+        return self.head(self.hidden(ids, mask, positions, cache, rows))
+
+    def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
+        """What the output head sees, (B, T, C) or (N, C); the arguments are forward's. Samplers call the two halves by
+        themselves: with 126k tokens, the logits of a long canvas would need more memory than the network."""
         B, T = ids.shape
         c = self.config
-        if cache is not None and c.shift:
-            raise ValueError(
-                "a shifted network predicts from the token before, which a cache does not hold; pass no cache"
-            )
         in_order = positions is None and cache is None  # then SDPA's own switches will do
         if positions is None:
             positions = torch.arange(T, device=ids.device).expand(B, T) if cache is None else cache.next_positions(T)
         x = self.embed(ids)
         if self.pos_embed is not None:
-            x = x + self.pos_embed(positions.clamp(min=0))
-        x = self.drop(x)
+            x = x + self.pos_embed(positions.clamp(min=0) + c.position_offset)
+        if self.type_embed is not None:
+            x = x + self.type_embed.weight[0]
+        x = self.drop(self.embed_norm(x))
 
         mask, last_mask = mask if isinstance(mask, tuple) else (mask, mask)
         real = mask if torch.is_tensor(mask) and mask.dim() == 2 else None
@@ -343,10 +386,11 @@ class Transformer(nn.Module):
         is_causal = c.causal and mask is None and in_order
         ropes = [None, None]
         if c.position == "rope":
-            ropes = [rotary(positions, c.rope_dim, th) for th in (c.rope_theta, c.local_rope_theta or c.rope_theta)]
+            thetas = c.rope_theta, c.local_rope_theta or c.rope_theta
+            ropes = [rotary(positions, c.rope_dim, theta, c.rope_scaling) for theta in thetas]
         if rows is not None:
             rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
-            if c.shift:  # output i - 1 predicts token i; the first token has only its own
+            if c.shift:  # output i - 1 predicts token i; the first one of the call has only its own
                 rows = rows - (rows % (T if last_mask is None else last_mask.shape[-2]) > 0).long()
 
         for layer, block in enumerate(self.blocks):
@@ -358,7 +402,15 @@ class Transformer(nn.Module):
         if c.shift and rows is None:
             x = torch.cat([x[:, :1], x[:, :-1]], 1)
         x = self.norm(x)
-        return F.linear(x, self.embed.weight if c.tied else self.head_weight, self.head_bias)
+        return x if c.head_dense == "none" else self.head_norm(F.gelu(self.head_dense(x)))
+
+    def head(self, x):
+        """Logits (…, V) of what hidden() returns."""
+        return F.linear(x, self.embed.weight if self.config.tied else self.head_weight, self.head_bias)
+
+    def cache(self, batch, size):
+        """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype."""
+        return KVCache(self.config, batch, size, self.embed.weight.device, self.embed.weight.dtype)
 
     def attention_mask(self, mask, local, real, positions, cache, in_order):
         """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the
@@ -382,7 +434,7 @@ class Transformer(nn.Module):
             seen = torch.ones_like(k, dtype=torch.bool) if real is None else real[:, None, None, :]
         else:
             k = torch.arange(cache.size, device=positions.device)[None, None, None, cache.visible]
-            seen = cache.filled[:, None, None, cache.visible]
+            seen = cache.mine(cache.filled)[:, None, None, cache.visible]
         if mask is not None and real is None:
             seen = seen & (mask[:, None] if mask.dim() == 3 else mask)
         elif c.causal:

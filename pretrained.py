@@ -1,13 +1,15 @@
-"""Checkpoints on disk ⇄ a Transformer and its tokenizer.
+"""Checkpoints on disk or on the hub ⇄ a Transformer and its tokenizer.
 
-A checkpoint is a directory: config.json (architecture, tokenizer, the facts a sampler needs), model.safetensors, the
-tokenizer's files, and train_state.pt where a run can be resumed. Loading is strict: a tensor too many, too few or of
-another shape is an error that names it.
+A checkpoint of ours is a directory: config.json (architecture, tokenizer, the facts a sampler needs),
+model.safetensors, the tokenizer's files, and train_state.pt where a run can be resumed. A released one (LLaDA, Dream,
+Qwen, BERT, …) has the hub's layout; families.py knows its names, and save() writes it back in the same layout. Loading
+is strict: a tensor too many, too few or of another shape is an error that names it. No code from a checkpoint is run.
 """
 
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +18,8 @@ from pathlib import Path
 import torch
 
 import tokenizer as tokenizers
-from model import Config, Transformer
+from families import FAMILIES, modern, their_names
+from model import Config, KVCache, Transformer
 
 ROOT = Path(__file__).resolve().parent
 
@@ -30,8 +33,9 @@ class Checkpoint:
     path: Path
 
 
-def find(path):
-    """The checkpoint directory that `path` means: itself, or its best/ or last/, here or in the project.
+def find(path, pickle=False):
+    """The checkpoint directory that `path` means: itself, or its best/ or last/, here or in the project; or else the
+    snapshot of the hub's `org/name` or `org/name@revision`, downloaded where it is not in the cache yet.
 
     last.old is what save() leaves if it is killed between its two renames."""
     for base in (Path(path), ROOT / path):
@@ -39,7 +43,22 @@ def find(path):
         for candidate in (base, *inside, Path(f"{base}.old")):
             if (candidate / "config.json").is_file():
                 return candidate
+    there = re.fullmatch(r"([\w.-]+)/[\w.-]+(@[\w./-]+)?", str(path))
+    if there and not any((base / there[1]).exists() for base in (Path(), ROOT)):
+        return download(str(path), pickle)
     sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one")
+
+
+def download(name, pickle):
+    """The directory of a hub snapshot, with progress; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are huggingface_hub's."""
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+    files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", *(["*.bin"] if pickle else [])]
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    except Exception as e:  # no network, no such repository, no right to read it: their sentence says which
+        sys.exit(f"no checkpoint in {name!r}, and the hub did not give one: {str(e).strip().splitlines()[0]}")
 
 
 def algorithm(name):
@@ -50,11 +69,15 @@ def algorithm(name):
     return importlib.import_module(name)
 
 
-def load(path, device="cpu", dtype=torch.float32):
-    """Checkpoint from a directory, in eval mode. Exits with one sentence where the files do not fit."""
-    path = find(path)
+def load(path, device="cpu", dtype=torch.float32, pickle=False):
+    """Checkpoint from a directory or the hub, in eval mode. Exits with one sentence where the files do not fit.
+
+    pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)"""
+    path = find(path, pickle)
     try:
-        facts = json.loads((path / "config.json").read_text())
+        facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if facts.get("architectures"):
+            return load_released(path, facts, device, dtype, pickle)
         config = facts.pop("model")
         unknown = config.keys() - {f.name for f in fields(Config)}
         if unknown:
@@ -72,30 +95,204 @@ def load(path, device="cpu", dtype=torch.float32):
 
 def load_weights(model, path):
     """Copy a safetensors file into the model, strictly; any floating dtype is converted to the model's."""
-    import safetensors.torch
-
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as e:
-        sys.exit(f"{path} cannot be read ({e}); copy the checkpoint again, or use the one before it")
     own = dict(model.named_parameters())
-    wrong = [f"{n} is missing" for n in own if n not in tensors]
-    wrong += [f"{n} is not part of this architecture" for n in tensors if n not in own]
+    with torch.no_grad():
+        for name, tensor in read_tensors([path], {n: [n] for n in own}, own):
+            own[name].copy_(tensor)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# released checkpoints
+
+
+def load_released(path, content, device, dtype, pickle):
+    """Checkpoint from a directory in the hub's layout, whose config.json has this content."""
+    name = content["architectures"][0]
+    family = FAMILIES.get(name)
+    tokenizer = tokenizers.load({"kind": "hf"}, path)
+    facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
+    if family is None:
+        model, algorithm = load_wrapped(path, content, device, dtype, pickle)
+    else:
+        try:
+            config = Config(**family.config(content))
+        except KeyError as e:
+            sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
+        except ValueError as e:
+            sys.exit(f"{path}/config.json: {e}")
+        with torch.device("meta"):  # no memory, no time: every parameter comes from the files
+            model = Transformer(config)
+        load_family(model, family, weight_files(path, pickle), device, dtype)
+        algorithm = family.algorithm
+        facts.setdefault("preset", family.preset)
+    if algorithm != "ar" and "bd3lm" in str(path):  # the hub's converted models say so in their name only
+        algorithm, facts["preset"] = "bd3lm", "bd3lm"
+    algorithm = facts.get("algorithm", algorithm)
+    if algorithm != "ar" and tokenizer.mask_id is None:
+        sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")
+    for what in ("mask_id", "eos_id"):
+        if not 0 <= (getattr(tokenizer, what) or 0) < model.config.vocab_size:
+            sys.exit(f"{path}: {what} {getattr(tokenizer, what)} is not below vocab_size={model.config.vocab_size}")
+    return Checkpoint(model.eval(), tokenizer, algorithm, facts, path)
+
+
+def weight_files(path, pickle):
+    """The files that hold the weights: one, or the shards that an index lists."""
+    for name, wanted in (("model.safetensors", True), ("pytorch_model.bin", pickle)):
+        index = path / f"{name}.index.json"
+        if wanted and index.is_file():
+            return [path / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        if wanted and (path / name).is_file():
+            return [path / name]
+    hint = "; --pickle reads its pytorch_model.bin" if [*path.glob("pytorch_model*.bin")] and not pickle else ""
+    sys.exit(f"{path} has no model.safetensors{hint}")
+
+
+def read_tensors(files, table, own, family=None):
+    """(name, tensor) for every tensor of `table` {their name: our names}, one at a time, once it is sure from the files'
+    headers that all are there, of the right shape, and no other."""
+    import safetensors
+
+    where, shapes, pickled = {}, {}, {}
+    for file in files:
+        try:
+            if file.suffix == ".bin":
+                pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                found = {n: tuple(t.shape) for n, t in pickled[file].items()}
+            else:
+                with safetensors.safe_open(file, "pt") as f:
+                    found = {n: tuple(f.get_slice(n).get_shape()) for n in f.keys()}
+        except Exception as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            sys.exit(f"{file} cannot be read ({reason}); copy the checkpoint again, or use the one before it")
+        for name, shape in found.items():
+            ours = modern(name, family, table) if family else name
+            where[ours], shapes[ours] = (file, name), shape
+
+    def shape_of(theirs):
+        parts = [own[n].shape for n in table[theirs]]
+        stacked = (sum(p[0] for p in parts), *parts[0][1:])
+        return stacked[::-1] if family and family.transposed and re.fullmatch(family.transposed, theirs) else stacked
+
+    twin = {} if family is None else {n: t for n, t in tied_names(family, own).items() if n in shapes}
+    wrong = [f"{n} is missing" for n in table if n not in where]
     wrong += [
-        f"{n} has shape {tuple(tensors[n].shape)}, config.json says {tuple(p.shape)}"
-        for n, p in own.items()
-        if n in tensors and tensors[n].shape != p.shape
+        f"{n} is not part of this architecture"
+        for n in where
+        if n not in table and n not in twin and not (family and re.fullmatch(family.ignore, n))
+    ]
+    wrong += [
+        f"{n} has shape {shapes[n]}, config.json says {tuple(shape_of(n))}"
+        for n in table
+        if n in shapes and shapes[n] != tuple(shape_of(n))
     ]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        sys.exit(f"{path} does not fit its config.json: {'; '.join(wrong[:4])}{more}")
-    with torch.no_grad():
-        for name, p in own.items():
-            p.copy_(tensors[name])
+        sys.exit(f"{files[0].parent} does not fit its config.json: {'; '.join(wrong[:4])}{more}")
+
+    def get(name):
+        file, key = where[name]
+        if file in pickled:
+            return pickled[file][key]
+        with safetensors.safe_open(file, "pt") as f:
+            return f.get_tensor(key)
+
+    for name, other in twin.items():
+        if not torch.equal(get(name), get(other)):
+            sys.exit(
+                f"config.json says that the output head is tied, but {name} and {other} differ in {files[0].parent}"
+            )
+    for name in table:
+        yield name, get(name)
+
+
+def tied_names(family, own):
+    """{their name of the output head: of the embedding}, where the network has only the latter."""
+    if "head_weight" in own:
+        return {}
+    theirs = {ours: name for name, ours in family.names.items() if isinstance(ours, str)}
+    return {theirs["head_weight"]: theirs["embed"] + ".weight"}
+
+
+def load_family(model, family, files, device, dtype):
+    """Give a network on the meta device its parameters, one tensor at a time, straight to `device` and `dtype`."""
+    own = dict(model.named_parameters())
+    table = their_names(family, own, model.config.n_layer)
+    for name, tensor in read_tensors(files, table, own, family):
+        if family.transposed and re.fullmatch(family.transposed, name):
+            tensor = tensor.T
+        parts = tensor.split([own[n].shape[0] for n in table[name]])
+        for ours, part in zip(table[name], parts):
+            module, _, leaf = ours.rpartition(".")
+            part = part.to(device, dtype, copy=True).contiguous()
+            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(part))
+
+
+class Wrapped(torch.nn.Module):
+    """Any other masked or causal language model of `transformers`, with Transformer's interface. Its cache holds the
+    tokens instead of their keys and values: always exact, but everything is computed anew."""
+
+    def __init__(self, hf, causal):
+        super().__init__()
+        self.hf = hf
+        length = getattr(hf.config, "max_position_embeddings", 0) or 2048
+        self.config = Config(vocab_size=hf.get_output_embeddings().weight.shape[0], seq_len=length, causal=causal)
+
+    def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
+        B, T = ids.shape
+        if mask is not None and (not torch.is_tensor(mask) or mask.dim() != 2):
+            raise ValueError(
+                "this model runs through transformers, which takes no mask of who sees whom; use mdlm or ar"
+            )
+        if cache is None:
+            logits = self.hf(input_ids=ids, attention_mask=None if mask is None else mask.long()).logits
+        else:
+            positions = cache.next_positions(T) if positions is None else positions
+            slots = cache.reserve(positions, mask)
+            tokens = cache.write(0, slots, *[ids[:, None, :, None]] * 2)[0][:, 0, :, 0]
+            logits = self.hf(input_ids=tokens, attention_mask=cache.mine(cache.filled)[:, cache.visible].long()).logits
+            logits = logits.gather(1, positions.clamp(0, cache.size - 1)[:, :, None].expand(-1, -1, logits.shape[2]))
+        return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
+
+    def head(self, x):
+        return x
+
+    def forward(self, *args, **kwargs):
+        return self.hidden(*args, **kwargs)
+
+    def cache(self, batch, size):
+        return KVCache(
+            Config(n_layer=1, n_head=1, n_embd=2, head_dim=1, position="none"), batch, size, self.hf.device, torch.int64
+        )
+
+    def num_params(self):
+        return sum(p.numel() for p in self.parameters())
+
+
+def load_wrapped(path, content, device, dtype, pickle):
+    """(Wrapped, algorithm) for an architecture that families.py does not have."""
+    import transformers
+
+    name = content["architectures"][0]
+    causal = "ForCausalLM" in name or "LMHead" in name
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
+    if not causal and "MaskedLM" not in name:
+        sys.exit(f"{path}: {name} is no masked or causal language model; known by name are {', '.join(FAMILIES)}")
+    try:
+        hf = auto.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickle else True)
+    except Exception as e:
+        sys.exit(f"{path}: {name} is unknown here, and transformers cannot load it: {str(e).strip().splitlines()[0]}")
+    print(f"{name} runs through transformers: slower, without a cache of keys and values")
+    return Wrapped(hf.to(device), causal), "ar" if causal else "mdlm"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# saving
 
 
 def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtype=None, train_state=None):
-    """Write a checkpoint directory, whole or not at all: into path.tmp first, then two renames.
+    """Write a checkpoint directory, whole or not at all: into path.tmp first, then two renames. A released family's
+    checkpoint (facts has its "architecture" and "hf_config") is written in the hub's layout, for `transformers`, too.
 
     weights      {name: tensor}, the network's named parameters; saved as `dtype` if given
     train_state  what torch.save takes, for resuming
@@ -109,11 +306,14 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
     try:
         tmp.mkdir(parents=True)
         tensors = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in weights.items()}
-        (tmp / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
+        if "architecture" in facts:
+            content = save_released(tmp, tensors, config, algorithm, facts)
+        else:
+            (tmp / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
         tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
         if train_state is not None:
             torch.save(train_state, tmp / "train_state.pt")
-        content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
         (tmp / "config.json").write_text(json.dumps(content, indent=1))
         for file in tmp.iterdir():  # on disk before it gets its name
             with file.open("rb") as f:
@@ -126,6 +326,24 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
         os.replace(path, old)
     os.replace(tmp, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def save_released(directory, tensors, config, algorithm, facts):
+    """Write tensors under their family's names, in shards where they are large; returns what config.json will hold."""
+    import huggingface_hub
+
+    family = FAMILIES.get(facts["architecture"])
+    if family is None:
+        theirs = {n.removeprefix("hf."): t for n, t in tensors.items()}
+    else:
+        theirs = {}
+        for name, ours in their_names(family, tensors, config.n_layer).items():
+            stacked = torch.cat([tensors[n] for n in ours]) if len(ours) > 1 else tensors[ours[0]]
+            swap = family.transposed and re.fullmatch(family.transposed, name)
+            theirs[name] = stacked.T.contiguous() if swap else stacked
+    huggingface_hub.save_torch_state_dict(theirs, directory, max_shard_size="5GB")
+    own = {k: v for k, v in facts.items() if k not in ("architecture", "hf_config")}
+    return {**facts["hf_config"], "nanodlm": {"algorithm": algorithm, **own}}
 
 
 def load_train_state(path):

@@ -4,11 +4,13 @@ data set's meta.json and in a checkpoint's config.json:
     {"kind": "char", "chars": "\\n !…z"}     one id per character
     {"kind": "bpe", "sha256": "…"}           byte-level BPE, in tokenizer.json beside the spec
     {"kind": "tiktoken", "name": "gpt2"}     GPT-2's 50257 byte-level BPE tokens
+    {"kind": "hf"}                           a released checkpoint's own, in its directory
 
-Every vocabulary is laid out the same way: text ids first, then end-of-text, then the mask token.
+The vocabularies of the first three are laid out the same way: text ids first, then end-of-text, then the mask token.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +21,13 @@ from pathlib import Path
 class Tokenizer:
     spec: dict
     vocab_size: int  # all ids, end-of-text, mask and unused ones included
-    eos_id: int  # end-of-text: separates documents, stops generation
-    mask_id: int  # never occurs in text
+    eos_id: int | None  # end-of-text: separates documents, stops generation
+    mask_id: int | None  # never occurs in text; None for an autoregressive model that has no such token
     encode: Callable[[str], list[int]]  # ValueError where a character is outside the vocabulary
     decode: Callable[[list[int]], str]  # special ids decode to nothing
+    stop_ids: tuple[int, ...] = ()  # end-of-text, end of a turn: what generation stops at
+    frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids before and behind a text, as [CLS] and [SEP]
+    chat: Callable[[list[dict]], list[int]] | None = None  # messages, as ids up to where the assistant answers
 
 
 def load(spec, directory=None):
@@ -34,13 +39,18 @@ def load(spec, directory=None):
         return bpe_tokenizer(spec, Path(directory))
     if kind == "tiktoken":
         return tiktoken_tokenizer(spec)
-    raise ValueError(f"unknown tokenizer kind {kind!r}; this code knows char, bpe and tiktoken")
+    if kind == "hf":
+        return hf_tokenizer(spec, Path(directory))
+    raise ValueError(f"unknown tokenizer kind {kind!r}; this code knows char, bpe, tiktoken and hf")
 
 
 def save_files(spec, source, target):
     """Copy what the spec needs besides itself from one directory to another."""
     if spec["kind"] == "bpe":
         shutil.copyfile(Path(source) / "tokenizer.json", Path(target) / "tokenizer.json")
+    if spec["kind"] == "hf":
+        for file in (f for name in HF_FILES for f in Path(source).glob(name)):
+            shutil.copyfile(file, Path(target) / file.name)
 
 
 def char_tokenizer(spec):
@@ -57,7 +67,7 @@ def char_tokenizer(spec):
     def decode(ids):
         return "".join(chars[i] for i in ids if i < n)
 
-    return Tokenizer(spec, n + 2, n, n + 1, encode, decode)
+    return Tokenizer(spec, n + 2, n, n + 1, encode, decode, (n,))
 
 
 def bpe_tokenizer(spec, directory):
@@ -79,6 +89,7 @@ def bpe_tokenizer(spec, directory):
         n + 1,
         lambda text: bpe.encode(text).ids,
         lambda ids: bpe.decode([i for i in ids if i < n]),
+        (n,),
     )
 
 
@@ -96,6 +107,71 @@ def tiktoken_tokenizer(spec):
         enc.n_vocab,
         enc.encode_ordinary,
         lambda ids: enc.decode([i for i in ids if i < enc.eot_token]),
+        (enc.eot_token,),
+    )
+
+
+HF_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.jinja",
+    "spm.model",
+)
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
+
+
+def hf_tokenizer(spec, directory):
+    """A released checkpoint's tokenizer, through `transformers` and without running code from the checkpoint. What
+    config.json and generation_config.json say of special tokens goes before what the tokenizer says."""
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    def read(name):
+        file = directory / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    # Dream brings a tokenizer class of its own in Python, a copy of Qwen2's.
+    own = read("tokenizer_config.json").get("tokenizer_class") == "DreamTokenizer"
+    try:
+        hf = (Qwen2Tokenizer if own else AutoTokenizer).from_pretrained(str(directory), trust_remote_code=False)
+    except Exception as e:  # whatever transformers raises
+        raise ValueError(f"the tokenizer in {directory} cannot be read: {str(e).splitlines()[0]}") from e
+    config, generation = read("config.json"), read("generation_config.json")
+
+    def ids_of(key, default):
+        found = generation.get(key, config.get(key))
+        found = default if found is None else found
+        return [] if found is None else found if isinstance(found, list) else [found]
+
+    vocab = hf.get_vocab()
+    ends = ids_of("eos_token_id", hf.eos_token_id) or ids_of("pad_token_id", hf.pad_token_id)
+    stops = dict.fromkeys([*ends, *([hf.eos_token_id] if hf.eos_token_id is not None else [])])
+    stops |= dict.fromkeys(vocab[t] for t in END_OF_TURN if t in vocab)
+    mask = config.get("mask_token_id")
+    mask = hf.mask_token_id if mask is None else mask
+    mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
+
+    def encode(text):
+        return hf.encode(text, add_special_tokens=False)
+
+    framed, plain = hf.encode("a"), encode("a")
+    at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
+
+    def chat(messages):
+        return encode(hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    return Tokenizer(
+        spec,
+        len(hf),
+        ends[0] if ends else None,
+        mask,
+        encode,
+        lambda ids: hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        tuple(stops),
+        (tuple(framed[:at]), tuple(framed[at + len(plain) :])),
+        chat if hf.chat_template else None,
     )
 
 

@@ -69,7 +69,20 @@ def texts(n, length, seed=0):
     return torch.randint(6, VOCAB, (n, length), generator=generator(seed))
 
 
-class Seer:
+class Net:
+    """What samplers ask of a network, for one that answers with logits."""
+
+    def hidden(self, *args, **keys):
+        return self(*args, **keys)
+
+    def head(self, x):
+        return x
+
+    def cache(self, batch, size):
+        return KVCache(self.config, batch, size, dtype=next(self.parameters()).dtype)
+
+
+class Seer(Net):
     """A denoiser given as mdlm's toy, that knows of a canvas what the mask lets each query see: the rest are masks to
     it. In a real KVCache it keeps ids as keys."""
 
@@ -98,7 +111,7 @@ class Seer:
         return self.table[code, positions[:, : shape[1]].clamp(min=0)].flatten(0, 1)[rows]
 
 
-class Spy:
+class Spy(Net):
     """A network that keeps what it was asked."""
 
     def __init__(self, model):
@@ -736,12 +749,12 @@ def naive(net, prompts, o, size=4, window=None, eos=None):
             versions = [canvas] if not o.cfg_scale else [canvas, canvas.masked_fill(given, M)]
             out = [net(v[None], mask=mask)[0, places[want]] for v in versions]
             answers.append(out[0] if not o.cfg_scale else out[1] + (o.cfg_scale + 1) * (out[0] - out[1]))
-        return torch.cat(answers), 0
+        return torch.cat(answers).__getitem__, 0
 
     options = SampleOptions(**{f.name: getattr(o, f.name) for f in fields(o)} | dict(block_size=size))
     with torch.no_grad():
         return mdlm.decode(
-            x, F.pad(hole, (0, size)), lengths, 0 * lengths, options, logits_at, mask_id=M, eos_id=eos, trace=True
+            net, x, F.pad(hole, (0, size)), lengths, 0 * lengths, options, logits_at, mask_id=M, eos_id=eos, trace=True
         )
 
 
@@ -913,7 +926,7 @@ def test_steps_are_shared_out_over_the_blocks_and_blocks_count_from_the_start_of
 # where it stops
 
 
-class Script:
+class Script(Net):
     """Wants tokens[i] at position i, with probability sure[i], whatever it sees."""
 
     def __init__(self, tokens, sure, block_size=4):

@@ -38,7 +38,19 @@ STRINGS, CANVASES = listing(2), listing(3)  # (16, L), (81, L)
 SUBSETS = STRINGS.bool()  # every set of positions, (16, L)
 
 
-class Toy:
+class Net:
+    """What samplers ask of a network, for one that is a function of ids: its hidden states are the logits."""
+
+    config = Config(vocab_size=3)
+
+    def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
+        return self(ids, mask=mask, rows=rows)
+
+    def head(self, x):
+        return x
+
+
+class Toy(Net):
     """A denoiser given as a table: canvas -> logits (L, 3). Padding and missing positions read as a fourth digit, so
     that a shorter canvas has conditionals of its own. The mask's logit is large, so that forgetting it shows."""
 
@@ -118,10 +130,12 @@ def reveal_distribution(model, o):
         for canvas, weight in canvases.items():
             x = torch.tensor([canvas])
             hidden = x == MASK
-            logits = mdlm.forward(model, x, None, hidden)
+            logits = model(x, rows=hidden)
             logits[:, MASK] = -torch.inf
             p = logits.softmax(-1)
-            count = mdlm.quota(torch.tensor([L]), torch.tensor([step]), torch.tensor([steps]), o.schedule)
+            count = mdlm.quota(
+                torch.tensor([L]), hidden.sum(1), torch.tensor([step]), torch.tensor([steps]), o.schedule
+            )
             where = hidden[0].nonzero()[:, 0].tolist()
             if o.order == "random":  # every set of `count` positions, equally likely
                 sets = list(itertools.combinations(where, min(int(count), len(where))))
@@ -183,11 +197,12 @@ def assert_mean(values, exact, errors=4.0):
     assert error < 0.05 * abs(exact), f"error {error} is too large to see anything"
 
 
-class Spy:
+class Spy(Net):
     """A model that keeps what it was shown and what it answered."""
 
     def __init__(self, model):
         self.model, self.seen, self.calls = model, [], 0
+        self.config = getattr(model, "config", Net.config)
 
     def __call__(self, ids, mask=None, rows=None):
         self.calls += 1
@@ -228,8 +243,10 @@ def ids(*tokens):
     return torch.tensor(tokens, dtype=torch.int64)
 
 
-class Script:
+class Script(Net):
     """Wants tokens[i] at position i, with probability sure[i] whatever the canvas; the rest is shared evenly."""
+
+    config = Config(vocab_size=VOCAB)
 
     def __init__(self, tokens, sure):
         p = torch.tensor(sure, dtype=torch.float64)[:, None]
@@ -563,12 +580,14 @@ def test_confidence_likelihood_is_that_of_the_confidence_sampler():
 def test_confidence_likelihood_breaks_ties_as_the_sampler_does():
     """Probabilities that round to 1 in fp32 are tied for the sampler; the likelihood must follow the same order."""
 
-    def model(ids, mask=None, rows=None):  # two sure positions, of which the second is surer and changes the first
-        first = torch.where(ids[:, 1:] == MASK, torch.tensor([30.0, 0.0]), torch.tensor([0.0, 0.0]))
-        second = torch.tensor([40.0, 0.0]).expand_as(first)
-        logits = torch.nn.functional.pad(torch.stack([first, second], 1), (0, 1))
-        return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
+    class Model(Net):  # two sure positions, of which the second is surer and changes the first
+        def __call__(self, ids, mask=None, rows=None):
+            first = torch.where(ids[:, 1:] == MASK, torch.tensor([30.0, 0.0]), torch.tensor([0.0, 0.0]))
+            second = torch.tensor([40.0, 0.0]).expand_as(first)
+            logits = torch.nn.functional.pad(torch.stack([first, second], 1), (0, 1))
+            return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
 
+    model = Model()
     out = mdlm.generate(model, [ids()], SampleOptions(2), mask_id=MASK, trace=True)
     ll = mdlm.log_likelihood(model, [ids()], out.tokens, LikelihoodOptions("confidence"), mask_id=MASK)
     assert abs(ll.item() - sum(math.log(p) for *_, p in out.trace[0])) < 1e-6
@@ -818,7 +837,7 @@ def test_the_nucleus_keeps_the_token_that_crosses_top_p():
         assert torch.equal(kept, p >= p.sort(1, descending=True).values[:, [size - 1]])
 
 
-def test_filters_temper_then_keep_the_top_k_then_the_nucleus():
+def test_filters_temper_then_keep_what_is_among_the_top_k_and_in_the_nucleus():
     p = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).double()
 
     def weights(**keys):
@@ -831,7 +850,8 @@ def test_filters_temper_then_keep_the_top_k_then_the_nucleus():
     assert torch.allclose(weights(temperature=0.5), law(0.0025, 0.25, 0.0225, 0.09), atol=1e-6)
     assert torch.allclose(weights(top_k=2), law(0, 0.5, 0, 0.3), atol=1e-6)
     assert torch.allclose(weights(top_k=9), law(0.05, 0.5, 0.15, 0.3), atol=1e-6)
-    assert torch.allclose(weights(top_k=2, top_p=0.6), law(0, 1, 0, 0), atol=1e-6)  # .5 is .625 of the top two
+    assert torch.allclose(weights(top_k=2, top_p=0.6), law(0, 0.5, 0, 0.3), atol=1e-6)  # .5 is not yet .6 of all
+    assert torch.allclose(weights(top_k=2, top_p=0.4), law(0, 1, 0, 0), atol=1e-6)
     assert torch.allclose(weights(temperature=0.5, top_p=0.6), law(0, 1, 0, 0), atol=1e-6)  # .5 becomes .685
     assert torch.allclose(weights(temperature=2, top_p=0.6), law(0, 0.5**0.5, 0, 0.3**0.5), atol=1e-6)
 
@@ -931,8 +951,8 @@ def test_the_linear_quota_is_lladas():
     """masks // steps per step, the first masks % steps steps one more; surest first, the leftmost of equals."""
 
     def counts(masks, steps, schedule="linear"):
-        pairs = [(torch.tensor([masks]), torch.tensor([i]), torch.tensor([steps]), schedule) for i in range(steps)]
-        return [int(mdlm.quota(*pair)) for pair in pairs]
+        n, steps = torch.tensor([masks]), torch.tensor([steps])
+        return [int(mdlm.quota(n, n, torch.tensor([i]), steps, schedule)) for i in range(steps)]
 
     assert counts(10, 4) == [3, 3, 2, 2] and counts(8, 4) == [2, 2, 2, 2] and counts(3, 5) == [1, 1, 1, 0, 0]
     assert counts(16, 4, "cosine") == [2, 3, 5, 6]  # MaskGIT's: floor(16 cos(pi/2 k/4)) = 16, 14, 11, 6, 0 stay hidden
@@ -1177,17 +1197,16 @@ def test_guidance_is_un_plus_scale_plus_one_times_the_difference():
     cond, un = (NET(ids, mask=real)[rows] for ids in (x, blind))
     assert (cond - un).abs().max() > 0.1
     for scale in (0.0, 0.7, 3.0):
-        guided = mdlm.guided_logits(NET, x, real, hole, rows.flatten().nonzero()[:, 0], M, scale)
+        hidden = mdlm.states(NET, x, real, hole, rows.flatten().nonzero()[:, 0], M, scale)
+        guided = mdlm.reader(NET, hidden, scale)(torch.arange(int(rows.sum())))
         assert torch.allclose(guided, un + (scale + 1) * (cond - un), atol=1e-5)
 
 
 def test_confidences_are_at_least_fp32():
     """In bf16 confidences tie, and the order depends on noise."""
 
-    def model(ids, mask=None, rows=None):
-        return torch.zeros(int(rows.sum()), VOCAB, dtype=torch.bfloat16)
-
-    assert mdlm.forward(model, torch.zeros(1, 3).long(), None, torch.ones(1, 3).bool()).dtype == torch.float32
+    hidden = torch.zeros(3, VOCAB, dtype=torch.bfloat16)
+    assert mdlm.reader(Net(), hidden, 0.0)(torch.arange(3)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

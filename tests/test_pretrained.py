@@ -571,7 +571,7 @@ def test_special_ids_decode_to_nothing(bpe):
 
 
 def test_an_unknown_tokenizer_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'words'.*char, bpe and tiktoken"):
+    with pytest.raises(ValueError, match="'words'.*char, bpe, tiktoken and hf"):
         tokenizers.load({"kind": "words"})
 
 

@@ -1,0 +1,378 @@
+"""What released families call things: config.json ⇄ model.Config, their tensors' names ⇄ ours. Only tables live here.
+
+A name table is {theirs: ours}; `{i}` counts layers, `.weight` and `.bias` follow where ours has them, and several of
+ours are stacked, in that order, in one of theirs. What a checkpoint may hold besides, because it repeats something or
+is not used for language modelling, is matched by `ignore`; everything else is an error.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Family:
+    config: Callable[[dict], dict]  # config.json to fields of model.Config; KeyError or ValueError where it cannot be
+    names: dict[str, str | tuple[str, ...]]
+    algorithm: str = "mdlm"  # the module that decodes it
+    preset: str = ""  # config/preset_….py: how its authors decode it
+    prefix: str = ""  # some files leave this out in front of all names
+    transposed: str = ""  # regex of the matrices that are stored (in, out)
+    ignore: str = r".*\.rotary_emb\.inv_freq"
+
+
+def need(c, **values):
+    """Refuse a config.json that asks for what our network does not have."""
+    for key, allowed in values.items():
+        if c.get(key) not in (None, *allowed):
+            raise ValueError(f"{key}={c[key]!r} is not supported, only {' or '.join(map(repr, allowed))}")
+
+
+def rope(c, theta=None):
+    """rope_theta and rope_scaling of a config.json, old (rope_theta, rope_scaling) or new (rope_parameters)."""
+    new = c.get("rope_parameters")
+    p = new or c.get("rope_scaling") or {}
+    theta = p["rope_theta"] if "rope_theta" in p else c.get("rope_theta", theta)
+    if theta is None:
+        raise KeyError("rope_theta")
+    kind = p.get("rope_type", p.get("type", "default"))
+    scaling = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    }
+    if kind not in scaling:
+        raise ValueError(f"rope_type={kind!r} is not supported, only {', '.join(scaling)}")
+    fraction = p.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
+    numbers = tuple(float(p[k]) for k in scaling[kind])
+    return {"rope_theta": float(theta), "rope_scaling": numbers, "rope_fraction": fraction}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Llama and its descendants
+
+
+def llama(c, theta=10000.0, causal=True):
+    need(c, hidden_act=["silu"], use_sliding_window=[False], pretraining_tp=[1])
+    if set(c.get("layer_types") or ["full_attention"]) != {"full_attention"}:
+        raise ValueError(f"layer_types={c['layer_types']} is not supported, only full_attention")
+    bias = c.get("attention_bias") or False
+    return {
+        "vocab_size": c["vocab_size"],
+        "seq_len": c["max_position_embeddings"],
+        "n_layer": c["num_hidden_layers"],
+        "n_head": c["num_attention_heads"],
+        "n_kv_head": c.get("num_key_value_heads") or 0,
+        "n_embd": c["hidden_size"],
+        "head_dim": c.get("head_dim") or 0,
+        "mlp": "swiglu",
+        "mlp_dim": c["intermediate_size"],
+        "norm_eps": c["rms_norm_eps"],
+        **rope(c, theta),
+        "qk_norm": False,
+        "qkv_bias": bias,
+        "out_bias": bias,
+        "mlp_bias": c.get("mlp_bias") or False,
+        "tied": c.get("tie_word_embeddings") or False,
+        "causal": causal,
+    }
+
+
+def qwen2(c, causal=True):
+    return llama(c, causal=causal) | {"qkv_bias": True, "out_bias": False}
+
+
+def qwen3(c, causal=True):
+    return llama(c, causal=causal) | {"qk_norm": True}
+
+
+def dream(c):
+    """Output i - 1 predicts token i: Dream was made from an autoregressive Qwen2.5 and keeps its shift."""
+    return llama(c, None, causal=False) | {"qkv_bias": True, "out_bias": False, "shift": True}
+
+
+LLAMA = {
+    "model.embed_tokens": "embed",
+    "model.layers.{i}.input_layernorm": "blocks.{i}.attn_norm",
+    "model.layers.{i}.self_attn.q_proj": "blocks.{i}.attn.q",
+    "model.layers.{i}.self_attn.k_proj": "blocks.{i}.attn.k",
+    "model.layers.{i}.self_attn.v_proj": "blocks.{i}.attn.v",
+    "model.layers.{i}.self_attn.q_norm": "blocks.{i}.attn.q_norm",
+    "model.layers.{i}.self_attn.k_norm": "blocks.{i}.attn.k_norm",
+    "model.layers.{i}.self_attn.o_proj": "blocks.{i}.attn.out",
+    "model.layers.{i}.post_attention_layernorm": "blocks.{i}.mlp_norm",
+    "model.layers.{i}.mlp.gate_proj": "blocks.{i}.mlp.gate",
+    "model.layers.{i}.mlp.up_proj": "blocks.{i}.mlp.up",
+    "model.layers.{i}.mlp.down_proj": "blocks.{i}.mlp.down",
+    "model.norm": "norm",
+    "lm_head.weight": "head_weight",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# LLaDA: the same network under OLMo's names
+
+
+def llada(c):
+    need(
+        c,
+        block_type=["llama"],
+        activation_type=["silu"],
+        layer_norm_type=["rms"],
+        rope=[True],
+        alibi=[False],
+        include_bias=[False],
+        bias_for_layer_norm=[False],
+        attention_layer_norm=[False],
+        scale_logits=[False],
+        input_emb_norm=[False],
+        multi_query_attention=[False],
+    )
+    return {
+        "vocab_size": c.get("embedding_size") or c["vocab_size"],
+        "seq_len": c["max_sequence_length"],
+        "n_layer": c["n_layers"],
+        "n_head": c["n_heads"],
+        "n_kv_head": c.get("n_kv_heads") or 0,
+        "n_embd": c["d_model"],
+        "mlp": "swiglu",
+        "mlp_dim": c.get("mlp_hidden_size") or c["mlp_ratio"] * c["d_model"],
+        "norm_eps": c["rms_norm_eps"],
+        "rope_theta": float(c["rope_theta"]),
+        "qk_norm": False,
+        "qkv_bias": c["include_qkv_bias"] or False,
+        "tied": c["weight_tying"],
+    }
+
+
+LLADA = {
+    "model.transformer.wte": "embed",
+    "model.transformer.blocks.{i}.attn_norm": "blocks.{i}.attn_norm",
+    "model.transformer.blocks.{i}.q_proj": "blocks.{i}.attn.q",
+    "model.transformer.blocks.{i}.k_proj": "blocks.{i}.attn.k",
+    "model.transformer.blocks.{i}.v_proj": "blocks.{i}.attn.v",
+    "model.transformer.blocks.{i}.attn_out": "blocks.{i}.attn.out",
+    "model.transformer.blocks.{i}.ff_norm": "blocks.{i}.mlp_norm",
+    "model.transformer.blocks.{i}.ff_proj": "blocks.{i}.mlp.gate",
+    "model.transformer.blocks.{i}.up_proj": "blocks.{i}.mlp.up",
+    "model.transformer.blocks.{i}.ff_out": "blocks.{i}.mlp.down",
+    "model.transformer.ln_f": "norm",
+    "model.transformer.ff_out.weight": "head_weight",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# GPT-2
+
+
+def gpt2(c):
+    need(
+        c,
+        scale_attn_weights=[True],
+        scale_attn_by_inverse_layer_idx=[False],
+        add_cross_attention=[False],
+        activation_function=["gelu_new", "gelu_pytorch_tanh", "gelu"],
+    )
+    return {
+        "vocab_size": c["vocab_size"],
+        "seq_len": c.get("n_positions") or c["n_ctx"],
+        "n_layer": c["n_layer"],
+        "n_head": c["n_head"],
+        "n_embd": c["n_embd"],
+        "mlp": "gelu" if c.get("activation_function") == "gelu" else "gelu_tanh",
+        "mlp_dim": c.get("n_inner") or 0,
+        "norm": "layer",
+        "norm_eps": c["layer_norm_epsilon"],
+        "norm_bias": True,
+        "position": "learned",
+        "qk_norm": False,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "tied": c.get("tie_word_embeddings", True),
+        "causal": True,
+    }
+
+
+GPT2 = {
+    "transformer.wte": "embed",
+    "transformer.wpe": "pos_embed",
+    "transformer.h.{i}.ln_1": "blocks.{i}.attn_norm",
+    "transformer.h.{i}.attn.c_attn": ("blocks.{i}.attn.q", "blocks.{i}.attn.k", "blocks.{i}.attn.v"),
+    "transformer.h.{i}.attn.c_proj": "blocks.{i}.attn.out",
+    "transformer.h.{i}.ln_2": "blocks.{i}.mlp_norm",
+    "transformer.h.{i}.mlp.c_fc": "blocks.{i}.mlp.up",
+    "transformer.h.{i}.mlp.c_proj": "blocks.{i}.mlp.down",
+    "transformer.ln_f": "norm",
+    "lm_head.weight": "head_weight",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# BERT, RoBERTa, ModernBERT
+
+
+def bert(c):
+    need(c, hidden_act=["gelu"], position_embedding_type=["absolute"], is_decoder=[False], add_cross_attention=[False])
+    return {
+        "vocab_size": c["vocab_size"],
+        "seq_len": c["max_position_embeddings"],
+        "n_layer": c["num_hidden_layers"],
+        "n_head": c["num_attention_heads"],
+        "n_embd": c["hidden_size"],
+        "mlp": "gelu",
+        "mlp_dim": c["intermediate_size"],
+        "norm": "layer",
+        "norm_eps": c["layer_norm_eps"],
+        "norm_bias": True,
+        "norm_after": True,
+        "norm_embed": True,
+        "position": "learned",
+        "token_types": c["type_vocab_size"],
+        "qk_norm": False,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "head_dense": "bias",
+        "head_bias": True,
+        "tied": c.get("tie_word_embeddings", True),
+    }
+
+
+def roberta(c):
+    """Positions are counted from pad_token_id + 1, so the table's first rows belong to none."""
+    offset = c["pad_token_id"] + 1
+    return bert(c) | {"seq_len": c["max_position_embeddings"] - offset, "position_offset": offset}
+
+
+def modernbert(c):
+    need(c, hidden_activation=["gelu"], classifier_activation=["gelu"])
+    p, layers = c.get("rope_parameters"), c["num_hidden_layers"]
+    thetas = [p[k]["rope_theta"] for k in ("full_attention", "sliding_attention")] if p else None
+    thetas = thetas or [c["global_rope_theta"], c.get("local_rope_theta") or c["global_rope_theta"]]
+    every = c.get("global_attn_every_n_layers")
+    if c.get("layer_types"):
+        full = [kind == "full_attention" for kind in c["layer_types"]]
+        fits = [n for n in range(1, layers + 1) if full == [i % n == 0 for i in range(layers)]]
+        if not fits:
+            raise ValueError("layer_types is not supported, only full_attention in every n-th layer from the first on")
+        every = fits[0]
+    return {
+        "vocab_size": c["vocab_size"],
+        "seq_len": c["max_position_embeddings"],
+        "n_layer": layers,
+        "n_head": c["num_attention_heads"],
+        "n_embd": c["hidden_size"],
+        "mlp": "geglu",
+        "mlp_dim": c["intermediate_size"],
+        "norm": "layer",
+        "norm_eps": c["norm_eps"],
+        "norm_bias": c["norm_bias"],
+        "norm_embed": True,
+        "norm_first": False,
+        "rope_theta": float(thetas[0]),
+        "local_rope_theta": float(thetas[1]),
+        "window": c["local_attention"] // 2,
+        "global_every": every,
+        "qk_norm": False,
+        "qkv_bias": c["attention_bias"],
+        "out_bias": c["attention_bias"],
+        "mlp_bias": c["mlp_bias"],
+        "head_dense": "bias" if c["classifier_bias"] else "plain",
+        "head_bias": c["decoder_bias"],
+        "tied": c.get("tie_word_embeddings", True),
+    }
+
+
+BERT = {
+    "bert.embeddings.word_embeddings": "embed",
+    "bert.embeddings.position_embeddings": "pos_embed",
+    "bert.embeddings.token_type_embeddings": "type_embed",
+    "bert.embeddings.LayerNorm": "embed_norm",
+    "bert.encoder.layer.{i}.attention.self.query": "blocks.{i}.attn.q",
+    "bert.encoder.layer.{i}.attention.self.key": "blocks.{i}.attn.k",
+    "bert.encoder.layer.{i}.attention.self.value": "blocks.{i}.attn.v",
+    "bert.encoder.layer.{i}.attention.output.dense": "blocks.{i}.attn.out",
+    "bert.encoder.layer.{i}.attention.output.LayerNorm": "blocks.{i}.attn_norm",
+    "bert.encoder.layer.{i}.intermediate.dense": "blocks.{i}.mlp.up",
+    "bert.encoder.layer.{i}.output.dense": "blocks.{i}.mlp.down",
+    "bert.encoder.layer.{i}.output.LayerNorm": "blocks.{i}.mlp_norm",
+    "cls.predictions.transform.dense": "head_dense",
+    "cls.predictions.transform.LayerNorm": "head_norm",
+    "cls.predictions.decoder.weight": "head_weight",
+    "cls.predictions.bias": "head_bias",
+}
+
+ROBERTA = {name.replace("bert.", "roberta.", 1): ours for name, ours in BERT.items() if name.startswith("bert.")} | {
+    "lm_head.dense": "head_dense",
+    "lm_head.layer_norm": "head_norm",
+    "lm_head.decoder.weight": "head_weight",
+    "lm_head.bias": "head_bias",
+}
+
+MODERNBERT = {
+    "model.embeddings.tok_embeddings": "embed",
+    "model.embeddings.norm": "embed_norm",
+    "model.layers.{i}.attn_norm": "blocks.{i}.attn_norm",
+    "model.layers.{i}.attn.Wqkv": ("blocks.{i}.attn.q", "blocks.{i}.attn.k", "blocks.{i}.attn.v"),
+    "model.layers.{i}.attn.Wo": "blocks.{i}.attn.out",
+    "model.layers.{i}.mlp_norm": "blocks.{i}.mlp_norm",
+    "model.layers.{i}.mlp.Wi": ("blocks.{i}.mlp.gate", "blocks.{i}.mlp.up"),
+    "model.layers.{i}.mlp.Wo": "blocks.{i}.mlp.down",
+    "model.final_norm": "norm",
+    "head.dense": "head_dense",
+    "head.norm": "head_norm",
+    "decoder.weight": "head_weight",
+    "decoder.bias": "head_bias",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the table, by the `architectures` of config.json (model_type is not unique: LLaDA's mixture of experts says llada, too)
+
+LLADA_FAMILY = Family(llada, LLADA, preset="llada")
+AR = Family(llama, LLAMA, algorithm="ar")
+A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
+BERT_IGNORE = r".*\.position_ids|.*\.pooler\..*|cls\.seq_relationship\..*|.*\.decoder\.bias"
+
+FAMILIES = {
+    "LLaDAModelLM": LLADA_FAMILY,
+    "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
+    "DreamModel": Family(dream, LLAMA, preset="dream"),
+    "A2DLlamaLMHeadModel": A2D,
+    "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),
+    "A2DQwen3LMHeadModel": replace(A2D, config=lambda c: qwen3(c, causal=False)),
+    "LlamaForCausalLM": AR,
+    "Qwen2ForCausalLM": replace(AR, config=qwen2),
+    "Qwen3ForCausalLM": replace(AR, config=qwen3),
+    "GPT2LMHeadModel": Family(
+        gpt2,
+        GPT2,
+        algorithm="ar",
+        prefix="transformer.",
+        transposed=r".*\.(c_attn|c_proj|c_fc)\.weight",
+        ignore=r".*\.attn\.(bias|masked_bias)",
+    ),
+    "BertForMaskedLM": Family(bert, BERT, ignore=BERT_IGNORE),
+    "RobertaForMaskedLM": Family(roberta, ROBERTA, ignore=BERT_IGNORE),
+    "ModernBertForMaskedLM": Family(modernbert, MODERNBERT, preset="llada"),
+}
+
+
+def their_names(family, ours, n_layer):
+    """{their name: the names of ours that are stacked in it}, for the parameters `ours` of one network."""
+    table = {}
+    for theirs, mine in family.names.items():
+        mine = (mine,) if isinstance(mine, str) else mine
+        for i in range(n_layer if "{i}" in theirs else 1):
+            for suffix in ("", ".weight", ".bias"):
+                names = [m.replace("{i}", str(i)) + suffix for m in mine]
+                if all(n in ours for n in names):
+                    table[theirs.replace("{i}", str(i)) + suffix] = names
+    return table
+
+
+def modern(name, family, names):
+    """A tensor's name as today's files have it: with the family's prefix, and no gamma and beta."""
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    return name if name in names or not family.prefix or name.startswith(family.prefix) else family.prefix + name
