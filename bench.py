@@ -1,7 +1,7 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
     python bench.py                    everything, a few minutes on a CPU
-    python bench.py --only=head        one group: head, compile, batch, blocks, decode, block_decode
+    python bench.py --only=head        one group: head, compile, batch, blocks, decode, block_decode, cache, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -10,8 +10,10 @@ slows down slows all of them; the median of the rounds is printed, with the medi
 import itertools
 import statistics
 import sys
+import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -25,7 +27,7 @@ from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 @dataclass
 class Settings:
-    only: Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode"] = "all"  # which group
+    only: Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode", "cache", "memory"] = "all"
     rounds: int = 7  # timed repeats of every variant, at least 1
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
@@ -98,6 +100,87 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     passes = 1 + bd3lm.clean_length(config.seq_len, block_size) / config.seq_len if block_size else 1
     flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5, passes)
     return step, batch_size * config.seq_len, flops
+
+
+def llada_plainly(model, prompts, mask_id, max_new_tokens, block_size):
+    """LLaDA's published sampler written down as it stands, one token per step, right-padded: logits of the whole canvas
+    at every step, their softmax in float64, a loop over rows."""
+    x, real = mdlm.pad([torch.nn.functional.pad(p, (0, max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    position = torch.arange(x.shape[1], device=x.device)
+    for block in range(max_new_tokens // block_size):
+        end = torch.tensor([len(p) + (block + 1) * block_size for p in prompts], device=x.device)
+        for _ in range(block_size):
+            with torch.no_grad():
+                logits = model(x, mask=real)
+            logits[..., mask_id] = -torch.inf
+            x0 = logits.argmax(-1)
+            confidence = logits.double().softmax(-1).gather(-1, x0[..., None])[..., 0]
+            candidate = (x == mask_id) & (position < end[:, None])
+            for row, score, new in zip(x, confidence.masked_fill(~candidate, -torch.inf), x0):
+                best = score.topk(1).indices
+                row[best] = new[best]
+    return [row[: len(p) + max_new_tokens] for row, p in zip(x, prompts)]
+
+
+def cache_group(s, device):
+    """Decoding with a small network of LLaDA's shape: 8 ragged prompts, 256 new tokens, blocks of 32, 256 steps."""
+    shape = dict(n_layer=4, n_head=2, n_embd=128, mlp="swiglu", mlp_dim=384, qk_norm=False, rope_theta=5e5)
+    c = Config(vocab_size=4096, seq_len=512, **shape)
+    model, mask_id = Transformer(c).to(device).eval(), c.vocab_size - 1
+    prompts = [torch.arange(n, device=device) * 37 % 4000 for n in (8, 16, 24, 32, 48, 64, 80, 96)]
+
+    def ours(**options):
+        o = mdlm.SampleOptions(256, block_size=32, temperature=0.0, **options)
+        return lambda: mdlm.generate(model, prompts, o, mask_id=mask_id).tokens
+
+    runs = {
+        "published algorithm, plainly": lambda: llada_plainly(model, prompts, mask_id, 256, 32),
+        "no cache": ours(),
+        "prefix cache": ours(cache="prefix"),
+        "dual cache": ours(cache="dual"),
+    }
+    same = [torch.equal(a, b) for a, b in zip(runs["published algorithm, plainly"](), runs["no cache"]())]
+    print(f"(no cache and the published algorithm: {sum(same)} of {len(same)} rows equal, token for token)")
+    report("decoding 8 x 256, LLaDA's shape", {k: (f, 8 * 256, 0) for k, f in runs.items()}, min(3, s.rounds), device)
+
+
+def memory_group(device):
+    """Peak memory of decoding beyond weights and cache: LLaDA's width and vocabulary in one layer (what a layer needs is
+    freed before the next), bf16, batch 8, a canvas of 1300 tokens, two blocks of 32."""
+    shape = dict(n_layer=1, n_head=32, n_embd=4096, mlp="swiglu", mlp_dim=12288, qk_norm=False)
+    model = Transformer(Config(vocab_size=126464, seq_len=4096, **shape)).to(device, torch.bfloat16).eval()
+    prompts = [torch.randint(126000, (1300 - 64,), device=device) for _ in range(8)]
+    for cache in ("none", "dual"):
+        for temperature in (0.0, 1.0):
+            o = mdlm.SampleOptions(64, block_size=32, steps=4, temperature=temperature, cache=cache)
+            kept = 2 * 8 * 1301 * 4096 * 2 if cache == "dual" else 0
+            peak = peak_memory(lambda o=o: mdlm.generate(model, prompts, o, mask_id=126336), device) - kept
+            name = f"cache={cache}, temperature={temperature:g}"
+            print(f"| peak memory, 8 x 1300, vocabulary 126464 | {name} | {peak / 1e9:.2f} GB | | |", flush=True)
+
+
+def peak_memory(run, device):
+    """Bytes that the call needs on top of what is there before it."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    done, seen = threading.Event(), []
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def watch():
+        while not done.wait(0.002):
+            seen.append(resident())
+
+    before, thread = resident(), threading.Thread(target=watch)
+    thread.start()
+    run()
+    done.set()
+    thread.join()
+    return max(seen, default=before) - before
 
 
 def main(argv):
@@ -183,6 +266,12 @@ def main(argv):
             }
             group = f"decoding {s.batch_size} x {n}, blocks of {size}, {tokens} per forward"
             report(group, variants, min(3, s.rounds), device)
+
+    if s.only in ("all", "cache"):
+        cache_group(s, device)
+
+    if s.only == "memory":
+        memory_group(device)
 
 
 if __name__ == "__main__":

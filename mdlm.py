@@ -402,17 +402,23 @@ def look(logits, u, options, mask_id, dtype, trace):
     `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
     counts, though it is never drawn."""
     o = options
-    of_mask = logits[:, mask_id].clone()
-    logits[:, [mask_id, *o.suppress]] = -torch.inf
-    tokens = choose_tokens(logits, u, o.temperature, o.top_k, o.top_p)
+    logits[:, list(o.suppress)] = -torch.inf
+    if not o.exact:
+        logits[:, mask_id] = -torch.inf
+    weights = logits
+    if o.temperature or o.measure == "draw":
+        weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p)
+    mask_weight = weights[:, mask_id].clone()
+    weights[:, mask_id] = -torch.inf
+    tokens = invert(weights, u) if o.temperature else weights.argmax(-1)
     chance = logits.softmax(-1).gather(1, tokens[:, None])[:, 0] if trace else tokens
     if o.order == "random" or o.quota == "ancestral":
         return tokens, chance, chance
-    if o.exact:
-        logits[:, mask_id] = of_mask
-        logits = logits.to(dtype)
+    weights[:, mask_id] = mask_weight
     if o.measure == "draw":
-        logits = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p)
+        logits = weights
+    if o.exact:
+        logits = logits.to(dtype)
     last = torch.tensor(o.last, device=tokens.device, dtype=torch.int64)
     logits[:, last] = -torch.inf
     sure = certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens)
@@ -448,10 +454,12 @@ def quota(masks, left, step, steps, schedule):
 
 
 def dream_time(step, steps):
-    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit; 0 after the last."""
-    width = (1e-3 - 1) / steps.float()
-    t = torch.where(step < (steps + 1) // 2, 1 + width * step, 1e-3 - width * (steps - step))
-    return torch.where(step >= steps, 0.0, t)
+    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit; 0 after the last. (The counts are
+    rounded down, so that the last bit matters.)"""
+    low = torch.full_like(steps, 1e-3, dtype=torch.float32)
+    width = ((low - 1) / steps).double()
+    t = torch.where(step < (steps + 1) // 2, 1 + width * step, low.double() - width * (steps - step))
+    return torch.where(step >= steps, 0.0, t.float())
 
 
 def choose_positions(score, candidates, options, count, u=None):
@@ -464,11 +472,12 @@ def choose_positions(score, candidates, options, count, u=None):
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
                    (EB-Sampler, arXiv 2505.24857)
     """
-    score = score.masked_fill(~candidates, -torch.inf)
+    score = score.double().masked_fill(~candidates, -torch.inf)
     if options.quota == "steps":
         if options.order_temperature:
-            score = score.log() if options.order == "entropy" else score
-            score = score.double() / options.order_temperature - (-u.log()).log()
+            weight = score.clamp(min=1e-300).log() if options.order == "entropy" else score
+            noisy = weight / options.order_temperature - (-u.log()).log()
+            score = torch.where(candidates, noisy, -torch.inf)
         return top_per_row(score, count)
     best = one_per_row(score, candidates)
     if options.quota == "threshold":

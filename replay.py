@@ -16,7 +16,7 @@ MASK = "░"
 
 def pieces(ids, tokenizer):
     """The text of each id by itself; None for the mask token."""
-    return [None if i == tokenizer.mask_id else tokenizer.decode([i]) for i in ids]
+    return [None if i in (tokenizer.mask_id, -1) else tokenizer.decode([i]) for i in ids]
 
 
 def live(tokenizer, row=0, delay=0.0):

@@ -1,11 +1,14 @@
-"""Generate text from a checkpoint: free, continued or filled in.
+"""Generate text from a checkpoint: free, continued or filled in, or talk to it.
 
-    python sample.py                                          the checkpoint that ships with the repository
+    python sample.py                                     the checkpoint that ships with the repository
     python sample.py --watch --prompt="class Stack:"     denoised live in the terminal
     python sample.py --infill="Return the [MASK*4] of the list.[MASK*20]"
     python sample.py --checkpoint=out/quickstart --num_samples=4 --steps=64 --html=denoise.html
+    python sample.py --checkpoint=GSAI-ML/LLaDA-8B-Instruct --chat --watch
+    python sample.py --checkpoint=Dream-org/Dream-v0-Instruct-7B --template --prompt="…" --preset=fast
 
-Every option of the algorithm's generate is a key here; --help lists them.
+Every option of the algorithm's generate is a key here; --help lists them. A preset (config/presets) sets them as a
+published sampler does; a released checkpoint comes with its own, and what is said on the command line goes before.
 """
 
 import re
@@ -19,6 +22,7 @@ from typing import Literal
 import torch
 
 import bd3lm
+import chat
 import configurator
 import pretrained
 import replay
@@ -27,11 +31,22 @@ from model import pick_device
 
 @dataclass
 class Settings:
-    checkpoint: str = "checkpoints/pydocs_mdlm"  # a checkpoint directory, or a run's out_dir
+    checkpoint: str = (
+        "checkpoints/pydocs_mdlm"  # a checkpoint directory, a run's out_dir, or a hub id org/name[@revision]
+    )
+    preset: str = (
+        ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast, or none; default: the model's
+    )
+    algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
+    pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
+    chat: bool = False  # talk to it in the terminal
+    system: str = ""  # system prompt of --chat and --template
+    template: bool = False  # put the prompt into the checkpoint's chat template, as a user's turn
+    stop: str = ""  # cut the text before this, besides the checkpoint's stop tokens
     prompt: str = ""  # text to continue; \n is a line break
     infill: str = ""  # text with holes: [MASK] is one token, [MASK*8] eight
     num_samples: int = 1  # how many, in one batch
-    stop_at_eos: bool = True  # cut a sample behind its end-of-text
+    stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
     delay: float = 0.03  # seconds between frames of watch
     html: str = ""  # write a page here that replays the denoising
@@ -44,7 +59,14 @@ def canvas_of(s, tokenizer):
     """The ids to start from, int64 (T,), masks where there are holes."""
     if s.prompt and s.infill:
         sys.exit("use --prompt (text to continue) or --infill (text with [MASK] holes), not both")
-    ids = []
+    if s.infill and tokenizer.mask_id is None:
+        sys.exit("this checkpoint has no mask token: an autoregressive model cannot fill in holes; use --prompt")
+    if s.template:
+        if s.infill or tokenizer.chat is None:
+            sys.exit("--template needs --prompt, and a checkpoint with a chat template")
+        return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt}]))
+    before, behind = tokenizer.frame  # such as [CLS] and [SEP]
+    ids = [*before]
     for part in re.split(r"(\[MASK(?:\*\d+)?\])", s.infill or s.prompt) if s.infill else [s.prompt]:
         hole = re.fullmatch(r"\[MASK(?:\*(\d+))?\]", part) if s.infill else None
         try:
@@ -53,7 +75,25 @@ def canvas_of(s, tokenizer):
             sys.exit(f"the prompt does not fit this checkpoint's vocabulary: {e}")
     if s.infill and tokenizer.mask_id not in ids:
         sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
-    return torch.tensor(ids, dtype=torch.int64)
+    return torch.tensor([*ids, *(behind if s.infill else ())], dtype=torch.int64)
+
+
+def options_of(values, s, checkpoint, algorithm):
+    """The algorithm's SampleOptions: the preset's, then what was said on the command line."""
+    name = s.preset or checkpoint.facts.get("preset") or "none"
+    said = dict(values)
+    for quota in ("threshold", "factor", "entropy_bound"):
+        if quota in said and "quota" not in said:
+            said["quota"] = (quota, f"--{quota}")
+    there = sorted(p.stem for p in (configurator.ROOT / "config" / "presets").glob("*.py"))
+    if name not in (*there, "none"):
+        sys.exit(f"no preset {name!r}; there are {', '.join(there)}, and none")
+    preset = {} if name == "none" else configurator.read_file(f"config/presets/{name}.py")
+    if not s.preset:  # the model's own: what another algorithm does not know is left out
+        preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
+    if preset:
+        print(f"preset: {name}")
+    return configurator.fill(preset | said, Settings, algorithm.SampleOptions)
 
 
 def main(argv):
@@ -63,18 +103,22 @@ def main(argv):
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
-    checkpoint = pretrained.load(s.checkpoint, device, dtype)
-    algorithm = pretrained.algorithm(checkpoint.algorithm)
-    s, options = configurator.fill(values, Settings, algorithm.SampleOptions)
+    checkpoint = pretrained.load(s.checkpoint, device, dtype, s.pickle)
+    algorithm = pretrained.algorithm(s.algorithm or checkpoint.algorithm)
+    s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     for file in (s.html, s.gif):
         if file and not Path(file).absolute().parent.is_dir():
             sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
     if s.num_samples < 1:
         sys.exit(f"num_samples={s.num_samples} asks for nothing; use at least 1")
-    for i in options.suppress:
+    for i in (*options.suppress, *getattr(options, "last", ())):
         if not 0 <= i < model.config.vocab_size:
-            sys.exit(f"suppress={i} is not one of the checkpoint's {model.config.vocab_size} token ids")
+            sys.exit(f"{i} is not one of the checkpoint's {model.config.vocab_size} token ids")
+    stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
+    s.stop = s.stop.replace("\\n", "\n")
+    if s.chat:
+        return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 
     canvas = canvas_of(s, tokenizer)
     room = model.config.seq_len - len(canvas)
@@ -101,7 +145,7 @@ def main(argv):
             prompts,
             options,
             mask_id=tokenizer.mask_id,
-            eos_id=tokenizer.eos_id if s.stop_at_eos else None,
+            eos_id=stop_ids,
             trace=bool(s.html or s.gif),
             watch=watch,
         )
@@ -111,13 +155,14 @@ def main(argv):
 
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
-        print(tokenizer.decode(tokens.tolist()))
-    made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != tokenizer.mask_id).sum())
+        print(chat.cut(tokenizer.decode(tokens.tolist()), s.stop))
+    mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
+    made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)
     print("-" * 73)
     print(f"{made} tokens in {forwards} forwards ({made / max(forwards, 1):.2f} tokens per forward), ", end="")
     print(f"{made / seconds:.0f} tokens/s{' (slowed down by watch)' if s.watch else ''}")
-    starts = [torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=tokenizer.mask_id)] * s.num_samples
+    starts = [torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=mask_id)] * s.num_samples
     if s.html:
         replay.write_html(s.html, starts, out, tokenizer, f"{checkpoint.path.name}: {len(starts[0])} tokens denoised")
         print(f"wrote {s.html}")

@@ -126,18 +126,30 @@ END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
 def hf_tokenizer(spec, directory):
     """A released checkpoint's tokenizer, through `transformers` and without running code from the checkpoint. What
     config.json and generation_config.json say of special tokens goes before what the tokenizer says."""
-    from transformers import AutoTokenizer, Qwen2Tokenizer
+    import transformers
 
     def read(name):
         file = directory / name
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    # Dream brings a tokenizer class of its own in Python, a copy of Qwen2's.
-    own = read("tokenizer_config.json").get("tokenizer_class") == "DreamTokenizer"
+    classes = [transformers.AutoTokenizer]
+    if (directory / "tokenizer.json").is_file():  # whatever class of its own the checkpoint names, this says it all
+        classes.append(transformers.PreTrainedTokenizerFast)
+    if read("tokenizer_config.json").get("tokenizer_class") == "DreamTokenizer":  # a copy of Qwen2's, in Python
+        classes = [transformers.Qwen2Tokenizer]
+    said, level = None, transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it warns of every model_type that it does not know
     try:
-        hf = (Qwen2Tokenizer if own else AutoTokenizer).from_pretrained(str(directory), trust_remote_code=False)
-    except Exception as e:  # whatever transformers raises
-        raise ValueError(f"the tokenizer in {directory} cannot be read: {str(e).splitlines()[0]}") from e
+        for kind in classes:
+            try:
+                hf = kind.from_pretrained(str(directory), trust_remote_code=False)
+                break
+            except Exception as e:  # whatever transformers raises
+                said = said or str(e).strip().splitlines()[0]
+        else:
+            raise ValueError(f"the tokenizer in {directory} cannot be read: {said}")
+    finally:
+        transformers.logging.set_verbosity(level)
     config, generation = read("config.json"), read("generation_config.json")
 
     def ids_of(key, default):

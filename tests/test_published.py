@@ -1,0 +1,149 @@
+"""LLaDA and Dream as published: the same logits, the same tokens, the same likelihoods.
+
+golden/published.json holds what the published code gave for two tiny networks on 2026-11-21 (torch 2.13, transformers
+4.49, CPU, fp32): LLaDA's modelling code and Dream's, as dLLM ships them; generate.py and get_log_likelihood.py of
+github.com/ML-GSAI/LLaDA; Dream's diffusion_generate. Weights are functions of their names, `weight` below. Where the
+published code draws random numbers (torch.rand, randint, randperm, multinomial, Categorical), it was given those that
+ours draws, so that even random orders must agree token for token. The head's row of the mask token is zero: with it the
+published code never writes a mask, which ours never does.
+"""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import families
+import mdlm
+from mdlm import LikelihoodOptions, SampleOptions
+from model import Config, Transformer
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "published.json").read_text())
+MASK = 63
+
+
+def weight(name, shape):
+    n = math.prod(shape)
+    u = mdlm.uniform(0, zlib.crc32(name.encode()), torch.arange(n)).view(shape) - 0.5
+    if len(shape) == 1 and "bias" not in name:
+        return 1 + 0.4 * u
+    return (2.2 if "wte" in name or "embed" in name else 1.2) * u
+
+
+def network(which):
+    """Our network with the weights that the published one had."""
+    content = GOLDEN[which]["config"]
+    family = families.FAMILIES[content["architectures"][0]]
+    model = Transformer(Config(**family.config(content))).eval()
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for theirs, (ours,) in families.their_names(family, own, model.config.n_layer).items():
+            w = weight(theirs, tuple(own[ours].shape)).float()
+            if ours == "head_weight":
+                w[MASK] = 0
+                w *= 2
+            own[ours].copy_(w)
+    return model
+
+
+NET = {which: network(which) for which in GOLDEN}
+PROMPTS = [torch.tensor(p) for p in GOLDEN["llada"]["prompts"]]
+
+
+def llada_options(ends, steps, gen_length, block_length, remasking="low_confidence", cfg_scale=0.0, **rules):
+    return dict(
+        max_new_tokens=gen_length,
+        steps=steps,
+        block_size=block_length,
+        order="random" if remasking == "random" else "confidence",
+        measure="token",
+        temperature=0.0,
+        cfg_scale=cfg_scale,
+        suppress=(ends[0],) if rules.get("logits_eos_inf") else (),
+        last=tuple(ends) if rules.get("confidence_eos_eot_inf") else (),
+    )
+
+
+def dream_options(ends, alg, steps, max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, alg_temp=0.0):
+    order = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy", "origin": "confidence"}[alg]
+    return dict(
+        max_new_tokens=max_new_tokens,
+        steps=steps,
+        order=order,
+        quota="ancestral" if alg == "origin" else "steps",
+        schedule="dream",
+        measure="draw",
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        order_temperature=alg_temp,
+    )
+
+
+CASES = [
+    pytest.param(which, case, id=f"{which} {' '.join(f'{k}={v}' for k, v in case['options'].items())}")
+    for which in GOLDEN
+    for case in GOLDEN[which]["generate"]
+]
+
+
+@pytest.mark.parametrize("which", GOLDEN)
+def test_the_logits_are_the_published_codes(which):
+    x = torch.tensor([GOLDEN[which]["ids"]])
+    expected = torch.tensor(GOLDEN[which]["logits"])
+    assert expected.std() > 1
+    with torch.no_grad():
+        assert (NET[which](x)[0] - expected).abs().max() < 1e-5 + 5e-6  # they are written with five digits
+
+
+@pytest.mark.parametrize("which, case", CASES)
+def test_exact_decoding_gives_the_published_tokens(which, case):
+    """Each prompt alone, as they were recorded: row 0 of a batch draws the numbers that the published code was given."""
+    make = llada_options if which == "llada" else dream_options
+    options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
+    for prompt, expected in zip(PROMPTS, case["ids"]):
+        out = mdlm.generate(NET[which], [prompt], options, mask_id=MASK)
+        assert out.tokens[0].tolist() == expected
+
+
+DRAWN = ("random", "alg_temp", "temperature", "origin")
+
+
+@pytest.mark.parametrize("which, case", [c for c in CASES if not any(word in c.id for word in DRAWN)])
+def test_a_ragged_batch_gives_the_published_tokens(which, case):
+    """Where nothing is drawn, the rows of one batch too; Dream's own code would average their numbers of masks."""
+    make = llada_options if which == "llada" else dream_options
+    options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
+    out = mdlm.generate(NET[which], PROMPTS, options, mask_id=MASK)
+    assert [t.tolist() for t in out.tokens] == case["ids"]
+
+
+def test_stopping_at_end_of_text_cuts_the_published_tokens_and_changes_none():
+    case = GOLDEN["llada"]["generate"][0]
+    ends = case["ends"]
+    options = SampleOptions(**llada_options(ends, **case["options"]), exact=True)
+    out = mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK, eos_id=ends)
+    assert any(len(a) < len(b) for a, b in zip(out.tokens, case["ids"]))
+    for mine, prompt, full in zip(out.tokens, PROMPTS, case["ids"]):
+        new = full[len(prompt) :]
+        end = next((i + 1 for i, t in enumerate(new) if t in ends), len(new))
+        assert mine.tolist() == full[: len(prompt) + end]
+
+
+@pytest.mark.parametrize("case", GOLDEN["llada"]["likelihood"], ids=lambda c: f"mc_num={c['mc_num']}")
+def test_lladas_likelihood_is_the_published_estimate(case):
+    options = LikelihoodOptions("llada", case["mc_num"], case["batch_size"], case["cfg_scale"])
+    prompt, target = torch.tensor(case["prompt"]), torch.tensor(case["target"])
+    value = mdlm.log_likelihood(NET["llada"], [prompt], [target], options, mask_id=MASK)
+    assert abs(value.item() - case["value"]) < 1e-4 * abs(case["value"])
+
+
+def test_dreams_times_are_linspace_to_the_bit():
+    for steps in range(1, 600):
+        i = torch.arange(steps)
+        ours = mdlm.dream_time(i, torch.tensor(steps))
+        assert torch.equal(ours, torch.linspace(1, 1e-3, steps + 1)[:-1])
+        assert mdlm.dream_time(torch.tensor(steps), torch.tensor(steps)) == 0  # so that the last step reveals all
