@@ -521,6 +521,7 @@ class SampleOptions:
     last: tuple[int, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
     lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with the current block (iLLaDA)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
+    compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
     seed: int = 0  # row i of a call draws from seed and i alone
 
@@ -539,6 +540,8 @@ class SampleOptions:
         for f in fields(self):
             if isinstance(getattr(self, f.name), int | float) and getattr(self, f.name) < 0:
                 raise ValueError(f"{f.name}={getattr(self, f.name)} must not be negative")
+        if self.compile and self.cache != "dual":
+            raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
         mask_rate(torch.ones(1), self.schedule)
@@ -609,10 +612,11 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     live = torch.arange(len(x), device=device)  # the rows that the cache holds
     stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
-    def encode(r, i, begin, stop, position, wanted):
-        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]."""
+    def encode(r, i, begin, stop, position, wanted, width=0):
+        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]. `width`: the
+        pass is that wide, for a compiled network, which wants one shape."""
         begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
-        p = begin[:, None] + torch.arange(int((stop - begin).max()), device=device)
+        p = begin[:, None] + torch.arange(width or int((stop - begin).max()), device=device)
         p = torch.where(p < stop[:, None], p, -1)  # -1: padding
         index = r[i, None], p.clamp(min=0)
         a, b = wanted.nonzero(as_tuple=True)
@@ -623,10 +627,15 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         if cache is not None:
             cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(copies)])
         padding = p < 0
+        if width:
+            return model.compiled()(ids, mask=~padding, positions=p, cache=cache).flatten(0, 1)[rows]
         return model.hidden(ids, mask=~padding if padding.any() else None, positions=p, cache=cache, rows=rows)
 
     def logits_at(r, position, wanted):
         nonlocal live
+        if o.compile:  # no row leaves: those that are finished become padding
+            full = [v.new_zeros(len(x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
+            r, position, wanted = torch.arange(len(x), device=device), *full
         active, start = wanted.any(1), position[:, 0]
         after = start + position.shape[1]
         end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
@@ -647,9 +656,9 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         if fresh.any():
             passes.append((fresh, encode(r, fresh.nonzero()[:, 0], 0 * end, end, position, first)))
         if (stop > begin).any():  # all rows, the others as padding: picking rows would copy the cache
-            passes.append(
-                (~fresh, encode(r, torch.arange(len(r), device=device), begin, stop, position, wanted & ~first))
-            )
+            everyone = torch.arange(len(r), device=device)
+            width = position.shape[1] + int(model.config.shift) if o.compile else 0
+            passes.append((~fresh, encode(r, everyone, begin, stop, position, wanted & ~first, width)))
         hidden = passes[0][1]
         if len(passes) == 2:
             row = wanted.nonzero()[:, 0]

@@ -135,10 +135,9 @@ def rotary(positions, dim, theta, scaling=()):
 def rotate(x, cos, sin):
     """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half; fp32 inside."""
     dim = cos.shape[-1]
-    h, rest = fp32(x[..., :dim]), x[..., dim:]
-    a, b = h.chunk(2, -1)
-    h = h * cos + torch.cat([-b, a], -1) * sin
-    return torch.cat([h.type_as(x), rest], -1)
+    a, b = fp32(x[..., :dim]).chunk(2, -1)
+    cos, sin = cos[..., : dim // 2], sin[..., : dim // 2]
+    return torch.cat([(a * cos - b * sin).type_as(x), (b * cos + a * sin).type_as(x), x[..., dim:]], -1)
 
 
 @functools.cache
@@ -216,11 +215,14 @@ class MLP(nn.Module):
         super().__init__()
         c = config
         self.kind = c.mlp
+        self.at_once = max(1, 2**25 // c.mlp_dim)  # tokens; bounds the memory of decoding a large canvas
         self.up = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias)
         self.gate = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias) if c.mlp in ("swiglu", "geglu") else None
         self.down = nn.Linear(c.mlp_dim, c.n_embd, bias=c.mlp_bias)
 
     def forward(self, x):
+        if not torch.is_grad_enabled() and x.numel() // x.shape[-1] > self.at_once:
+            return torch.cat([self(part) for part in x.flatten(0, -2).split(self.at_once)]).view_as(x)
         if self.kind == "swiglu":
             return self.down(F.silu(self.gate(x)) * self.up(x))
         if self.kind == "geglu":
@@ -272,6 +274,9 @@ class KVCache:
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
+        if self.k.is_cuda:  # a CUDA graph writes to them where they are
+            for store in (self.k, self.v, self.filled):
+                torch._dynamo.mark_static_address(store)
 
     def next_positions(self, n):
         """The n positions behind each row's last filled slot, (B, n)."""
@@ -331,6 +336,7 @@ class Transformer(nn.Module):
             self.head_dense, self.head_norm = nn.Linear(c.n_embd, c.n_embd, c.head_dense == "bias"), Norm(c.n_embd, c)
         self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
         self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
+        self.graph = None  # compiled()
         self.init_weights()
 
     @torch.no_grad()
@@ -403,6 +409,14 @@ class Transformer(nn.Module):
             x = torch.cat([x[:, :1], x[:, :-1]], 1)
         x = self.norm(x)
         return x if c.head_dense == "none" else self.head_norm(F.gelu(self.head_dense(x)))
+
+    def compiled(self):
+        """hidden(), compiled for calls of one shape; on a GPU as CUDA graphs, which spare it the launch of every kernel."""
+        if self.graph is None:
+            self.graph = torch.compile(
+                self.hidden, dynamic=False, mode="reduce-overhead" if self.embed.weight.is_cuda else None
+            )
+        return self.graph
 
     def head(self, x):
         """Logits (…, V) of what hidden() returns."""

@@ -169,7 +169,7 @@ def random_model(cls, config, seed=0):
     model = cls(config).eval()
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(0.2 * torch.randn_like(p) if p.dim() > 1 else p + 0.2 * torch.randn_like(p))
+            p.copy_(0.2 * torch.randn_like(p) if p.dim() > 1 else p + 0.1 * torch.randn_like(p))
     model.tie_weights()
     return model
 
@@ -287,6 +287,11 @@ def ragged(hf, seed=0):
     return ids.where(real, torch.tensor(getattr(hf.config, "pad_token_id", None) or 0)), real
 
 
+def prompts_of(hf):
+    """Six prompts of different lengths."""
+    return [ragged(hf, seed)[0][0, :length] for seed, length in enumerate((5, 9, 1, 3, 7, 2))]
+
+
 @torch.no_grad()
 def reference(name, hf, ids, real):
     """The logits of `transformers`."""
@@ -359,14 +364,6 @@ def test_in_double_precision_logits_differ_by_rounding_alone(original, name):
     same(logits(pretrained.load(path, dtype=torch.float64), hf), expected, 1e-12)
 
 
-@pytest.mark.parametrize("name", UNTIED)
-@bug(reason="an untied head's own bias (decoder.bias) is ignored; the unused one is added instead")
-def test_an_untied_output_head_has_the_bias_that_transformers_adds(original, name):
-    hf, _, checkpoint = original(name)
-    ids, real = ragged(hf)
-    same(logits(checkpoint, hf), reference(name, hf, ids, real)[real])
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_shows_in_the_logits(copy, name):
     """Or else equal logits would prove little."""
@@ -419,23 +416,22 @@ def test_both_rotations_of_modernbert_show_in_the_logits(copy, original, layers)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_greedy_continuations_of_a_ragged_batch_are_those_of_transformers(original, name):
     hf, _, checkpoint = original(name)
-    ids, _ = ragged(hf)
-    prompts = [ids[0, :5], ids[1, :9], ids[2, :1]]
+    prompts = prompts_of(hf)
     ours = ar.generate(checkpoint.model, prompts, ar.SampleOptions(12, temperature=0), mask_id=None).tokens
     for prompt, continued in zip(prompts, ours):
         theirs = hf.generate(prompt[None], max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
         assert continued.tolist() == theirs[0].tolist()
-    assert len({tuple(o[-12:].tolist()) for o in ours}) == 3
+    assert len({token for continued in ours for token in continued[-12:].tolist()}) > 3  # they do say something
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt-neox"])
 def test_greedy_generation_ends_at_the_end_of_text_where_transformers_does(original, name):
     hf, _, checkpoint = original(name)
-    prompts = [ragged(hf)[0][0, :5], ragged(hf)[0][1, :9]]
+    prompts = prompts_of(hf)
     free = ar.generate(checkpoint.model, prompts, ar.SampleOptions(12, temperature=0), mask_id=None).tokens
     end = int(free[0][5 + 3])
     ours = ar.generate(checkpoint.model, prompts, ar.SampleOptions(12, temperature=0), mask_id=None, eos_id=end).tokens
-    assert 5 < len(ours[0]) < 5 + 12
+    assert 5 < len(ours[0]) < 5 + 12 and any(len(t) == len(p) + 12 for p, t in zip(prompts, ours))
     for prompt, continued in zip(prompts, ours):
         theirs = hf.generate(prompt[None], max_new_tokens=12, do_sample=False, eos_token_id=end, pad_token_id=0)
         assert continued.tolist() == theirs[0].tolist()
@@ -450,29 +446,37 @@ def test_sampling_a_causal_model_puts_no_mask_token_in_front_though_its_tokenize
     assert checkpoint.tokenizer.decode(theirs[0].tolist()) in capsys.readouterr().out.splitlines()
 
 
-def surest_first(logits_of, canvas):
-    """Masked diffusion with no frills: the surest hidden position gets its best token, one after the other."""
-    x = canvas.clone()
-    while (x == MASK).any():
-        p = logits_of(x[None])[0].index_fill(1, torch.tensor(MASK), -torch.inf).softmax(-1)
-        sure, token = p.max(-1)
-        at = sure.masked_fill(x != MASK, -1.0).argmax()
-        x[at] = token[at]
-    return x
+def plainly(name, hf, prompts, more):
+    """Masked diffusion with no frills: the surest hidden position gets its best token, one after the other. For each
+    prompt the list of (position, token)."""
+    out = []
+    for prompt in prompts:
+        x, made = torch.cat([prompt, torch.full((more,), MASK)])[None], []
+        while (x == MASK).any():
+            p = reference(name, hf, x, torch.ones_like(x, dtype=torch.bool))[0]
+            sure, token = p.index_fill(1, torch.tensor(MASK), -torch.inf).softmax(-1).max(-1)
+            order = sure.masked_fill(x[0] != MASK, -1.0).sort(descending=True)
+            assert order.values[0] - order.values[1] > 1e-6  # not a matter of rounding
+            at = int(order.indices[0])
+            x[0, at] = token[at]
+            made.append((at, int(token[at])))
+        out.append(made)
+    return out
+
+
+def events(output):
+    return [[(position, token) for _, position, token, _ in made] for made in output.trace]
 
 
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_masks_of_a_ragged_batch_are_filled_as_by_a_plain_sampler_on_transformers(original, name):
     hf, _, checkpoint = original(name)
-    ids, _ = ragged(hf)
-    hole = torch.tensor(MASK)
-    prompts = [ids[0, :9], torch.cat([ids[1, :3], hole[None], ids[1, 3:5]])]
-    ours = mdlm.generate(checkpoint.model, prompts, mdlm.SampleOptions(6, temperature=0), mask_id=MASK).tokens
-    for prompt, filled in zip(prompts, ours):
-        canvas = torch.cat([prompt, hole.expand(6)])
-        everywhere = torch.ones(1, len(canvas), dtype=torch.bool)
-        plain = surest_first(lambda x, real=everywhere: reference(name, hf, x, real), canvas)
-        assert filled.tolist() == plain.tolist()
+    prompts = prompts_of(hf)
+    prompts[1][3] = MASK
+    options = mdlm.SampleOptions(6, temperature=0)
+    ours = events(mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True))
+    assert ours == plainly(name, hf, prompts, 6)
+    assert len({token for made in ours for _, token in made}) > 1
 
 
 @pytest.mark.parametrize("name, sees", [("llama", False), ("a2d-llama", True), ("dream", True), ("bert", True)])
@@ -615,17 +619,6 @@ def test_transformers_reads_what_was_saved_without_a_complaint(original, tmp_pat
     assert torch.equal(reference(name, again.eval(), ids, real), reference(name, hf, ids, real))
 
 
-@pytest.mark.parametrize("name", UNTIED)
-@bug(reason="cls.predictions.decoder.bias and lm_head.decoder.bias are not written")
-def test_transformers_reads_an_untied_output_head_without_a_complaint(original, tmp_path, name):
-    hf, _, checkpoint = original(name)
-    path = save(checkpoint, tmp_path / "back")
-    again, info = type(hf).from_pretrained(path, output_loading_info=True, attn_implementation="eager")
-    assert {k: list(v) for k, v in info.items() if v} == {}
-    ids, real = ragged(hf)
-    assert torch.equal(reference(name, again.eval(), ids, real), reference(name, hf, ids, real))
-
-
 def test_trained_weights_are_what_transformers_reads_after_saving(copy, tmp_path):
     checkpoint = pretrained.load(copy("gpt2"))
     with torch.no_grad():
@@ -760,8 +753,14 @@ def test_a_loaded_network_is_whole_and_in_eval_mode(original, name):
     assert not any(m.training for m in model.modules())
 
 
+def test_tensors_go_to_the_device_that_was_asked_for(original):
+    for name in ("llama", "gpt2"):
+        loaded = pretrained.load(original(name)[1], device="meta").model  # a device that every machine has
+        assert {p.device.type for p in loaded.parameters()} == {"meta"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_tensors_go_straight_to_the_device(original):
+def test_tensors_arrive_on_a_gpu_unchanged(original):
     hf, path, checkpoint = original("gpt2")
     loaded = pretrained.load(path, device="cuda").model
     assert {p.device.type for p in loaded.parameters()} == {"cuda"}
@@ -1021,6 +1020,14 @@ def test_scaled_rotations_of_modernbert_are_refused(copy):
     scaled = {"rope_type": "linear", "rope_theta": 160000.0, "factor": 4.0}
     edit_json(path, lambda content: content["rope_parameters"].update(full_attention=scaled))
     assert "linear" in refusal(path)
+
+
+@pytest.mark.parametrize("name", UNTIED)
+@bug(reason="the untied head's own bias (decoder.bias) is ignored, and the unused one (bias) added in its place")
+def test_an_untied_head_of_bert_with_a_bias_of_its_own_is_refused(tmp_path, name):
+    """transformers 4 adds predictions.bias, transformers 5 predictions.decoder.bias: no reading suits both."""
+    write(name, tmp_path)
+    assert "tie_word_embeddings=False is not supported" in refusal(tmp_path)
 
 
 def test_a_scaling_that_lacks_its_factor_is_named(copy):
@@ -1335,8 +1342,7 @@ def test_an_unknown_language_model_gives_logits_of_some_rows(original, name):
 @pytest.mark.parametrize("name", ["gpt-neox", "opt"])
 def test_an_unknown_causal_model_continues_a_ragged_batch_as_transformers_does(original, name):
     hf, _, checkpoint = original(name)
-    ids, _ = ragged(hf)
-    prompts = [ids[0, :5], ids[1, :9], ids[2, :1]]
+    prompts = prompts_of(hf)
     ours = ar.generate(checkpoint.model, prompts, ar.SampleOptions(12, temperature=0), mask_id=None).tokens
     for prompt, continued in zip(prompts, ours):
         theirs = hf.generate(prompt[None], max_new_tokens=12, do_sample=False, eos_token_id=None)
@@ -1346,23 +1352,16 @@ def test_an_unknown_causal_model_continues_a_ragged_batch_as_transformers_does(o
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_an_unknown_masked_model_fills_masks_as_a_plain_sampler_with_every_cache(original, cache):
     hf, _, checkpoint = original("distilbert")
-    ids, _ = ragged(hf)
-    prompts = [ids[0, :9], ids[1, :4]]
-    options = mdlm.SampleOptions(6, temperature=0, cache=cache)
-    ours = mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK).tokens
-    for prompt, filled in zip(prompts, ours):
-        canvas = torch.cat([prompt, torch.full((6,), MASK)])
-        everywhere = torch.ones(1, len(canvas), dtype=torch.bool)
-        plain = surest_first(lambda x, real=everywhere: reference("distilbert", hf, x, real), canvas)
-        assert filled.tolist() == plain.tolist()
+    prompts, options = prompts_of(hf), mdlm.SampleOptions(6, temperature=0, cache=cache)
+    ours = mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True)
+    assert events(ours) == plainly("distilbert", hf, prompts, 6)
 
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_the_cache_of_an_unknown_masked_model_is_exact_over_many_blocks(original, cache, cfg_scale):
     hf, _, checkpoint = original("distilbert")
-    ids, _ = ragged(hf)
-    prompts = [ids[0, :9], ids[1, :4], ids[0, 5:6]]
+    prompts = prompts_of(hf)
     options = dict(max_new_tokens=12, block_size=4, temperature=0, steps=6, cfg_scale=cfg_scale)
     exact = mdlm.generate(checkpoint.model, prompts, mdlm.SampleOptions(**options), mask_id=MASK).tokens
     cached = mdlm.generate(checkpoint.model, prompts, mdlm.SampleOptions(**options, cache=cache), mask_id=MASK).tokens
