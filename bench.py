@@ -147,8 +147,8 @@ def cache_group(s, device):
 
 
 def memory_group(device):
-    """Peak memory of decoding beyond weights and cache: LLaDA's width and vocabulary in one layer (what a layer needs is
-    freed before the next), bf16, batch 8, a canvas of 1300 tokens, two blocks of 32."""
+    """Peak memory of decoding beyond weights and cache: LLaDA's width and vocabulary in one layer (what a layer needs
+    is freed before the next), bf16, batch 8, a canvas of 1300 tokens, two blocks of 32."""
     shape = dict(n_layer=1, n_head=32, n_embd=4096, mlp="swiglu", mlp_dim=12288, qk_norm=False)
     model = Transformer(Config(vocab_size=126464, seq_len=4096, **shape)).to(device, torch.bfloat16).eval()
     prompts = [torch.randint(126000, (1300 - 64,), device=device) for _ in range(8)]

@@ -328,7 +328,7 @@ MODERNBERT = {
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# the table, by the `architectures` of config.json (model_type is not unique: LLaDA's mixture of experts says llada, too)
+# the table, by the `architectures` of config.json; model_type is not unique: LLaDA's mixture of experts says llada, too
 
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")

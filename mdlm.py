@@ -202,7 +202,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 # 5 · likelihood
 
 
-def nelbo_masks(maskable, row, j, samples, seed):
+def nelbo_masks(maskable, row, j, samples, seed, batch=1):
     """Mask j of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool (B, L), and the weight n/k of
     its cross entropy, float64 (B,)."""
     n = maskable.sum(1)
@@ -212,10 +212,9 @@ def nelbo_masks(maskable, row, j, samples, seed):
     return hide_by_count(k, u, maskable), n.double() / k
 
 
-def llada_masks(maskable, row, j, samples, seed, batch):
-    """nelbo_masks as LLaDA's evaluation draws them: `batch` masks at a time, whose counts are k, k + n/batch, …, wrapped
-    at n, from one k ~ U{1…n}."""
-    batch = min(batch, samples)
+def llada_masks(maskable, row, j, samples, seed, batch=1):
+    """nelbo_masks as LLaDA's evaluation draws them: `batch` masks at a time, whose counts are k, k + n/batch, …, modulo
+    n, for one k ~ U{1…n}."""
     n = maskable.sum(1)
     k = (uniform(seed, 6, row, j // batch) * n).floor() + 1
     count = ((k + j % batch * (n / batch)).round().long() - 1) % n.clamp(min=1) + 1
@@ -223,10 +222,9 @@ def llada_masks(maskable, row, j, samples, seed, batch):
     return hide_by_count(count, u, maskable), n.double() / count
 
 
-def dream_masks(maskable, row, j, samples, seed, batch):
+def dream_masks(maskable, row, j, samples, seed, batch=1):
     """nelbo_masks as Dream's evaluation draws them: each token with probability p = t + (1 - t) / 1000, weight 1/p, the
     times t of `batch` masks evenly spread; a row's last maskable token, its end-of-text, is never hidden."""
-    batch = min(batch, samples)
     t = (uniform(seed, 6, row, j // batch) + (j % batch) / batch) % 1
     p = (1 - 1e-3) * t + 1e-3
     position = torch.arange(maskable.shape[1], device=maskable.device)
@@ -285,61 +283,48 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     confidence     exact, for the sampler that reveals the position with the largest maximum probability first and
                    samples its token: that order depends on revealed tokens only (DUEL, arXiv 2603.01367)
     llada, dream   the bound, estimated as in their published evaluations: for scores that can be compared with theirs
-    illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest is
-                   revealed first. That order looks at the answer, so this is no likelihood
+    illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest
+                   is revealed first. That order looks at the answer, so this is no likelihood
     """
     o, out = options, []
-    masks = dict(llada=llada_masks, dream=dream_masks).get(o.method)
+    masks = dict(nelbo=nelbo_masks, llada=llada_masks, dream=dream_masks).get(o.method)
     for start in range(0, len(prompts), o.batch_size):
         pairs = list(zip(prompts, targets))[start : start + o.batch_size]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
-        B, L = x0.shape
-        position = torch.arange(L, device=x0.device)
+        position = torch.arange(x0.shape[1], device=x0.device)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (position >= lengths[:, None])
-        if o.method == "nelbo" and not o.cfg_scale:
-            keys = dict(mask_id=mask_id, maskable=target, real=real)
-            out.append(-nelbo(model, x0, **keys, samples=o.mc_samples, seed=o.seed, first=start))
-            continue
-        total = torch.zeros(B, dtype=torch.float64, device=x0.device)
-        if o.method in ("nelbo", "llada", "dream"):
-            row = start + torch.arange(B, device=x0.device)
-            for j in range(o.mc_samples):
-                if masks is None:
-                    hidden, weight = nelbo_masks(target, row, j, o.mc_samples, o.seed)
-                else:
-                    hidden, weight = masks(target, row, j, o.mc_samples, o.seed, o.mc_batch)
-                ce, _ = own_tokens(model, x0, hidden, real, target, mask_id, o, hidden)
-                total += torch.where(hidden, ce, 0.0).sum(1) * weight / o.mc_samples
-            out.append(total)
-            continue
-        hidden = target.clone()
+        total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
+        row = start + torch.arange(len(pairs), device=x0.device)
+        for j in range(o.mc_samples) if masks else ():
+            hidden, weight = masks(target, row, j, o.mc_samples, o.seed, min(o.mc_batch, o.mc_samples))
+            logp, _ = own_tokens(model, x0, hidden, real, target, mask_id, o, hidden)
+            total += torch.where(hidden, logp, 0.0).sum(1) * weight / o.mc_samples
+        hidden = target if masks is None else torch.zeros_like(target)
         while hidden.any():
             leftmost = one_per_row(-position.double().expand_as(hidden), hidden)
             rows = leftmost if o.method == "left_to_right" else hidden
-            logp, sure = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
-            score = {"left_to_right": logp, "confidence": sure, "illada": logp}[o.method]
+            logp, score = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
             best = leftmost if o.method == "left_to_right" else one_per_row(score, hidden)
             total += torch.where(best, logp, 0.0).sum(1)
-            hidden &= ~best
+            hidden = hidden & ~best
         out.append(total)
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
 
 
 def own_tokens(model, x0, hidden, real, target, mask_id, options, rows):
-    """With `hidden` hidden: log p of its own token, and the largest probability, at each place of rows (bool); both
-    float64 (B, L), -inf elsewhere. llada and dream leave the mask token among the alternatives, as published."""
-    xt = torch.where(hidden, mask_id, x0)
-    scale = options.cfg_scale
-    read = reader(model, states(model, xt, real, target, rows.flatten().nonzero()[:, 0], mask_id, scale), scale)
-    own, logp, sure = x0[rows], [], []
+    """With `hidden` hidden, at each place of rows (bool): log p of its own token, and how early the method reveals it;
+    both float64 (B, L), -inf elsewhere. llada and dream leave the mask token among the alternatives, as published."""
+    xt, scale, flat = torch.where(hidden, mask_id, x0), options.cfg_scale, rows.flatten().nonzero()[:, 0]
+    read = reader(model, states(model, xt, real, target, flat, mask_id, scale), scale)
+    own, logp, score = x0[rows], [], []
     for part in torch.arange(len(own), device=own.device).split(max(1, 2**25 // model.config.vocab_size)):
         logits = read(part)
         if options.method not in ("llada", "dream"):
             logits[:, mask_id] = -torch.inf
         logp.append(logits.log_softmax(-1).gather(1, own[part, None])[:, 0].double())
-        sure.append(certainty(logits, "confidence").double())
-    return scatter(torch.cat(logp), rows), scatter(torch.cat(sure), rows)
+        score.append(certainty(logits, "confidence").double() if options.method == "confidence" else logp[-1])
+    return scatter(torch.cat(logp), rows), scatter(torch.cat(score), rows)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -454,8 +439,8 @@ def quota(masks, left, step, steps, schedule):
 
 
 def dream_time(step, steps):
-    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit; 0 after the last. (The counts are
-    rounded down, so that the last bit matters.)"""
+    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit, as the counts are rounded down;
+    0 after the last."""
     low = torch.full_like(steps, 1e-3, dtype=torch.float32)
     width = ((low - 1) / steps).double()
     t = torch.where(step < (steps + 1) // 2, 1 + width * step, low.double() - width * (steps - step))
@@ -562,8 +547,8 @@ def pad(sequences, value):
 
 
 def states(model, x, real, target, rows, mask_id, scale):
-    """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but the
-    target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
+    """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but
+    the target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
     if scale:
         rows = torch.cat([rows, rows + x.numel()])
         x, real = torch.cat([x, torch.where(target, x, mask_id)]), torch.cat([real, real])
@@ -613,8 +598,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
     def encode(r, i, begin, stop, position, wanted, width=0):
-        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]. `width`: the
-        pass is that wide, for a compiled network, which wants one shape."""
+        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]. `width`:
+        the pass is that wide, for a compiled network, which wants one shape."""
         begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
         p = begin[:, None] + torch.arange(width or int((stop - begin).max()), device=device)
         p = torch.where(p < stop[:, None], p, -1)  # -1: padding
@@ -680,8 +665,8 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     hole       bool (B, L): what is to be filled in
     lengths    int64 (B,): where each row's canvas ends
     origin     int64 (B,): where its first block starts; blocks without holes are passed over
-    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions, and
-               how many forwards it took besides one (int64 (R,), or 0)
+    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions,
+               and how many forwards it took besides one (int64 (R,), or 0)
     """
     o, V = options, model.config.vocab_size
     dtype = next(model.parameters()).dtype if o.exact else None

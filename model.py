@@ -411,11 +411,10 @@ class Transformer(nn.Module):
         return x if c.head_dense == "none" else self.head_norm(F.gelu(self.head_dense(x)))
 
     def compiled(self):
-        """hidden(), compiled for calls of one shape; on a GPU as CUDA graphs, which spare it the launch of every kernel."""
+        """hidden(), compiled for calls of one shape; on a GPU as CUDA graphs, which spare it the launch of kernels."""
         if self.graph is None:
-            self.graph = torch.compile(
-                self.hidden, dynamic=False, mode="reduce-overhead" if self.embed.weight.is_cuda else None
-            )
+            mode = "reduce-overhead" if self.embed.weight.is_cuda else None
+            self.graph = torch.compile(self.hidden, dynamic=False, mode=mode)
         return self.graph
 
     def head(self, x):

@@ -149,8 +149,8 @@ def weight_files(path, pickle):
 
 
 def read_tensors(files, table, own, family=None):
-    """(name, tensor) for every tensor of `table` {their name: our names}, one at a time, once it is sure from the files'
-    headers that all are there, of the right shape, and no other."""
+    """(name, tensor) for every tensor of `table` {their name: our names}, one at a time, once it is sure from the
+    files' headers that all are there, of the right shape, and no other."""
     import safetensors
 
     where, shapes, pickled = {}, {}, {}

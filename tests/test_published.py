@@ -101,7 +101,7 @@ def test_the_logits_are_the_published_codes(which):
 
 @pytest.mark.parametrize("which, case", CASES)
 def test_exact_decoding_gives_the_published_tokens(which, case):
-    """Each prompt alone, as they were recorded: row 0 of a batch draws the numbers that the published code was given."""
+    """Each prompt alone, as recorded: row 0 of a batch draws the numbers that the published code was given."""
     make = llada_options if which == "llada" else dream_options
     options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
     for prompt, expected in zip(PROMPTS, case["ids"]):

@@ -1,7 +1,8 @@
-# Dream's published sampler (diffusion_generate; arXiv 2508.15487) with the settings its authors recommend: the positions of
-# lowest entropy first, anywhere on the canvas. --order=confidence is its maskgit_plus, --order=margin its topk_margin,
-# --quota=ancestral --steps=512 its origin; --order_temperature is its alg_temp. With --temperature=0 --exact token for
-# token, for every row of a batch as if it were alone (the published code averages the rows' number of masks).
+# Dream's published sampler (diffusion_generate; arXiv 2508.15487) with the settings its authors recommend: the
+# positions of lowest entropy first, anywhere on the canvas. --order=confidence is its maskgit_plus, --order=margin
+# its topk_margin, --quota=ancestral its origin, --order_temperature its alg_temp. With --temperature=0 --exact token
+# for token, for every row of a batch as if it were alone (the published code averages the rows' number of masks);
+# ties go to the left.
 max_new_tokens = 512
 steps = 512
 block_size = 0

@@ -1,6 +1,7 @@
-# Fast-dLLM's setting (arXiv 2505.22618) for LLaDA, Dream and any other masked diffusion model: keys and values of all other
-# blocks are kept while a block is denoised, and every position that the network is 90 % sure of is revealed at once. An
-# approximation: published differences are -0.8 to +5 points over tasks, at 3 to 12 times the speed.
+# Fast-dLLM's setting (arXiv 2505.22618) for LLaDA, Dream and any other masked diffusion model: keys and values of all
+# other blocks are kept while a block is denoised, and every position that the network is 90 % sure of is revealed at
+# once. An approximation: its authors report from -1.2 to +4.9 points over nine tasks, at 2.7 to 11 times the tokens
+# per second.
 block_size = 32
 cache = "dual"
 quota = "threshold"
