@@ -201,6 +201,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     mdlm.log_likelihood's, in block order. The exact ones take block_size forwards, not one per token: what a block is
     given, the text before it, is known from the start, so all blocks reveal a token at the same time."""
     out, size = [], trained_block_size(model)
+    if options.method in ("llada", "dream", "illada") or options.cfg_scale:
+        raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
     longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
     if longest > seq_len:
         raise ValueError(f"a text of {longest} tokens exceeds the context of {seq_len}; cut it into windows")

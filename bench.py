@@ -25,9 +25,12 @@ import mdlm
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 
+Group = Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode", "cache", "memory"]
+
+
 @dataclass
 class Settings:
-    only: Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode", "cache", "memory"] = "all"
+    only: Group = "all"  # which group
     rounds: int = 7  # timed repeats of every variant, at least 1
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training

@@ -60,7 +60,6 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
         sys.exit(
             f"max_new_tokens={options.max_new_tokens} leaves no room in the context of {model.config.seq_len} tokens"
         )
-    stop = s.stop or checkpoint.facts.get("stop_text", "")
     print(f"{checkpoint.path.name}: {model.num_params():,} parameters, decoded by {algorithm.__name__}. {HELP}")
     messages = []
     while True:
@@ -92,7 +91,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             if len(kept) < len(asked):
                 print(f"(the oldest {len(asked) - len(kept)} messages no longer fit and are left out)")
             text, made, forwards, seconds = answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device)
-            text = cut(text, stop).strip()
+            text = cut(text, s.stop).strip()
             messages = [*kept, {"role": "assistant", "content": text}]
             print(f"model> {text}\n({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")
 

@@ -145,14 +145,17 @@ def print_help(classes):
     doc = sys.modules["__main__"].__doc__
     if doc:
         print(doc.strip() + "\n")
+    printed = set()
     for c in classes:
         comments = field_comments(c)
-        if fields(c):
+        new = [f for f in fields(c) if (f.name, str(f.type), f.default) not in printed]
+        printed |= {(f.name, str(f.type), f.default) for f in new}
+        if new:
             print(f"{c.__module__}.{c.__name__}")
-        for f in fields(c):
+        for f in new:
             kind = f.type.__name__ if isinstance(f.type, type) and get_origin(f.type) is None else describe(f.type)
             print(f"  --{f.name}={f.default}  ({kind})  {comments.get(f.name, '')}")
-        if fields(c):
+        if new:
             print()
 
 

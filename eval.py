@@ -174,7 +174,9 @@ def environment(device):
 def evaluate(path, checkpoint, algorithm, s, options, device):
     """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file."""
     start = time.time()
-    dataset = s.dataset or checkpoint.facts["dataset"]
+    dataset = s.dataset or checkpoint.facts.get("dataset")
+    if not dataset:
+        sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
     meta = common.load_meta(dataset)
     if common.load_tokenizer(dataset, meta).spec != checkpoint.tokenizer.spec:
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
@@ -203,7 +205,7 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, bd3lm.SampleOptions)  # which has them all
+        configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
     for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):

@@ -384,6 +384,8 @@ def look(logits, u, options, mask_id, dtype, trace):
     """From the logits (N, V) of candidates and one uniform number each (N,), in place: the token drawn, how sure the
     network is, and (for a trace) the token's probability, each (N,).
 
+    `measure` says of what order=confidence takes the probability: of the network's best token; of the token drawn
+    (LLaDA); of the token drawn, after temperature, top_k and top_p, which the other orders then look at, too (Dream).
     `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
     counts, though it is never drawn."""
     o = options
@@ -498,8 +500,7 @@ class SampleOptions:
     temperature: float = 1.0  # of the token draw; 0 takes the most probable token
     top_k: int = 0  # draw among the k most probable tokens; 0 means all
     top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
-    measure: Literal["network", "token", "draw"] = "network"  # confidence: before a token is drawn; of the drawn token,
-    # as LLaDA; or that after temperature, top_k and top_p, as Dream
+    measure: Literal["network", "token", "draw"] = "network"  # confidence in the best token, the drawn, or its draw
     order_temperature: float = 0.0  # quota=steps: draw the positions by exp(certainty / this) (Dream's alg_temp)
     cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
     suppress: tuple[int, ...] = ()  # token ids never generated

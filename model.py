@@ -134,6 +134,8 @@ def rotary(positions, dim, theta, scaling=()):
 
 def rotate(x, cos, sin):
     """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half; fp32 inside."""
+    if not torch.is_grad_enabled() and x.numel() > 2**23 and x.shape[1] > 1:  # as in MLP: a few heads at a time
+        return torch.cat([rotate(part, cos, sin) for part in x.chunk(-(-x.numel() // 2**23), 1)], 1)
     dim = cos.shape[-1]
     a, b = fp32(x[..., :dim]).chunk(2, -1)
     cos, sin = cos[..., : dim // 2], sin[..., : dim // 2]

@@ -24,6 +24,7 @@ import torch
 import bd3lm
 import chat
 import configurator
+import mdlm
 import pretrained
 import replay
 from model import pick_device
@@ -31,12 +32,8 @@ from model import pick_device
 
 @dataclass
 class Settings:
-    checkpoint: str = (
-        "checkpoints/pydocs_mdlm"  # a checkpoint directory, a run's out_dir, or a hub id org/name[@revision]
-    )
-    preset: str = (
-        ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast, or none; default: the model's
-    )
+    checkpoint: str = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
+    preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
     algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
@@ -99,7 +96,7 @@ def options_of(values, s, checkpoint, algorithm):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, bd3lm.SampleOptions)  # which has them all
+        configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
@@ -112,11 +109,12 @@ def main(argv):
             sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
     if s.num_samples < 1:
         sys.exit(f"num_samples={s.num_samples} asks for nothing; use at least 1")
-    for i in (*options.suppress, *getattr(options, "last", ())):
-        if not 0 <= i < model.config.vocab_size:
-            sys.exit(f"{i} is not one of the checkpoint's {model.config.vocab_size} token ids")
+    for name in ("suppress", "last"):
+        for i in getattr(options, name, ()):
+            if not 0 <= i < model.config.vocab_size:
+                sys.exit(f"{name}={i} is not one of the checkpoint's {model.config.vocab_size} token ids")
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
-    s.stop = s.stop.replace("\\n", "\n")
+    s.stop = s.stop.replace("\\n", "\n") or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:
         return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 

@@ -28,6 +28,7 @@ class Tokenizer:
     stop_ids: tuple[int, ...] = ()  # end-of-text, end of a turn: what generation stops at
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids before and behind a text, as [CLS] and [SEP]
     chat: Callable[[list[dict]], list[int]] | None = None  # messages, as ids up to where the assistant answers
+    stop_text: str = ""  # what ends an answer where no token does
 
 
 def load(spec, directory=None):
@@ -184,6 +185,7 @@ def hf_tokenizer(spec, directory):
         tuple(stops),
         (tuple(framed[:at]), tuple(framed[at + len(plain) :])),
         chat if hf.chat_template else None,
+        "[/Answer]" if "[/Answer]" in str(hf.chat_template) else "",  # ModernBERT-chat's template is plain text
     )
 
 

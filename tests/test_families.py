@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import tokenizers as hf_tokenizers
 import torch
+import transformers as tf
 
 import ar
 import mdlm
@@ -28,8 +29,6 @@ import tokenizer as tokenizers
 from families import FAMILIES
 from model import KVCache
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-tf = pytest.importorskip("transformers")
 tf.utils.logging.disable_progress_bar()
 
 bug = functools.partial(pytest.mark.xfail, strict=True)
@@ -1205,17 +1204,32 @@ def test_a_pickle_of_something_else_is_named(copy):
     assert f"{path / 'pytorch_model.bin'} cannot be read" in refusal(path, pickle=True)
 
 
-def test_no_code_of_a_checkpoint_is_run(copy, tmp_path, original):
-    path, proof = copy("dream"), tmp_path / "proof"
-    evil = f"import os\nos.mkdir({str(proof)!r})\n"
-    for file in ("configuration_dream.py", "modeling_dream.py", "tokenization_dream.py"):
-        (path / file).write_text(evil)
-    remote = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
-    edit_json(path, lambda content: content.update(auto_map=remote, model_type="Dream"))
-    remote = {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]}
+def with_code(path, proof):
+    """Give a checkpoint code of its own, which leaves a proof where it is run."""
+    for file in ("configuration_own.py", "modeling_own.py", "tokenization_own.py"):
+        (path / file).write_text(f"import os\nos.mkdir({str(proof)!r})\n")
+    remote = {"AutoConfig": "configuration_own.C"}
+    remote |= {a: "modeling_own.M" for a in ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")}
+    edit_json(path, lambda content: content.update(auto_map=remote, model_type="own"))
+    remote = {"AutoTokenizer": ["tokenization_own.T", None]}
     edit_json(path, lambda content: content.update(auto_map=remote), "tokenizer_config.json")
-    assert equal_parameters(pretrained.load(path).model, original("dream")[2].model)
-    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["dream", "llada", "llama"])
+def test_a_familys_own_code_is_never_run(copy, original, tmp_path, name):
+    path = copy(name)
+    with_code(path, tmp_path / "proof")
+    assert equal_parameters(pretrained.load(path).model, original(name)[2].model)
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("architecture", ["NovelForCausalLM", "NovelForMaskedLM"])
+def test_the_code_of_a_model_that_nobody_knows_is_never_run(copy, tmp_path, architecture):
+    path = copy("llama")
+    with_code(path, tmp_path / "proof")
+    edit_json(path, lambda content: content.update(architectures=[architecture]))
+    assert architecture in refusal(path)
+    assert not (tmp_path / "proof").exists()
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------

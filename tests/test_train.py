@@ -419,8 +419,10 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # where --html and --gif write
     if script == "train.py":
         two_small_steps(args, text_data, puzzle_data, tmp_path)
-    elif script in ("sample.py", "eval.py") and ("out/" in command or "--ladder" in command):
-        # of checkpoints that a reader trains: the keys at least must be right
+    elif script in ("sample.py", "eval.py") and re.search(
+        r"out/|--ladder|--checkpoint=[\w-]+/[A-Z]|my-finetune", command
+    ):
+        # of checkpoints that a reader trains or downloads: the keys at least must be right
         settings = sample.Settings if script == "sample.py" else evaluation.Settings
         configurator.fill(configurator.read(args), settings, bd3lm.SampleOptions)
     elif script == "sample.py" and args != ["--help"]:
