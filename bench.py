@@ -24,7 +24,6 @@ import configurator
 import mdlm
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
-
 Group = Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode", "cache", "memory"]
 
 

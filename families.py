@@ -214,6 +214,7 @@ GPT2 = {
 
 def bert(c):
     need(c, hidden_act=["gelu"], position_embedding_type=["absolute"], is_decoder=[False], add_cross_attention=[False])
+    need(c, tie_word_embeddings=[True])  # an untied head's bias is the shared one in transformers 4, its own in 5
     return {
         "vocab_size": c["vocab_size"],
         "seq_len": c["max_position_embeddings"],
@@ -235,7 +236,7 @@ def bert(c):
         "mlp_bias": True,
         "head_dense": "bias",
         "head_bias": True,
-        "tied": c.get("tie_word_embeddings", True),
+        "tied": True,
     }
 
 
@@ -250,8 +251,12 @@ def modernbert(c):
     p, layers = c.get("rope_parameters"), c["num_hidden_layers"]
     thetas = [p[k]["rope_theta"] for k in ("full_attention", "sliding_attention")] if p else None
     thetas = thetas or [c["global_rope_theta"], c.get("local_rope_theta") or c["global_rope_theta"]]
-    every = c.get("global_attn_every_n_layers")
-    if c.get("layer_types"):
+    for kind in (p or {}).values():
+        need(kind, rope_type=["default"])
+    need(c, rope_scaling=[None])
+    if not c.get("layer_types"):
+        every = c["global_attn_every_n_layers"]
+    else:
         full = [kind == "full_attention" for kind in c["layer_types"]]
         fits = [n for n in range(1, layers + 1) if full == [i % n == 0 for i in range(layers)]]
         if not fits:
@@ -375,4 +380,4 @@ def their_names(family, ours, n_layer):
 def modern(name, family, names):
     """A tensor's name as today's files have it: with the family's prefix, and no gamma and beta."""
     name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-    return name if name in names or not family.prefix or name.startswith(family.prefix) else family.prefix + name
+    return family.prefix + name if family.prefix and family.prefix + name in names else name

@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, dataclass, fields
+import zipfile
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 import tokenizer as tokenizers
-from families import FAMILIES, modern, their_names
+from families import BERT_IGNORE, FAMILIES, modern, their_names
 from model import Config, KVCache, Transformer
 
 ROOT = Path(__file__).resolve().parent
@@ -56,9 +57,17 @@ def download(name, pickle):
     repository, _, revision = name.partition("@")
     files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", *(["*.bin"] if pickle else [])]
     try:
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=files))
+        keys = dict(revision=revision or None, allow_patterns=files, ignore_patterns=["*/*"])  # no folders
+        path = Path(huggingface_hub.snapshot_download(repository, **keys))
     except Exception as e:  # no network, no such repository, no right to read it: their sentence says which
-        sys.exit(f"no checkpoint in {name!r}, and the hub did not give one: {str(e).strip().splitlines()[0]}")
+        sys.exit(f"no checkpoint in {name!r}, and the hub did not give one: {first_line(e)}")
+    if not (path / "config.json").is_file():
+        sys.exit(f"no checkpoint in {name!r}: the hub's repository has no config.json")
+    return path
+
+
+def first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def algorithm(name):
@@ -110,6 +119,11 @@ def load_released(path, content, device, dtype, pickle):
     name = content["architectures"][0]
     family = FAMILIES.get(name)
     tokenizer = tokenizers.load({"kind": "hf"}, path)
+    parts = path.resolve().parts  # …/models--org--name/snapshots/revision, or …/name
+    if parts[-2] == "snapshots":  # where transformers finds code that is not beside the weights
+        hub = parts[-3].removeprefix("models--").replace("--", "/", 1)
+        code = content.get("auto_map", {})
+        content |= {"auto_map": {k: v if "--" in v else f"{hub}--{v}" for k, v in code.items()}} if code else {}
     facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
     if family is None:
         model, algorithm = load_wrapped(path, content, device, dtype, pickle)
@@ -125,10 +139,12 @@ def load_released(path, content, device, dtype, pickle):
         load_family(model, family, weight_files(path, pickle), device, dtype)
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
-    if algorithm != "ar" and "bd3lm" in str(path):  # the hub's converted models say so in their name only
+    if algorithm != "ar" and "bd3lm" in parts[-3 if parts[-2] == "snapshots" else -1]:  # only their name says so
         algorithm, facts["preset"] = "bd3lm", "bd3lm"
     algorithm = facts.get("algorithm", algorithm)
-    if algorithm != "ar" and tokenizer.mask_id is None:
+    if algorithm == "ar":
+        tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
+    elif tokenizer.mask_id is None:
         sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")
     for what in ("mask_id", "eos_id"):
         if not 0 <= (getattr(tokenizer, what) or 0) < model.config.vocab_size:
@@ -141,7 +157,10 @@ def weight_files(path, pickle):
     for name, wanted in (("model.safetensors", True), ("pytorch_model.bin", pickle)):
         index = path / f"{name}.index.json"
         if wanted and index.is_file():
-            return [path / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            try:
+                return [path / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            except (AttributeError, KeyError, TypeError, ValueError) as e:
+                sys.exit(f"{index} cannot be read ({type(e).__name__}: {e}); copy the checkpoint again")
         if wanted and (path / name).is_file():
             return [path / name]
     hint = "; --pickle reads its pytorch_model.bin" if [*path.glob("pytorch_model*.bin")] and not pickle else ""
@@ -157,7 +176,8 @@ def read_tensors(files, table, own, family=None):
     for file in files:
         try:
             if file.suffix == ".bin":
-                pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                new = zipfile.is_zipfile(file)  # before torch 1.6 it was none
+                pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=new)
                 found = {n: tuple(t.shape) for n, t in pickled[file].items()}
             else:
                 with safetensors.safe_open(file, "pt") as f:
@@ -187,8 +207,7 @@ def read_tensors(files, table, own, family=None):
         if n in shapes and shapes[n] != tuple(shape_of(n))
     ]
     if wrong:
-        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        sys.exit(f"{files[0].parent} does not fit its config.json: {'; '.join(wrong[:4])}{more}")
+        refuse(files[0].parent, wrong)
 
     def get(name):
         file, key = where[name]
@@ -204,6 +223,11 @@ def read_tensors(files, table, own, family=None):
             )
     for name in table:
         yield name, get(name)
+
+
+def refuse(path, wrong):
+    more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    sys.exit(f"{path} does not fit its config.json: {'; '.join(wrong[:4])}{more}")
 
 
 def tied_names(family, own):
@@ -279,9 +303,24 @@ def load_wrapped(path, content, device, dtype, pickle):
     if not causal and "MaskedLM" not in name:
         sys.exit(f"{path}: {name} is no masked or causal language model; known by name are {', '.join(FAMILIES)}")
     try:
-        hf = auto.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=None if pickle else True)
+        hf, said = auto.from_pretrained(
+            path,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=None if pickle else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
     except Exception as e:
-        sys.exit(f"{path}: {name} is unknown here, and transformers cannot load it: {str(e).strip().splitlines()[0]}")
+        sys.exit(f"{path}: {name} is unknown here, and transformers cannot load it: {first_line(e)}")
+    wrong = [f"{n} is missing" for n in sorted(said["missing_keys"])]
+    wrong += [f"{n} has shape {tuple(a)}, config.json says {tuple(b)}" for n, a, b in sorted(said["mismatched_keys"])]
+    known = rf"{BERT_IGNORE}|.*rotary_emb\.inv_freq"
+    wrong += [
+        f"{n} is not part of this architecture" for n in sorted(said["unexpected_keys"]) if not re.fullmatch(known, n)
+    ]
+    if wrong:
+        refuse(path, wrong)
     print(f"{name} runs through transformers: slower, without a cache of keys and values")
     return Wrapped(hf.to(device), causal), "ar" if causal else "mdlm"
 
@@ -318,7 +357,7 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
         for file in tmp.iterdir():  # on disk before it gets its name
             with file.open("rb") as f:
                 os.fsync(f.fileno())
-    except (OSError, RuntimeError) as e:  # torch.save reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch.save reports a full disk as RuntimeError
         shutil.rmtree(tmp, ignore_errors=True)
         raise OSError(f"could not save {path}: {e}; what was there before is intact") from e
     if path.exists():  # or else a save was killed between its two renames, and old is all there is
@@ -343,7 +382,9 @@ def save_released(directory, tensors, config, algorithm, facts):
             theirs[name] = stacked.T.contiguous() if swap else stacked
     huggingface_hub.save_torch_state_dict(theirs, directory, max_shard_size="5GB")
     own = {k: v for k, v in facts.items() if k not in ("architecture", "hf_config")}
-    return {**facts["hf_config"], "nanodlm": {"algorithm": algorithm, **own}}
+    kind = str(next(iter(theirs.values())).dtype).removeprefix("torch.")
+    said = {k: kind for k in ("dtype", "torch_dtype") if k in facts["hf_config"]}
+    return {**facts["hf_config"], **said, "nanodlm": {**own, "algorithm": algorithm}}
 
 
 def load_train_state(path):

@@ -118,8 +118,10 @@ HF_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "generation_config.json",
     "*.jinja",
-    "spm.model",
+    "*.model",
+    "*.py",  # code for other libraries; never run here
 )
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
 
@@ -146,7 +148,7 @@ def hf_tokenizer(spec, directory):
                 hf = kind.from_pretrained(str(directory), trust_remote_code=False)
                 break
             except Exception as e:  # whatever transformers raises
-                said = said or str(e).strip().splitlines()[0]
+                said = said or (str(e).strip() or type(e).__name__).splitlines()[0]
         else:
             raise ValueError(f"the tokenizer in {directory} cannot be read: {said}")
     finally:
