@@ -669,12 +669,7 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions,
                and how many forwards it took besides one (int64 (R,), or 0)
     """
-    o, V = options, model.config.vocab_size
-    dtype = next(model.parameters()).dtype if o.exact else None
-    # Logits of so many positions exist at a time: 128 MB in fp32; in float64, for drawing, with more copies, fewer.
-    at_once, at_once_drawn = max(1, 2**25 // V), max(1, 2**23 // V)
-    by_certainty = o.order != "random" and o.quota != "ancestral"
-    draw_first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
+    o = options
     ends_text = torch.tensor([] if eos_id is None else eos_id, device=x.device, dtype=torch.int64)
     B, L = x.shape
     device = x.device
@@ -694,7 +689,6 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     step = torch.zeros_like(current)  # within that block
     forwards = torch.zeros_like(current)
     events, clock = [[] for _ in range(B)], 0
-    banned = torch.tensor([mask_id, *o.suppress], device=device)
 
     alive = hole.any(1)
     while alive.any():
@@ -710,60 +704,35 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
         else:
             steps = masks.clamp(min=1)
         key = (o.seed, r[:, None], step[r, None])  # a row's number, not its place among the live ones
-        u = uniform(*key, 0, position)
+        u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
 
         # Positions that need no logits are chosen first, so that logits are computed for those alone.
-        drop = torch.zeros_like(hidden)
+        count, drop = None, torch.zeros_like(hidden)
         if o.quota == "ancestral":
             if o.schedule == "dream":
                 t, s = (dream_time(step[r] + i, steps) for i in (0, 1))
             else:
                 t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
             reveal, hide = ancestral_rates(t, s, o)
-            chosen = hidden & (u < reveal[:, None])
+            wanted = hidden & (u < reveal[:, None])
             drop = in_block & ~hidden & (u < hide[:, None])
-            wanted = chosen
         else:
             count = quota(masks, hidden.sum(1), step[r], steps, o.schedule)
             if o.order == "random":
-                wanted = chosen = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
+                wanted = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
             else:
                 wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
 
         if wanted.any():
             read, more = logits_at(r, position, wanted)
             forwards[r] += wanted.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
-            v = uniform(*key, 1, position)[wanted]
-
-            def looked(index, read=read, v=v):
-                size = at_once_drawn if o.temperature or o.measure == "draw" else at_once
-                found = [look(read(part), v[part], o, mask_id, dtype, trace) for part in index.split(size)]
-                return [torch.cat(column) for column in zip(*found)]
-
-            index = torch.arange(len(v), device=device)
-            if by_certainty and draw_first:
-                tokens, sure, chance = looked(index)
-            elif by_certainty:
-                sure = []
-                for part in index.split(at_once):
-                    logits = read(part)
-                    logits[:, banned] = -torch.inf
-                    sure.append(certainty(logits, o.order))
-                sure = torch.cat(sure)
-            if by_certainty:
-                w = uniform(*key, 2, position) if o.order_temperature else None
-                chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w)
-                index = chosen[wanted].nonzero()[:, 0]
-            if by_certainty and draw_first:
-                tokens, chance = tokens[index], chance[index]
-            else:
-                tokens, _, chance = looked(index)
+            chosen, tokens, chance = choose(model, read, wanted, position, key, count, o, mask_id, trace)
             xr = xr.masked_scatter(chosen, tokens)
             i, j = chosen.nonzero(as_tuple=True)
             x[r[i], position[i, j]] = tokens
             if trace:
                 record(events, clock, r[i], position[i, j], tokens, chance)
-        if drop.any():
+        if o.remask and drop.any():
             xr = xr.masked_fill(drop, mask_id)
             i, j = drop.nonzero(as_tuple=True)
             x[r[i], position[i, j]] = mask_id
@@ -789,6 +758,41 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     if eos_id is not None:
         ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
     return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
+
+
+def choose(model, read, wanted, position, key, count, options, mask_id, trace):
+    """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
+    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers.
+
+    Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
+    o, V = options, model.config.vocab_size
+    dtype = next(model.parameters()).dtype if o.exact else None
+    u = uniform(*key, 1, position)[wanted] if o.temperature else None
+
+    def drawn(index):
+        size = max(1, (2**23 if o.temperature or o.measure == "draw" else 2**25) // V)
+        found = [look(read(i), u[i] if o.temperature else u, o, mask_id, dtype, trace) for i in index.split(size)]
+        return [torch.cat(column) for column in zip(*found)]
+
+    index = torch.arange(int(wanted.sum()), device=wanted.device)
+    if o.order == "random" or o.quota == "ancestral":
+        tokens, _, chance = drawn(index)
+        return wanted, tokens, chance
+    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
+    if first:
+        tokens, sure, chance = drawn(index)
+    else:  # draw only for those that are chosen
+        banned, sure = torch.tensor([mask_id, *o.suppress], device=wanted.device), []
+        for part in index.split(max(1, 2**25 // V)):
+            sure.append(certainty(read(part).index_fill_(1, banned, -torch.inf), o.order))
+        sure = torch.cat(sure)
+    w = uniform(*key, 2, position) if o.order_temperature else None
+    chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w)
+    index = chosen[wanted].nonzero()[:, 0]
+    if first:
+        return chosen, tokens[index], chance[index]
+    tokens, _, chance = drawn(index)
+    return chosen, tokens, chance
 
 
 def ancestral_rates(t, s, options):
