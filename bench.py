@@ -169,7 +169,7 @@ def memory_group(device):
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that live at a time, except those of a network's weights. (The process's size would
+    """Counts the bytes of all tensors that live at a time, but for a network's weights. (The process's size would
     count what the libraries keep for later, too.)"""
 
     def __init__(self, model):

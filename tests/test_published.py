@@ -1,11 +1,11 @@
-"""LLaDA and Dream as published: the same logits, the same tokens, the same likelihoods.
+"""LLaDA, Dream and Fast-dLLM as published: the same logits, the same tokens, the same likelihoods.
 
 golden/published.json holds what the published code gave for two tiny networks on 2026-11-21 (torch 2.13, transformers
 4.49, CPU, fp32): LLaDA's modelling code and Dream's, as dLLM ships them; generate.py and get_log_likelihood.py of
-github.com/ML-GSAI/LLaDA; Dream's diffusion_generate. Weights are functions of their names, `weight` below. Where the
-published code draws random numbers (torch.rand, randint, randperm, multinomial, Categorical), it was given those that
-ours draws, so that even random orders must agree token for token. The head's row of the mask token is zero: with it the
-published code never writes a mask, which ours never does.
+github.com/ML-GSAI/LLaDA; Dream's diffusion_generate; github.com/NVlabs/Fast-dLLM's LLaDA with its caches. Weights are
+functions of their names, `weight` below. Where the published code draws random numbers (torch.rand, randint, randperm,
+multinomial, Categorical), it was given those that ours draws, so that even random orders must agree token for token.
+The head's row of the mask token is zero: with it the published code never writes a mask, which ours never does.
 """
 
 import json
@@ -49,7 +49,7 @@ def network(which):
     return model
 
 
-NET = {which: network(which) for which in GOLDEN}
+NET = {which: network(which) for which in ("llada", "dream")}
 PROMPTS = [torch.tensor(p) for p in GOLDEN["llada"]["prompts"]]
 
 
@@ -85,12 +85,12 @@ def dream_options(ends, alg, steps, max_new_tokens, temperature=0.0, top_p=1.0, 
 
 CASES = [
     pytest.param(which, case, id=f"{which} {' '.join(f'{k}={v}' for k, v in case['options'].items())}")
-    for which in GOLDEN
+    for which in NET
     for case in GOLDEN[which]["generate"]
 ]
 
 
-@pytest.mark.parametrize("which", GOLDEN)
+@pytest.mark.parametrize("which", NET)
 def test_the_logits_are_the_published_codes(which):
     x = torch.tensor([GOLDEN[which]["ids"]])
     expected = torch.tensor(GOLDEN[which]["logits"])
@@ -119,6 +119,26 @@ def test_a_ragged_batch_gives_the_published_tokens(which, case):
     options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
     out = mdlm.generate(NET[which], PROMPTS, options, mask_id=MASK)
     assert [t.tolist() for t in out.tokens] == case["ids"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["fast"], ids=lambda c: f"{c['function']} {c['options']}")
+def test_the_caches_are_fast_dllms(case):
+    """The same tokens from the same approximation, also for a ragged batch, which Fast-dLLM does not have."""
+    k = case["options"]
+    options = SampleOptions(
+        k["gen_length"],
+        k["block_length"],
+        k["steps"],
+        quota="threshold" if "threshold" in k else "steps",
+        threshold=k.get("threshold", 0.9),
+        measure="token",
+        temperature=0.0,
+        cache="dual" if "dual" in case["function"] else "prefix",
+        exact=True,
+    )
+    out = mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK)
+    assert [t.tolist() for t in out.tokens] == case["ids"]
+    assert sum(out.num_forwards) <= sum(case["forwards"])
 
 
 def test_stopping_at_end_of_text_cuts_the_published_tokens_and_changes_none():
