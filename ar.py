@@ -136,5 +136,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         inputs, position = tokens[:, None], (length - 1 + begin).clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:
-            watch([x[i, :n].clone() for i, n in enumerate(end)])
+            unknown = mask_id if begin else -1  # what replay.py draws as not yet written
+            now = torch.where(torch.arange(L, device=device) < length[:, None], x, unknown)
+            watch([row[:n] for row, n in zip(now, end)])
     return Output([x[i, :n] for i, n in enumerate(length.tolist())], forwards.tolist(), events if trace else [])

@@ -170,7 +170,9 @@ def adapt(model, windows, options, *, mask_id, seed=0):
 
 def trained_block_size(model):
     if not model.config.block_size:
-        raise ValueError("this network was not trained on blocks: set block_size, in its config or in the options")
+        raise ValueError(
+            "this network was not trained on blocks: set block_size, an option of generate, or config.block_size"
+        )
     return model.config.block_size
 
 
@@ -324,7 +326,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        return mdlm.reader(model, hidden, o.cfg_scale), pending.long() * (o.cache != "none")
+        return mdlm.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)

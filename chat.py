@@ -46,7 +46,7 @@ def read_line():
             if not lines[-1].endswith("\\"):
                 return "\n".join(lines).strip()
             lines[-1] = lines[-1][:-1]
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return "\n".join(lines).strip() or None
 
 
@@ -90,7 +90,11 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
                 continue
             if len(kept) < len(asked):
                 print(f"(the oldest {len(asked) - len(kept)} messages no longer fit and are left out)")
-            text, made, forwards, seconds = answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device)
+            try:
+                text, made, forwards, seconds = answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device)
+            except KeyboardInterrupt:
+                print("\n(stopped; nothing was added to the conversation)")
+                continue
             text = cut(text, s.stop).strip()
             messages = [*kept, {"role": "assistant", "content": text}]
             print(f"model> {text}\n({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")

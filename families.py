@@ -15,7 +15,7 @@ class Family:
     config: Callable[[dict], dict]  # config.json to fields of model.Config; KeyError or ValueError where it cannot be
     names: dict[str, str | tuple[str, ...]]
     algorithm: str = "mdlm"  # the module that decodes it
-    preset: str = ""  # config/preset_….py: how its authors decode it
+    preset: str = ""  # config/presets/….py: how its authors decode it
     prefix: str = ""  # some files leave this out in front of all names
     transposed: str = ""  # regex of the matrices that are stored (in, out)
     ignore: str = r".*\.rotary_emb\.inv_freq"

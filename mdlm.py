@@ -282,7 +282,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     left_to_right  exact, for the model that reveals the target from left to right: one forward per token
     confidence     exact, for the sampler that reveals the position with the largest maximum probability first and
                    samples its token: that order depends on revealed tokens only (DUEL, arXiv 2603.01367)
-    llada, dream   the bound, estimated as in their published evaluations: for scores that can be compared with theirs
+    llada, dream   the bound, estimated as in their published evaluations: for scores that can be compared with theirs.
+                   dream never hides a target's last token, which must be an end-of-text: append one
     illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest
                    is revealed first. That order looks at the answer, so this is no likelihood
     """
@@ -291,6 +292,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     for start in range(0, len(prompts), o.batch_size):
         pairs = list(zip(prompts, targets))[start : start + o.batch_size]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        check_length(model, x0)
         position = torch.arange(x0.shape[1], device=x0.device)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (position >= lengths[:, None])
@@ -305,6 +307,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             leftmost = one_per_row(-position.double().expand_as(hidden), hidden)
             rows = leftmost if o.method == "left_to_right" else hidden
             logp, score = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
+            # An impossible token comes last, but it does come: a score of -inf would never be chosen.
+            score = score.nan_to_num(-1e300, neginf=-1e300)
             best = leftmost if o.method == "left_to_right" else one_per_row(score, hidden)
             total += torch.where(best, logp, 0.0).sum(1)
             hidden = hidden & ~best
@@ -331,19 +335,19 @@ def own_tokens(model, x0, hidden, real, target, mask_id, options, rows):
 # 6 · which tokens, which positions
 
 
-def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0):
-    """Log-weights (N, V), float64, of the distribution to sample from: tempered, then cut to the tokens that are both
-    among the top k and in the nucleus.
+def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float64):
+    """Log-weights (N, V) of the distribution to sample from: tempered, then cut to the tokens that are both among the
+    top k and in the nucleus; computed in `dtype`.
 
     The token that crosses top_p stays in, so that the nucleus holds at least that mass."""
-    logits = logits.double() / temperature
+    logits = logits.to(dtype) / temperature
     outside = torch.zeros_like(logits, dtype=torch.bool)
     if 0 < top_k < logits.shape[-1]:
         outside = logits < logits.topk(top_k, -1).values[:, -1:]
     if top_p < 1:
         ordered, index = logits.sort(-1, descending=True)
-        p = ordered.softmax(-1)
-        outside = outside | torch.zeros_like(outside).scatter(-1, index, p.cumsum(-1) - p >= top_p)
+        before = F.pad(ordered.softmax(-1).cumsum(-1), (1, -1))  # the mass of the tokens that go before
+        outside = outside | torch.zeros_like(outside).scatter(-1, index, before > top_p)
     return logits.masked_fill(outside, -torch.inf)
 
 
@@ -377,7 +381,8 @@ def certainty(logits, order, tokens=None):
     if order == "margin":
         best = p.topk(min(2, p.shape[-1]), -1).values
         return best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
-    return (p * (p + 1e-10).log()).sum(-1).exp()  # 1e-10 as in Dream's code, and so that 0 log 0 = 0
+    # 1e-10 as in Dream's code, and so that 0 log 0 = 0; exp in fp64, or small entropies would tie.
+    return (p * (p + 1e-10).log()).sum(-1).double().exp()
 
 
 def look(logits, u, options, mask_id, dtype, trace):
@@ -389,15 +394,22 @@ def look(logits, u, options, mask_id, dtype, trace):
     `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
     counts, though it is never drawn."""
     o = options
-    logits[:, list(o.suppress)] = -torch.inf
+    if o.suppress:
+        logits[:, list(o.suppress)] = -torch.inf
     if not o.exact:
         logits[:, mask_id] = -torch.inf
     weights = logits
     if o.temperature or o.measure == "draw":
-        weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p)
+        published = o.exact and o.measure == "draw"  # Dream filters, and finds the maximum, in the network's dtype
+        weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p, dtype if published else torch.float64)
     mask_weight = weights[:, mask_id].clone()
-    weights[:, mask_id] = -torch.inf
-    tokens = invert(weights, u) if o.temperature else weights.argmax(-1)
+    best = weights.softmax(-1) if o.exact and o.measure == "draw" and not o.temperature else weights
+    best[:, mask_id] = weights[:, mask_id] = -torch.inf
+    tokens = invert(weights.double(), u) if o.temperature else best.argmax(-1)
+    if o.exact and weights is not logits:  # the filters may have left the mask alone: then the best other token of all
+        other = logits.clone()
+        other[:, mask_id] = -torch.inf
+        tokens = torch.where((weights > -torch.inf).any(-1), tokens, other.argmax(-1))
     chance = logits.softmax(-1).gather(1, tokens[:, None])[:, 0] if trace else tokens
     if o.order == "random" or o.quota == "ancestral":
         return tokens, chance, chance
@@ -406,10 +418,12 @@ def look(logits, u, options, mask_id, dtype, trace):
         logits = weights
     if o.exact:
         logits = logits.to(dtype)
-    last = torch.tensor(o.last, device=tokens.device, dtype=torch.int64)
-    logits[:, last] = -torch.inf
-    sure = certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens)
-    return tokens, fp32(sure).masked_fill(torch.isin(tokens, last), 0.0), chance
+    if o.last:
+        logits[:, list(o.last)] = -torch.inf
+    sure = fp32(certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens))
+    for token in o.last:
+        sure = sure.masked_fill(tokens == token, -1e4)  # behind all others, however positions are drawn
+    return tokens, sure, chance
 
 
 def top_per_row(score, count):
@@ -547,6 +561,12 @@ def pad(sequences, value):
     return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
+def check_length(model, x):
+    """Refuse canvases (B, L) that are longer than a table of learned positions."""
+    if model.config.position == "learned" and x.shape[1] > model.config.seq_len:
+        raise ValueError(f"{x.shape[1]} tokens exceed the {model.config.seq_len} learned positions; shorten the text")
+
+
 def states(model, x, real, target, rows, mask_id, scale):
     """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but
     the target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
@@ -556,13 +576,15 @@ def states(model, x, real, target, rows, mask_id, scale):
     return model.hidden(x, mask=None if real.all() else real, rows=rows)
 
 
-def reader(model, hidden, scale):
-    """A function from indices into the N states to their logits (n, V), at least fp32, guided where scale is not 0."""
+def reader(model, hidden, scale, exact=False):
+    """A function from indices into the N states to their logits (n, V), at least fp32, guided where scale is not 0; as
+    published (exact) in the network's dtype."""
 
     def read(part):
         if not scale:
             return fp32(model.head(hidden[part]))
-        return guide(fp32(model.head(torch.cat([half[part] for half in hidden.chunk(2)]))), scale)
+        logits = model.head(torch.cat([half[part] for half in hidden.chunk(2)]))
+        return fp32(guide(logits if exact else fp32(logits), scale))
 
     return read
 
@@ -591,10 +613,11 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     o, device = options, prompts[0].device
     extra = torch.full((o.max_new_tokens,), mask_id, dtype=torch.int64, device=device)
     x, real = pad([torch.cat([p.long(), extra]) for p in prompts], mask_id)
+    check_length(model, x)
     hole = (x == mask_id) & real
     lengths = real.sum(1)
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-    cache = None if o.cache == "none" else model.cache(copies * len(x), x.shape[1])
+    cache = None if o.cache == "none" else model.cache(copies * len(x), x.shape[1], o.compile)
     live = torch.arange(len(x), device=device)  # the rows that the cache holds
     stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
@@ -627,7 +650,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
         if cache is None:
             hidden = encode(r, active.nonzero()[:, 0], 0 * end, end, position, wanted)
-            return reader(model, hidden, o.cfg_scale), 0
+            return reader(model, hidden, o.cfg_scale, o.exact), 0
         if len(r) < len(live):
             cache.keep(torch.isin(live, r).repeat(copies))
             live = r
@@ -652,7 +675,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             for rows, part in passes:
                 hidden[:, rows[row]] = part.unflatten(0, (copies, -1))
             hidden = hidden.flatten(0, 1)
-        return reader(model, hidden, o.cfg_scale), 0
+        return reader(model, hidden, o.cfg_scale, o.exact), 0
 
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
     keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
@@ -729,6 +752,8 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
             chosen, tokens, chance = choose(model, read, wanted, position, key, count, o, mask_id, trace)
             xr = xr.masked_scatter(chosen, tokens)
             i, j = chosen.nonzero(as_tuple=True)
+            if not len(i):  # or this would go on for ever
+                raise ValueError("no token can be chosen: the network's logits are not finite numbers")
             x[r[i], position[i, j]] = tokens
             if trace:
                 record(events, clock, r[i], position[i, j], tokens, chance)

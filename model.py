@@ -208,6 +208,8 @@ class Attention(nn.Module):
                 q, k, v, block_mask=mask, enable_gqa=gqa
             )
         else:
+            if gqa and mask is not None and q.is_cuda:  # SDPA's kernels for a mask want as many keys as queries
+                k, v, gqa = *(x.repeat_interleave(c.n_head // c.n_kv_head, 1) for x in (k, v)), False
             y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
         return self.out(y.transpose(1, 2).reshape(B, n, c.n_head * c.head_dim))
 
@@ -276,9 +278,6 @@ class KVCache:
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
-        if self.k.is_cuda:  # a CUDA graph writes to them where they are
-            for store in (self.k, self.v, self.filled):
-                torch._dynamo.mark_static_address(store)
 
     def next_positions(self, n):
         """The n positions behind each row's last filled slot, (B, n)."""
@@ -338,7 +337,7 @@ class Transformer(nn.Module):
             self.head_dense, self.head_norm = nn.Linear(c.n_embd, c.n_embd, c.head_dense == "bias"), Norm(c.n_embd, c)
         self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
         self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
-        self.graph = None  # compiled()
+        self.graph, self.caches = None, {}  # of compiled()
         self.init_weights()
 
     @torch.no_grad()
@@ -423,9 +422,19 @@ class Transformer(nn.Module):
         """Logits (…, V) of what hidden() returns."""
         return F.linear(x, self.embed.weight if self.config.tied else self.head_weight, self.head_bias)
 
-    def cache(self, batch, size):
-        """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype."""
-        return KVCache(self.config, batch, size, self.embed.weight.device, self.embed.weight.dtype)
+    def cache(self, batch, size, compiled=False):
+        """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype; for compiled()
+        the same one again and again, of few sizes, as every new one would be compiled, or recorded, anew."""
+        where = self.embed.weight.device, self.embed.weight.dtype
+        if not compiled:
+            return KVCache(self.config, batch, size, *where)
+        key = batch, -(-size // 256) * 256
+        if key not in self.caches:
+            cache = self.caches[key] = KVCache(self.config, *key, *where)
+            for store in (cache.k, cache.v, cache.filled):
+                torch._dynamo.mark_static_address(store)
+        self.caches[key].filled.zero_()
+        return self.caches[key]
 
     def attention_mask(self, mask, local, real, positions, cache, in_order):
         """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the

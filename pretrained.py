@@ -47,7 +47,8 @@ def find(path, pickle=False):
     there = re.fullmatch(r"([\w.-]+)/[\w.-]+(@[\w./-]+)?", str(path))
     if there and not any((base / there[1]).exists() for base in (Path(), ROOT)):
         return download(str(path), pickle)
-    sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one")
+    hint = "" if "/" in str(path) else "; a name on the hub is org/name, as in openai-community/gpt2"
+    sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one{hint}")
 
 
 def download(name, pickle):
@@ -118,7 +119,10 @@ def load_released(path, content, device, dtype, pickle):
     """Checkpoint from a directory in the hub's layout, whose config.json has this content."""
     name = content["architectures"][0]
     family = FAMILIES.get(name)
-    tokenizer = tokenizers.load({"kind": "hf"}, path)
+    try:
+        tokenizer = tokenizers.load({"kind": "hf"}, path)
+    except ValueError as e:
+        sys.exit(str(e))
     parts = path.resolve().parts  # …/models--org--name/snapshots/revision, or …/name
     if parts[-2] == "snapshots":  # where transformers finds code that is not beside the weights
         hub = parts[-3].removeprefix("models--").replace("--", "/", 1)
@@ -260,6 +264,9 @@ class Wrapped(torch.nn.Module):
         super().__init__()
         self.hf = hf
         length = getattr(hf.config, "max_position_embeddings", 0) or 2048
+        for name, table in hf.named_modules():  # RoBERTa's descendants count positions from padding_idx + 1
+            if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+                length -= table.padding_idx + 1
         self.config = Config(vocab_size=hf.get_output_embeddings().weight.shape[0], seq_len=length, causal=causal)
 
     def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
@@ -281,13 +288,15 @@ class Wrapped(torch.nn.Module):
     def head(self, x):
         return x
 
+    def compiled(self):
+        return self.hidden
+
     def forward(self, *args, **kwargs):
         return self.hidden(*args, **kwargs)
 
-    def cache(self, batch, size):
-        return KVCache(
-            Config(n_layer=1, n_head=1, n_embd=2, head_dim=1, position="none"), batch, size, self.hf.device, torch.int64
-        )
+    def cache(self, batch, size, compiled=False):
+        one = Config(n_layer=1, n_head=1, n_embd=2, head_dim=1, position="none")
+        return KVCache(one, batch, min(size, self.config.seq_len), self.hf.device, torch.int64)
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())

@@ -61,11 +61,13 @@ def canvas_of(s, tokenizer):
     if s.template:
         if s.infill or tokenizer.chat is None:
             sys.exit("--template needs --prompt, and a checkpoint with a chat template")
-        return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt}]))
+        return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
     ids = [*before]
     for part in re.split(r"(\[MASK(?:\*\d+)?\])", s.infill or s.prompt) if s.infill else [s.prompt]:
         hole = re.fullmatch(r"\[MASK(?:\*(\d+))?\]", part) if s.infill else None
+        if hole is None and tokenizer.mask_takes_space and part.endswith(" ") and s.infill:
+            part = part[:-1]  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
         try:
             ids += [tokenizer.mask_id] * int(hole[1] or 1) if hole else tokenizer.encode(part.replace("\\n", "\n"))
         except ValueError as e:
@@ -90,6 +92,9 @@ def options_of(values, s, checkpoint, algorithm):
         preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
     if preset:
         print(f"preset: {name}")
+    cached = (preset | said).get("cache", ("none", ""))
+    if cached[0] in ("prefix", "dual") and (preset | said).get("block_size", (0, ""))[0] in (0, "0"):
+        preset["block_size"], _ = (32, "--cache"), said.pop("block_size", None)  # which keeps what is outside a block
     return configurator.fill(preset | said, Settings, algorithm.SampleOptions)
 
 
@@ -104,6 +109,10 @@ def main(argv):
     algorithm = pretrained.algorithm(s.algorithm or checkpoint.algorithm)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    if tokenizer.mask_id is None and not algorithm.CAUSAL:
+        sys.exit(f"{s.checkpoint} has no mask token, which {algorithm.__name__} needs; decode it with --algorithm=ar")
+    if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
+        options = replace(options, lookahead=True)  # what is given behind a hole must be seen
     for file in (s.html, s.gif):
         if file and not Path(file).absolute().parent.is_dir():
             sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
@@ -153,7 +162,11 @@ def main(argv):
 
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
-        print(chat.cut(tokenizer.decode(tokens.tolist()), s.stop))
+        if s.stop and not s.infill:
+            given, made = (tokenizer.decode(part.tolist()) for part in (tokens[: len(canvas)], tokens[len(canvas) :]))
+            print(given + chat.cut(made, s.stop))
+        else:
+            print(tokenizer.decode(tokens.tolist()))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)

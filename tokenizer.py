@@ -29,6 +29,7 @@ class Tokenizer:
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids before and behind a text, as [CLS] and [SEP]
     chat: Callable[[list[dict]], list[int]] | None = None  # messages, as ids up to where the assistant answers
     stop_text: str = ""  # what ends an answer where no token does
+    mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
 
 
 def load(spec, directory=None):
@@ -133,8 +134,13 @@ def hf_tokenizer(spec, directory):
 
     def read(name):
         file = directory / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError as e:
+            raise ValueError(f"{file} cannot be read: {e}") from e
 
+    if not any(f.is_file() for name in ("tokenizer.json", "vocab*", "*.model") for f in directory.glob(name)):
+        raise ValueError(f"{directory} has no tokenizer.json, vocabulary or *.model")  # some would load as empty
     classes = [transformers.AutoTokenizer]
     if (directory / "tokenizer.json").is_file():  # whatever class of its own the checkpoint names, this says it all
         classes.append(transformers.PreTrainedTokenizerFast)
@@ -174,8 +180,11 @@ def hf_tokenizer(spec, directory):
     framed, plain = hf.encode("a"), encode("a")
     at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
 
+    # Converted Qwen3s were trained, and are evaluated, with an empty thought in front of every answer.
+    thinking = {"enable_thinking": False} if "A2D" in str(config.get("architectures")) else {}
+
     def chat(messages):
-        return encode(hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return encode(hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **thinking))
 
     return Tokenizer(
         spec,
@@ -188,6 +197,7 @@ def hf_tokenizer(spec, directory):
         (tuple(framed[:at]), tuple(framed[at + len(plain) :])),
         chat if hf.chat_template else None,
         "[/Answer]" if "[/Answer]" in str(hf.chat_template) else "",  # ModernBERT-chat's template is plain text
+        bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
     )
 
 
