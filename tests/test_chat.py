@@ -112,7 +112,10 @@ class Answers:
         self.asked.append(prompts[0].tolist())
         self.options.append(options)
         self.stops.append(eos_id)
-        new = torch.tensor(self.tokenizer.encode(self.answers.pop(0) if self.answers else "yes"))
+        answer = self.answers.pop(0) if self.answers else "yes"
+        if answer is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        new = torch.tensor(self.tokenizer.encode(answer))
         if watch is not None:
             for k in range(len(new) + 1):
                 watch([torch.cat([prompts[0], new[:k], torch.full((len(new) - k,), mask_id)])])
@@ -198,6 +201,18 @@ def test_infilling_without_a_mask_token_is_refused(made):
     assert "no mask token" in refused(made / "causal", "--infill=to be[MASK*3]")
 
 
+@pytest.mark.parametrize("algorithm", ["mdlm", "bd3lm"])
+def test_diffusion_without_a_mask_token_is_refused(made, algorithm):
+    assert f"no mask token, which {algorithm} needs" in refused(
+        made / "causal", f"--algorithm={algorithm}", "--prompt=to be"
+    )
+
+
+def test_a_prompt_is_continued_without_a_mask_token(made, capsys):
+    command(made / "causal", "--prompt=to be", "--max_new_tokens=6", "--stop_at_eos=false")
+    assert "6 tokens in 6 forwards" in capsys.readouterr().out
+
+
 def test_a_template_that_is_not_there_is_refused(made):
     assert "chat template" in refused(made / "plain", "--template", "--prompt=to be")
     assert "chat template" in refused(made / "plain", "--chat")
@@ -281,6 +296,21 @@ def test_a_threshold_decodes_in_fewer_forwards(made, capsys):
     assert "12 tokens in 1 forwards" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_cache_brings_blocks_with_it(cache, made, fake):
+    """It keeps what is outside of a block, of which there is nothing else."""
+    for args, size in ((["--preset=none"], 32), (["--preset=dream"], 32), (["--block_size=8"], 8)):
+        command(made / "plain", "--prompt=to be", f"--cache={cache}", *args)
+        assert (fake.options[-1].cache, fake.options[-1].block_size) == (cache, size)
+
+
+def test_infilling_looks_ahead_whatever_the_preset_says(made, fake):
+    command(made / "plain", "--infill=[MASK*4] to be", "--preset=illada")
+    command(made / "plain", "--infill=[MASK*4] to be", "--preset=illada", "--lookahead=false")
+    command(made / "plain", "--prompt=to be", "--preset=illada")
+    assert [o.lookahead for o in fake.options] == [True, False, False]
+
+
 def test_an_unknown_preset_is_refused_with_the_list(made):
     said = refused(made / "plain", "--preset=lada", "--prompt=to be")
     assert "no preset 'lada'" in said and ", ".join(p.stem for p in PRESETS) in said and "none" in said
@@ -356,6 +386,12 @@ def test_a_network_answers(made, monkeypatch, capsys):
     assert out.count("model> ") == 2 and "decoded by mdlm" in out and "forwards" in out and "<|" not in out
 
 
+def test_an_answer_ends_where_the_checkpoint_says(talk, fake, tokenizer):
+    talk(["to be?"])
+    talk(["to be?"], "--stop_at_eos=false", "--max_new_tokens=16")
+    assert fake.stops == [tokenizer.stop_ids, None] and len(tokenizer.stop_ids) == 2
+
+
 def test_the_system_prompt_goes_before_every_conversation(talk, fake, tokenizer):
     talk(["to be?", "/reset", "or not?"], "--system=be brief", "--max_new_tokens=16")
     assert fake.asked == [tokenizer.chat(turns(text, system="be brief")) for text in ("to be?", "or not?")]
@@ -423,6 +459,12 @@ def test_a_backslash_at_the_end_goes_on_in_the_next_line(talk, fake, tokenizer):
     assert fake.asked[1] == tokenizer.chat(turns("to be,\nor\nnot?", "yes", "again"))
 
 
+def test_an_answer_may_be_interrupted(talk, fake, tokenizer):
+    """Neither the question nor what was written of the answer is kept."""
+    out = talk(["to be?", "or not?", "again"], answers=["yes", KeyboardInterrupt, "no"])
+    assert "(stopped" in out and fake.asked[2] == tokenizer.chat(turns("to be?", "yes", "again"))
+
+
 def test_a_message_that_is_too_long_is_refused_and_forgotten(talk, fake, tokenizer):
     out = talk(["to be?", "question " * CONTEXT, "or not?"], answers=["yes", "no"])
     assert f"(too long: more than the {CONTEXT - 16} tokens that max_new_tokens=16 leaves)" in out
@@ -441,6 +483,14 @@ def test_a_history_that_is_too_long_loses_its_oldest_turns_and_keeps_the_system_
     dropped = sum(b > a for a, b in zip(left, left[1:]))
     assert out.count("no longer fit and are left out") == dropped >= 2
     assert out.count("(the oldest 2 messages no longer fit") == sum(b == a + 1 for a, b in zip(left, left[1:]))
+
+
+def test_a_question_is_left_out_together_with_its_answer(talk, fake, tokenizer):
+    """Without the first question alone it would fit."""
+    first, second = "to " * 60, "or " * 60
+    out = talk([first, second], answers=["yes", "no"])
+    assert len(tokenizer.chat(turns("yes", second.strip()))) <= CONTEXT - 16
+    assert fake.asked[1] == tokenizer.chat(turns(second.strip())) and "(the oldest 2 messages" in out
 
 
 def history(said, answered, first, last):
