@@ -46,7 +46,9 @@ def read_line():
             if not lines[-1].endswith("\\"):
                 return "\n".join(lines).strip()
             lines[-1] = lines[-1][:-1]
-    except (EOFError, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        return None
+    except EOFError:
         return "\n".join(lines).strip() or None
 
 
@@ -87,6 +89,9 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             ids, kept = fit(tokenizer, s.system, asked, room)
             if ids is None:
                 print(f"(too long: more than the {room} tokens that max_new_tokens={options.max_new_tokens} leaves)")
+                continue
+            if tokenizer.mask_id in ids:
+                print("(the conversation holds the mask token, which would be taken for a hole to fill; leave it out)")
                 continue
             if len(kept) < len(asked):
                 print(f"(the oldest {len(asked) - len(kept)} messages no longer fit and are left out)")

@@ -410,7 +410,11 @@ def look(logits, u, options, mask_id, dtype, trace):
         other = logits.clone()
         other[:, mask_id] = -torch.inf
         tokens = torch.where((weights > -torch.inf).any(-1), tokens, other.argmax(-1))
-    chance = logits.softmax(-1).gather(1, tokens[:, None])[:, 0] if trace else tokens
+    chance = tokens
+    if trace:
+        chance = (
+            logits.index_fill(1, tokens.new_tensor([mask_id]), -torch.inf).softmax(-1).gather(1, tokens[:, None])[:, 0]
+        )
     if o.order == "random" or o.quota == "ancestral":
         return tokens, chance, chance
     weights[:, mask_id] = mask_weight

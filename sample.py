@@ -59,7 +59,7 @@ def canvas_of(s, tokenizer):
     if s.infill and tokenizer.mask_id is None:
         sys.exit("this checkpoint has no mask token: an autoregressive model cannot fill in holes; use --prompt")
     if s.template:
-        if s.infill or tokenizer.chat is None:
+        if s.infill or not s.prompt or tokenizer.chat is None:
             sys.exit("--template needs --prompt, and a checkpoint with a chat template")
         return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
@@ -92,9 +92,9 @@ def options_of(values, s, checkpoint, algorithm):
         preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
     if preset:
         print(f"preset: {name}")
-    cached = (preset | said).get("cache", ("none", ""))
-    if cached[0] in ("prefix", "dual") and (preset | said).get("block_size", (0, ""))[0] in (0, "0"):
-        preset["block_size"], _ = (32, "--cache"), said.pop("block_size", None)  # which keeps what is outside a block
+    cached = (preset | said).get("cache", ("none", ""))[0] in ("prefix", "dual")
+    if cached and "block_size" not in said and not preset.get("block_size", (0, ""))[0]:
+        preset["block_size"] = (32, "--cache")  # which keeps what is outside a block
     return configurator.fill(preset | said, Settings, algorithm.SampleOptions)
 
 
