@@ -412,9 +412,8 @@ def look(logits, u, options, mask_id, dtype, trace):
         tokens = torch.where((weights > -torch.inf).any(-1), tokens, other.argmax(-1))
     chance = tokens
     if trace:
-        chance = (
-            logits.index_fill(1, tokens.new_tensor([mask_id]), -torch.inf).softmax(-1).gather(1, tokens[:, None])[:, 0]
-        )
+        p = logits.index_fill(1, tokens.new_tensor([mask_id]), -torch.inf).softmax(-1)
+        chance = p.gather(1, tokens[:, None])[:, 0]
     if o.order == "random" or o.quota == "ancestral":
         return tokens, chance, chance
     weights[:, mask_id] = mask_weight

@@ -127,7 +127,8 @@ def load_released(path, content, device, dtype, pickle):
     if parts[-2] == "snapshots":  # where transformers finds code that is not beside the weights
         hub = parts[-3].removeprefix("models--").replace("--", "/", 1)
         code = content.get("auto_map", {})
-        content |= {"auto_map": {k: v if "--" in v else f"{hub}--{v}" for k, v in code.items()}} if code else {}
+        there = {k: f"{hub}--{v}" for k, v in code.items() if isinstance(v, str) and "--" not in v}
+        content |= {"auto_map": code | there} if code else {}
     facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
     if family is None:
         model, algorithm = load_wrapped(path, content, device, dtype, pickle)
@@ -143,9 +144,10 @@ def load_released(path, content, device, dtype, pickle):
         load_family(model, family, weight_files(path, pickle), device, dtype)
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
-    if algorithm != "ar" and "bd3lm" in parts[-3 if parts[-2] == "snapshots" else -1]:  # only their name says so
-        algorithm, facts["preset"] = "bd3lm", "bd3lm"
     algorithm = facts.get("algorithm", algorithm)
+    title = parts[-3 if parts[-2] == "snapshots" else -1]
+    if algorithm != "ar" and "algorithm" not in facts and "bd3lm" in title:  # only its name says so
+        algorithm, facts["preset"] = "bd3lm", "bd3lm"
     if algorithm == "ar":
         tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
     elif tokenizer.mask_id is None:
