@@ -424,7 +424,8 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     ):
         # of checkpoints that a reader trains or downloads: the keys at least must be right
         settings = sample.Settings if script == "sample.py" else evaluation.Settings
-        configurator.fill(configurator.read(args), settings, bd3lm.SampleOptions)
+        options = mdlm.SampleOptions if "--cache=dual" in args else bd3lm.SampleOptions
+        configurator.fill(configurator.read(args), settings, options)
     elif script == "sample.py" and args != ["--help"]:
         sample.main([*args, "--delay=0", "--device=cpu"])
 
