@@ -1,6 +1,6 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
-    python bench.py                    everything, a few minutes on a CPU
+    python bench.py                    everything but memory, some 20 minutes on a CPU
     python bench.py --only=head        one group: head, compile, batch, blocks, decode, block_decode, cache, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
