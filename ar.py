@@ -114,6 +114,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     width = int(length.max()) + begin
     inputs = F.pad(x, (begin, 0), value=fill)[:, :width]
     position = torch.arange(width, device=device).expand(B, width)
+    ends_text = torch.tensor([] if eos_id is None else eos_id, device=device, dtype=torch.int64)
     clock = 0
     while alive.any():
         newest = length[:, None] - 1 + begin
@@ -130,9 +131,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
             for i in r.tolist():
                 events[i].append((clock, int(length[i]), int(tokens[i]), float(p[i])))
         length = length + alive
-        alive = alive & (length < end)
-        if eos_id is not None:
-            alive = alive & ~torch.isin(tokens, torch.tensor(eos_id, device=device))
+        alive = alive & (length < end) & ~torch.isin(tokens, ends_text)
         inputs, position = tokens[:, None], (length - 1 + begin).clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:

@@ -11,6 +11,7 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 """
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Literal, get_args, get_origin
 
 import torch
@@ -202,7 +203,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 # 5 · likelihood
 
 
-def nelbo_masks(maskable, row, j, samples, seed, batch=1):
+def nelbo_masks(maskable, row, j, samples, seed):
     """Mask j of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool (B, L), and the weight n/k of
     its cross entropy, float64 (B,)."""
     n = maskable.sum(1)
@@ -212,7 +213,7 @@ def nelbo_masks(maskable, row, j, samples, seed, batch=1):
     return hide_by_count(k, u, maskable), n.double() / k
 
 
-def llada_masks(maskable, row, j, samples, seed, batch=1):
+def llada_masks(maskable, row, j, samples, seed, batch):
     """nelbo_masks as LLaDA's evaluation draws them: `batch` masks at a time, whose counts are k, k + n/batch, …, modulo
     n, for one k ~ U{1…n}."""
     n = maskable.sum(1)
@@ -222,7 +223,7 @@ def llada_masks(maskable, row, j, samples, seed, batch=1):
     return hide_by_count(count, u, maskable), n.double() / count
 
 
-def dream_masks(maskable, row, j, samples, seed, batch=1):
+def dream_masks(maskable, row, j, samples, seed, batch):
     """nelbo_masks as Dream's evaluation draws them: each token with probability p = t + (1 - t) / 1000, weight 1/p, the
     times t of `batch` masks evenly spread; a row's last maskable token, its end-of-text, is never hidden."""
     t = (uniform(seed, 6, row, j // batch) + (j % batch) / batch) % 1
@@ -288,7 +289,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
                    is revealed first. That order looks at the answer, so this is no likelihood
     """
     o, out = options, []
-    masks = dict(nelbo=nelbo_masks, llada=llada_masks, dream=dream_masks).get(o.method)
+    batch = min(o.mc_batch, o.mc_samples)
+    masks = dict(nelbo=nelbo_masks, llada=partial(llada_masks, batch=batch), dream=partial(dream_masks, batch=batch))
     for start in range(0, len(prompts), o.batch_size):
         pairs = list(zip(prompts, targets))[start : start + o.batch_size]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
@@ -298,18 +300,18 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         target = real & (position >= lengths[:, None])
         total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
         row = start + torch.arange(len(pairs), device=x0.device)
-        for j in range(o.mc_samples) if masks else ():
-            hidden, weight = masks(target, row, j, o.mc_samples, o.seed, min(o.mc_batch, o.mc_samples))
+        for j in range(o.mc_samples if o.method in masks else 0):
+            hidden, weight = masks[o.method](target, row, j, o.mc_samples, o.seed)
             logp, _ = own_tokens(model, x0, hidden, real, target, mask_id, o, hidden)
             total += torch.where(hidden, logp, 0.0).sum(1) * weight / o.mc_samples
-        hidden = target if masks is None else torch.zeros_like(target)
-        while hidden.any():
-            leftmost = one_per_row(-position.double().expand_as(hidden), hidden)
-            rows = leftmost if o.method == "left_to_right" else hidden
+        hidden = target
+        while o.method not in masks and hidden.any():
+            best = rows = hidden
+            if o.method == "left_to_right":
+                best = rows = one_per_row(-position.double().expand_as(hidden), hidden)
             logp, score = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
-            # An impossible token comes last, but it does come: a score of -inf would never be chosen.
-            score = score.nan_to_num(-1e300, neginf=-1e300)
-            best = leftmost if o.method == "left_to_right" else one_per_row(score, hidden)
+            if o.method != "left_to_right":  # an impossible token comes last, but come it does: -inf never would
+                best = one_per_row(score.nan_to_num(-1e300, neginf=-1e300), hidden)
             total += torch.where(best, logp, 0.0).sum(1)
             hidden = hidden & ~best
         out.append(total)
@@ -398,12 +400,11 @@ def look(logits, u, options, mask_id, dtype, trace):
         logits[:, list(o.suppress)] = -torch.inf
     if not o.exact:
         logits[:, mask_id] = -torch.inf
-    weights = logits
+    weights, published = logits, o.exact and o.measure == "draw"  # Dream filters, and finds its maximum, in that dtype
     if o.temperature or o.measure == "draw":
-        published = o.exact and o.measure == "draw"  # Dream filters, and finds the maximum, in the network's dtype
         weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p, dtype if published else torch.float64)
     mask_weight = weights[:, mask_id].clone()
-    best = weights.softmax(-1) if o.exact and o.measure == "draw" and not o.temperature else weights
+    best = weights.softmax(-1) if published and not o.temperature else weights
     best[:, mask_id] = weights[:, mask_id] = -torch.inf
     tokens = invert(weights.double(), u) if o.temperature else best.argmax(-1)
     if o.exact and weights is not logits:  # the filters may have left the mask alone: then the best other token of all
@@ -522,7 +523,7 @@ class SampleOptions:
     cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
     suppress: tuple[int, ...] = ()  # token ids never generated
     last: tuple[int, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
-    lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with the current block (iLLaDA)
+    lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
     compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
@@ -624,11 +625,11 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     live = torch.arange(len(x), device=device)  # the rows that the cache holds
     stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
-    def encode(r, i, begin, stop, position, wanted, width=0):
-        """Hidden states of the wanted positions, from one pass over begin…stop of the canvases of rows r[i]. `width`:
-        the pass is that wide, for a compiled network, which wants one shape."""
+    def encode(r, i, begin, stop, width, position, wanted, compiled=False):
+        """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
+        of rows r[i]."""
         begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
-        p = begin[:, None] + torch.arange(width or int((stop - begin).max()), device=device)
+        p = begin[:, None] + torch.arange(width, device=device)
         p = torch.where(p < stop[:, None], p, -1)  # -1: padding
         index = r[i, None], p.clamp(min=0)
         a, b = wanted.nonzero(as_tuple=True)
@@ -636,12 +637,13 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         if o.cfg_scale:
             rows = torch.cat([rows, rows + ids.numel()])
             ids, p = torch.cat([ids, ids.masked_fill(~hole[index], mask_id)]), p.repeat(2, 1)
-        if cache is not None:
-            cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(copies)])
-        padding = p < 0
-        if width:
-            return model.compiled()(ids, mask=~padding, positions=p, cache=cache).flatten(0, 1)[rows]
-        return model.hidden(ids, mask=~padding if padding.any() else None, positions=p, cache=cache, rows=rows)
+        if cache is None:
+            padding = p < 0
+            return model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
+        cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(copies)])
+        if compiled:  # one shape: all positions of the block
+            return model.compiled()(ids, positions=p, cache=cache).flatten(0, 1)[rows]
+        return model.hidden(ids, positions=p, cache=cache, rows=rows)
 
     def logits_at(r, position, wanted):
         nonlocal live
@@ -652,7 +654,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         after = start + position.shape[1]
         end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
         if cache is None:
-            hidden = encode(r, active.nonzero()[:, 0], 0 * end, end, position, wanted)
+            i = active.nonzero()[:, 0]
+            hidden = encode(r, i, 0 * end, end, int(end[i].max()), position, wanted)
             return reader(model, hidden, o.cfg_scale, o.exact), 0
         if len(r) < len(live):
             cache.keep(torch.isin(live, r).repeat(copies))
@@ -663,14 +666,14 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         stored[r] = torch.where(fresh, start, stored[r])
         begin = (start - int(model.config.shift)).clamp(min=0)  # shifted, the token before predicts the block's first
         stop = torch.where(active & ~fresh, end if o.cache == "prefix" else torch.minimum(after, end), begin)
-        first = wanted & fresh[:, None]
-        passes = []
-        if fresh.any():
-            passes.append((fresh, encode(r, fresh.nonzero()[:, 0], 0 * end, end, position, first)))
-        if (stop > begin).any():  # all rows, the others as padding: picking rows would copy the cache
-            everyone = torch.arange(len(r), device=device)
-            width = position.shape[1] + int(model.config.shift) if o.compile else 0
-            passes.append((~fresh, encode(r, everyone, begin, stop, position, wanted & ~first, width)))
+        first, i, passes = wanted & fresh[:, None], fresh.nonzero()[:, 0], []
+        if len(i):
+            passes.append((fresh, encode(r, i, 0 * end, end, int(end[i].max()), position, first)))
+        width = int((stop - begin).max())
+        if width:  # all rows, the others as padding: picking rows would copy the cache
+            width = position.shape[1] + int(model.config.shift) if o.compile else width
+            i = torch.arange(len(r), device=device)
+            passes.append((~fresh, encode(r, i, begin, stop, width, position, wanted & ~first, o.compile)))
         hidden = passes[0][1]
         if len(passes) == 2:
             row = wanted.nonzero()[:, 0]
