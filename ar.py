@@ -23,8 +23,11 @@ class LossOptions:
     pass
 
 
-def token_nll(model, x0, rows, mask_id, real=None):
+def token_nll(model, x0, rows, mask_id, real=None, texts=None):
     """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
+    if texts is not None and texts.packed:
+        return packed_nll(model, x0, rows, mask_id, texts)
+    real = real if texts is None else texts.mask()
     index = rows.flatten().nonzero()[:, 0]
     if mask_id is None:
         if rows[:, 0].any():
@@ -36,11 +39,28 @@ def token_nll(model, x0, rows, mask_id, real=None):
     return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
 
 
-def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+def packed_nll(model, x0, rows, mask_id, texts):
+    """token_nll where a row holds several texts, each of which sees its own past alone."""
+    begins = texts.position == 0
+    i = torch.arange(x0.shape[1], device=x0.device)
+    mask, before = texts.mask() & (i <= i[:, None]), F.pad(x0, (1, 0))[:, :-1]
+    if mask_id is not None:
+        inputs, index = torch.where(begins, mask_id, before), rows.flatten().nonzero()[:, 0]
+    else:
+        if (rows & begins).any():
+            raise ValueError("this model has no begin-of-text: nothing says how likely a text's first token is")
+        inputs, index = x0, rows.flatten().nonzero()[:, 0] - 1
+    logits = fp32(model(inputs, mask=mask, positions=texts.position, rows=index))
+    if mask_id is not None:
+        logits.detach()[:, mask_id] = -torch.inf
+    return F.cross_entropy(logits, x0[rows], reduction="none")
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
     """Cross entropy in nats per token, a scalar; the arguments are mdlm.loss's, of which seed and shard do nothing."""
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
-    nll = token_nll(model, x0, maskable, mask_id)
+    nll = token_nll(model, x0, maskable, mask_id, texts=texts)
     return nll.sum() / (maskable.sum() if denominator is None else denominator)
 
 

@@ -65,30 +65,55 @@ def attention(length, block_size, device, kind):
     return Tiles(mask, size), Tiles(mask[:length], size)
 
 
+def attention_of_texts(texts, block_size, kind):
+    """attention() for rows of several texts, each of whole blocks: nobody sees another text. The clean half is whole,
+    as every text but the last has a last block in the middle of it."""
+    number, length, device = texts.number, texts.number.shape[1], texts.number.device
+
+    def rule(b, h, q, k):
+        clean_q, clean_k = q >= length, k >= length
+        q, k = q - length * clean_q, k - length * clean_k
+        return sees(q // block_size, clean_q, k // block_size, clean_k) & (number[b, q] == number[b, k])
+
+    if kind == "flex":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        return tuple(create_block_mask(rule, len(number), None, n, 2 * length, device) for n in (2 * length, length))
+    i = torch.arange(2 * length, device=device)
+    mask = rule(torch.arange(len(number), device=device)[:, None, None], None, i[:, None], i)
+    return mask, mask[:, :length]
+
+
 def clean_length(length, block_size):
     """Tokens of the clean half that somebody sees: all but the last block."""
     return (length - 1) // block_size * block_size
 
 
-def predict(model, xt, x0, rows, block_size, mask_id):
+def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
-    blocks of x0 before it; the mask's is excluded."""
+    blocks of x0 before it; the mask's is excluded. Padding behind a single text (mdlm.Texts) is in blocks of its own,
+    which nobody sees."""
     B, L = xt.shape
     config = getattr(model, "module", model).config  # .module: of DDP
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
     kind = "dense" if config.window else "flex" if flex else "tiles"
-    n = clean_length(L, block_size)
-    i = torch.arange(L, device=xt.device)
-    ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([i, i[:n]]).expand(B, -1)
-    logits = fp32(model(ids, mask=attention(L, block_size, xt.device, kind), positions=positions, rows=rows))
+    if texts is None or not texts.packed:
+        n, position = clean_length(L, block_size), torch.arange(L, device=xt.device).expand(B, -1)
+        mask = attention(L, block_size, xt.device, kind)
+    else:
+        n, position, mask = L, texts.position, attention_of_texts(texts, block_size, kind)
+        if B > len(position):  # complementary masks
+            position, mask = torch.cat([position] * 2), tuple(torch.cat([m] * 2) for m in mask)
+    ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
+    logits = fp32(model(ids, mask=mask, positions=positions, rows=rows))
     logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
     return logits
 
 
-def hidden_nll(model, xt, x0, hidden, block_size, mask_id):
+def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None):
     """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens, fp32 (N,), in row-major order."""
     rows = hidden.flatten().nonzero()[:, 0]
-    logits = predict(model, xt, x0, rows, block_size, mask_id)
+    logits = predict(model, xt, x0, rows, block_size, mask_id, texts)
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
 
@@ -115,24 +140,35 @@ class LossOptions(mdlm.LossOptions):
         super().__post_init__()
         if self.block_size < 1:
             raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+        if self.see_ahead < 1:
+            raise ValueError(
+                "bd3lm learns to see ahead by growing blocks, as in stages=500:block_size=8, not see_ahead"
+            )
         if self.clip == "adaptive" and self.objective != "nelbo":
             raise ValueError("clip=adaptive compares the variance of the bound: use objective=nelbo")
         if self.clip == "adaptive" and not 0 < self.t_max - self.t_min < 1:
             raise ValueError("clip=adaptive slides a part of [0, 1]: give one, such as t_min=0.45 and t_max=0.95")
 
 
-def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
-    """The training loss in nats per token, a scalar; the arguments are mdlm.loss's. For the corruption every block is a
-    row of its own: its own t, stratified over all blocks of the global batch."""
-    B, L = x0.shape
-    size, n = options.block_size, -(-L // options.block_size)
-    first, total = shard or (0, B)
+def corrupt(maskable, options, seed, first, total):
+    """mdlm.corrupt where every block is a row of its own: its own t, stratified over all blocks of the global batch.
+    Bool (B, L) and the weights, float64 (B, L)."""
+    size, L = options.block_size, maskable.shape[1]
+    n = -(-L // size)
+    hidden, weight = mdlm.corrupt(to_blocks(maskable, size), options, seed, first * n, total * n)
+    return from_blocks(hidden, L), from_blocks(weight.expand_as(hidden), L)
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
+    """The training loss in nats per token, a scalar; the arguments are mdlm.loss's. Texts, where there are some, must
+    begin at multiples of block_size, and so must padding."""
+    size = options.block_size
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
-    hidden, weight = mdlm.corrupt(to_blocks(maskable, size), options, seed, first * n, total * n)
-    hidden, weight = from_blocks(hidden, L), from_blocks(weight[:, None].expand_as(hidden), L)
+    split = () if texts else (shard or (0, len(x0)))
+    hidden, weight = mdlm.corrupt_texts(texts, maskable, corrupt, options, seed, *split)
     x0 = torch.cat([x0, x0]) if options.complementary else x0
-    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
+    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts)
     return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
@@ -152,7 +188,7 @@ def adapt(model, windows, options, *, mask_id, seed=0):
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
         ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
         times.append(mdlm.stratified(mdlm.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
-        losses.append(to_blocks(ce, size).sum(1) * weight)
+        losses.append(to_blocks(ce, size).sum(1) * weight[:, 0])
     t, value = torch.cat(times), torch.cat(losses)
 
     def variance(low):

@@ -338,7 +338,16 @@ MODERNBERT = {
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")
 A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
-BERT_IGNORE = r".*\.position_ids|.*\.pooler\..*|cls\.seq_relationship\..*|.*\.decoder\.bias"
+AR_GPT2 = Family(
+    gpt2,
+    GPT2,
+    algorithm="ar",
+    prefix="transformer.",
+    transposed=r".*\.(c_attn|c_proj|c_fc)\.weight",
+    ignore=r".*\.attn\.(bias|masked_bias)",
+)
+A2D_GPT2 = replace(AR_GPT2, config=lambda c: gpt2(c) | {"causal": False}, algorithm="mdlm", preset="mdlm")
+BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|.*\.decoder\.bias"
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
@@ -350,17 +359,11 @@ FAMILIES = {
     "LlamaForCausalLM": AR,
     "Qwen2ForCausalLM": replace(AR, config=qwen2),
     "Qwen3ForCausalLM": replace(AR, config=qwen3),
-    "GPT2LMHeadModel": Family(
-        gpt2,
-        GPT2,
-        algorithm="ar",
-        prefix="transformer.",
-        transposed=r".*\.(c_attn|c_proj|c_fc)\.weight",
-        ignore=r".*\.attn\.(bias|masked_bias)",
-    ),
-    "BertForMaskedLM": Family(bert, BERT, ignore=BERT_IGNORE),
-    "RobertaForMaskedLM": Family(roberta, ROBERTA, ignore=BERT_IGNORE),
-    "ModernBertForMaskedLM": Family(modernbert, MODERNBERT, preset="llada"),
+    "GPT2LMHeadModel": AR_GPT2,
+    "A2DGPT2LMHeadModel": A2D_GPT2,
+    "BertForMaskedLM": Family(bert, BERT, prefix="bert.", ignore=BERT_IGNORE),
+    "RobertaForMaskedLM": Family(roberta, ROBERTA, prefix="roberta.", ignore=BERT_IGNORE),
+    "ModernBertForMaskedLM": Family(modernbert, MODERNBERT, preset="llada", prefix="model."),
 }
 
 

@@ -127,27 +127,67 @@ class LossOptions:
     t_min: float = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
     t_max: float = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
     low_discrepancy: bool = True  # spread t evenly over the global batch
+    see_ahead: float = 1.0  # chance that a token sees one behind it: 0 is causal attention (see train's anneal_iters)
 
     def __post_init__(self):
         check_choices(self)
+        if not 0 <= self.see_ahead <= 1:
+            raise ValueError(f"see_ahead={self.see_ahead} is a probability, between 0 and 1")
         mask_rate(torch.ones(1), self.schedule)
         if not 0 <= self.t_min <= self.t_max <= 1:
             raise ValueError(f"t_min={self.t_min} and t_max={self.t_max} must satisfy 0 <= t_min <= t_max <= 1")
 
 
-def hidden_nll(model, xt, x0, hidden, mask_id, real=None):
+@dataclass
+class Texts:
+    """Which text each token of a batch belongs to, where rows hold several texts, or one and padding."""
+
+    number: torch.Tensor  # int64 (B, L): of the text in the global batch, -1 for padding; each row's texts are in order
+    position: torch.Tensor  # int64 (B, L): of the token in its text
+    first: int  # number of the first text here
+    count: int  # texts here
+    total: int  # texts in the global batch
+    length: int  # tokens of a text at most, the same for the whole run
+    packed: bool  # several texts in a row
+
+    def mask(self):
+        """Who sees whom: bool (B, L), the real tokens; or with several texts in a row (B, L, L), each its own text."""
+        if not self.packed:
+            return self.number >= 0
+        return (self.number[:, :, None] == self.number[:, None, :]) & (self.number >= 0)[:, None, :]
+
+    def positions(self):
+        """What the network is given: None, which counts from the row's start, or those within each text."""
+        return self.position if self.packed else None
+
+    def apart(self, x):
+        """x (B, L), a row for every text: (count, length), where what a text lacks is 0 or False."""
+        rows = x.new_zeros(self.count * self.length + 1)
+        return rows.index_put((self.index(),), x.masked_fill(self.number < 0, 0))[:-1].view(self.count, self.length)
+
+    def together(self, x):
+        """The inverse of apart, for one or several copies below each other: (k count, length) to (k B, L)."""
+        copies = F.pad(x.reshape(-1, self.count * self.length), (0, 1))
+        return copies[:, self.index()].flatten(0, 1)
+
+    def index(self):
+        inside = (self.number - self.first) * self.length + self.position
+        return torch.where(self.number >= 0, inside, self.count * self.length)
+
+
+def hidden_nll(model, xt, x0, hidden, mask_id, mask=None, positions=None):
     """-log p(x_0 | x_t) at the hidden tokens, fp32 (N,), in row-major order; logits are computed for those alone.
 
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
-    logits = fp32(model(xt, mask=real, rows=rows))
+    logits = fp32(model(xt, mask=mask, positions=positions, rows=rows))
     # Behind autograd's back, which would copy all logits: the gradient there is exp(-inf) = 0 anyway.
     logits.detach()[:, mask_id] = -torch.inf
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
 
 
 def corrupt(maskable, options, seed, first, total):
-    """What is hidden of rows first…first+B of `total`, and its weight in the loss: bool (B, L) and float64 (B,), one
+    """What is hidden of rows first…first+B of `total`, and its weight in the loss: bool (B, L) and float64 (B, 1), one
     time t a row; both twice as long with complementary masks."""
     B, L = maskable.shape
     t_all = stratified(seed, total, maskable.device, options.low_discrepancy)
@@ -178,10 +218,30 @@ def corrupt(maskable, options, seed, first, total):
         # A constant weight, so that micro-batches add up; about the mean over hidden tokens.
         mean_rate = mask_rate(t_all, options.schedule)[0].mean()
         weight = torch.full_like(weight, 1.0) / (1.0 if options.complementary else mean_rate)
-    return hidden, weight
+    return hidden, weight[:, None]
 
 
-def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None):
+def corrupt_texts(texts, maskable, corrupt, *args):
+    """What corrupt(maskable, *args, first, total) hides, and its weight for every token, both (B, L), where each text
+    is a row of its own: its own time t, and the same tokens hidden whatever it shares its row with."""
+    if texts is None:
+        hidden, weight = corrupt(maskable, *args)
+        return hidden, weight.expand_as(hidden)
+    hidden, weight = corrupt(texts.apart(maskable), *args, texts.first, texts.total)
+    return texts.together(hidden), texts.together(weight.expand_as(hidden))
+
+
+def ahead(mask, options, seed, length, device):
+    """The mask for see_ahead < 1: causal, but each pair of a token and one behind it is seen with that probability,
+    drawn anew in every step, so that a causal network learns to use it little by little (DiffuLLaMA, 2410.17891)."""
+    if options.see_ahead == 1:
+        return mask
+    i = torch.arange(length, device=device)
+    seen = (i <= i[:, None]) | (uniform(seed, 7, i[:, None], i) < options.see_ahead)
+    return seen[None] if mask is None else seen & (mask if mask.dim() == 3 else mask[:, None])
+
+
+def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
     """The training loss in nats per token, a scalar.
 
     x0           int64 (B, L), clean tokens
@@ -189,14 +249,20 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     seed         of this step; shard = (first, total): these are rows first…first+B of a global batch of total rows.
                  t is stratified over the whole of it, and the sum over its parts equals one large batch
     denominator  what the summed loss is divided by; default: the number of maskable tokens here
+    texts        Texts, in place of shard: each text has its own t, positions and attention, so that the loss of
+                 packed rows is that of rows with one text each
     """
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
-    hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
-    x0 = torch.cat([x0, x0]) if options.complementary else x0
-    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id)
-    weight = weight.to(nll.dtype)[:, None].expand_as(hidden)[hidden]
-    return (weight * nll).sum() / (maskable.sum() if denominator is None else denominator)
+    split = () if texts else (shard or (0, len(x0)))
+    hidden, weight = corrupt_texts(texts, maskable, corrupt, options, seed, *split)
+    mask, positions = (texts.mask(), texts.positions()) if texts else (None, None)
+    mask = ahead(mask, options, seed, x0.shape[1], x0.device)
+    if options.complementary:
+        x0 = torch.cat([x0, x0])
+        mask, positions = (None if m is None or len(m) == 1 else torch.cat([m, m]) for m in (mask, positions))
+    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
+    return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass
@@ -338,6 +339,7 @@ class Transformer(nn.Module):
         self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
         self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
         self.graph, self.caches = None, {}  # of compiled()
+        self.recompute = False  # activations of a block again in the backward pass, rather than keeping them
         self.init_weights()
 
     @torch.no_grad()
@@ -404,7 +406,8 @@ class Transformer(nn.Module):
             local, last = c.is_local(layer), layer == c.n_layer - 1
             m = last_mask if last else masks[local]
             # What nobody will read is not computed: behind the last attention only `rows` go on.
-            x = block(x, rows if last else None, m, is_causal and m is None, ropes[local], cache, slots)
+            args = (x, rows if last else None, m, is_causal and m is None, ropes[local], cache, slots)
+            x = checkpoint(block, *args, use_reentrant=False) if self.recompute and self.training else block(*args)
 
         if c.shift and rows is None:
             x = torch.cat([x[:, :1], x[:, :-1]], 1)

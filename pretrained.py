@@ -4,8 +4,12 @@ A checkpoint of ours is a directory: config.json (architecture, tokenizer, the f
 model.safetensors, the tokenizer's files, and train_state.pt where a run can be resumed. A released one (LLaDA, Dream,
 Qwen, BERT, …) has the hub's layout; families.py knows its names, and save() writes it back in the same layout. Loading
 is strict: a tensor too many, too few or of another shape is an error that names it. No code from a checkpoint is run.
+A LoRA adapter is a checkpoint, too: it names its base, and both are loaded together.
+
+    python pretrained.py --checkpoint=out/llada_sft --merge=checkpoints/merged    an adapter and its base as one network
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -15,9 +19,11 @@ import sys
 import zipfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+import configurator
 import tokenizer as tokenizers
 from families import BERT_IGNORE, FAMILIES, modern, their_names
 from model import Config, KVCache, Transformer
@@ -32,6 +38,11 @@ class Checkpoint:
     algorithm: str  # the module that trained it: mdlm, bd3lm, ar, …
     facts: dict  # the rest of config.json: data set, iteration, validation NELBO, …
     path: Path
+
+    @property
+    def files(self):
+        """Where the tokenizer's files are: with an adapter, its base's."""
+        return find(self.facts["adapter"]["base"]) if "adapter" in self.facts else self.path
 
 
 def find(path, pickle=False):
@@ -79,6 +90,17 @@ def algorithm(name):
     return importlib.import_module(name)
 
 
+def tokenizer_of(path):
+    """The tokenizer of a checkpoint's directory."""
+    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "adapter" in facts:
+        return tokenizer_of(find(facts["adapter"]["base"]))
+    try:
+        return tokenizers.load(facts["tokenizer"] if "model" in facts else {"kind": "hf"}, path)
+    except ValueError as e:
+        sys.exit(str(e))
+
+
 def load(path, device="cpu", dtype=torch.float32, pickle=False):
     """Checkpoint from a directory or the hub, in eval mode. Exits with one sentence where the files do not fit.
 
@@ -86,6 +108,8 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False):
     path = find(path, pickle)
     try:
         facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if "adapter" in facts:
+            return load_adapter(path, facts, device, dtype, pickle)
         if facts.get("architectures"):
             return load_released(path, facts, device, dtype, pickle)
         config = facts.pop("model")
@@ -130,11 +154,13 @@ def load_released(path, content, device, dtype, pickle):
         there = {k: f"{hub}--{v}" for k, v in code.items() if isinstance(v, str) and "--" not in v}
         content |= {"auto_map": code | there} if code else {}
     facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
+    network = facts.pop("network", {})  # what training or conversion made otherwise than the architecture's name says
     if family is None:
         model, algorithm = load_wrapped(path, content, device, dtype, pickle)
+        model.config = replace(model.config, **network)
     else:
         try:
-            config = Config(**family.config(content))
+            config = Config(**family.config(content) | network)
         except KeyError as e:
             sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
         except ValueError as e:
@@ -260,11 +286,12 @@ def load_family(model, family, files, device, dtype):
 
 class Wrapped(torch.nn.Module):
     """Any other masked or causal language model of `transformers`, with Transformer's interface. Its cache holds the
-    tokens instead of their keys and values: always exact, but everything is computed anew."""
+    tokens instead of their keys and values: always exact, but everything is computed anew. A causal one that was
+    converted (config.causal is false) is told by its mask that it may look ahead."""
 
     def __init__(self, hf, causal):
         super().__init__()
-        self.hf = hf
+        self.hf, self.decoder = hf, causal
         length = getattr(hf.config, "max_position_embeddings", 0) or 2048
         for name, table in hf.named_modules():  # RoBERTa's descendants count positions from padding_idx + 1
             if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
@@ -273,19 +300,37 @@ class Wrapped(torch.nn.Module):
 
     def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
         B, T = ids.shape
-        if mask is not None and (not torch.is_tensor(mask) or mask.dim() != 2):
-            raise ValueError(
-                "this model runs through transformers, which takes no mask of who sees whom; use mdlm or ar"
-            )
+        if mask is not None and (not torch.is_tensor(mask) or cache is not None and mask.dim() != 2):
+            raise ValueError("this model runs through transformers, which has no attention by blocks; use mdlm or ar")
         if cache is None:
-            logits = self.hf(input_ids=ids, attention_mask=None if mask is None else mask.long()).logits
+            order = {} if positions is None else {"position_ids": positions}
+            logits = self.hf(input_ids=ids, attention_mask=self.attention_mask(mask, ids), **order).logits
         else:
             positions = cache.next_positions(T) if positions is None else positions
             slots = cache.reserve(positions, mask)
             tokens = cache.write(0, slots, *[ids[:, None, :, None]] * 2)[0][:, 0, :, 0]
-            logits = self.hf(input_ids=tokens, attention_mask=cache.mine(cache.filled)[:, cache.visible].long()).logits
-            logits = logits.gather(1, positions.clamp(0, cache.size - 1)[:, :, None].expand(-1, -1, logits.shape[2]))
-        return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
+            filled = cache.mine(cache.filled)[:, cache.visible]
+            logits = self.hf(input_ids=tokens, attention_mask=self.attention_mask(filled, tokens)).logits
+            at = (positions - self.config.shift).clamp(0, cache.size - 1)
+            logits = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
+        if self.config.shift and cache is None:
+            logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
+        if rows is None:
+            return logits
+        return logits.flatten(0, 1)[rows.flatten()]
+
+    def attention_mask(self, mask, ids):
+        """transformers' form of a mask: 2-D where it is one of real tokens, else 4-D, 0 or the least number."""
+        ahead = self.decoder and not self.config.causal
+        if not ahead and (mask is None or mask.dim() == 2):
+            return None if mask is None else mask.long()
+        if mask is None or mask.dim() == 2:
+            mask = (torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)[:, None].expand(
+                -1, ids.shape[1], -1
+            )
+        mask = (mask[:, None] if mask.dim() == 3 else mask).expand(len(ids), -1, -1, -1)
+        dtype = self.hf.dtype
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def head(self, x):
         return x
@@ -304,12 +349,16 @@ class Wrapped(torch.nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+def is_causal(name):
+    return "ForCausalLM" in name or "LMHead" in name
+
+
 def load_wrapped(path, content, device, dtype, pickle):
     """(Wrapped, algorithm) for an architecture that families.py does not have."""
     import transformers
 
     name = content["architectures"][0]
-    causal = "ForCausalLM" in name or "LMHead" in name
+    causal = is_causal(name)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
     if not causal and "MaskedLM" not in name:
         sys.exit(f"{path}: {name} is no masked or causal language model; known by name are {', '.join(FAMILIES)}")
@@ -337,6 +386,93 @@ def load_wrapped(path, content, device, dtype, pickle):
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# adapters
+
+
+def add_lora(model, r, alpha, dropout=0.0):
+    """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks, and freeze the rest."""
+    import peft
+
+    blocks = model.hf.base_model if isinstance(model, Wrapped) else model.blocks
+    inside = {m for m in blocks.modules() if isinstance(m, torch.nn.Linear)}
+    targets = [n for n, m in model.named_modules() if m in inside or type(m).__name__ == "Conv1D"]
+    dtype = next(model.parameters()).dtype
+    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    peft.inject_adapter_in_model(config, model)  # keeps the class, and so hidden(), head() and cache()
+    for name, p in model.named_parameters():
+        p.requires_grad_(".lora_" in name)
+        if ".lora_" in name and dtype != torch.float64:
+            p.data = p.data.float()  # small, and trained: not in the base's bfloat16
+    return model
+
+
+def digest(model):
+    """Tells one base from another: a hash of some numbers of every tensor, as bfloat16, whatever they are held in."""
+    found = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        if ".lora_" not in name:
+            some = p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+            found.update(f"{name.replace('.base_layer', '')} {tuple(p.shape)}".encode() + some)
+    return found.hexdigest()[:16]
+
+
+def load_adapter(path, facts, device, dtype, pickle):
+    """An adapter's checkpoint: its base, with the adapter beside its layers."""
+    adapter = facts["adapter"]
+    base = load(adapter["base"], device, dtype, pickle)
+    found = digest(base.model)
+    if found != adapter["base_digest"]:
+        sys.exit(
+            f"{path} is an adapter for another base than what {adapter['base']} holds now (its digest is {found}, not "
+            f"{adapter['base_digest']}); name the right one in {path}/config.json"
+        )
+    model = add_lora(base.model, adapter["r"], adapter["alpha"]).to(device)
+    own = {n: p for n, p in model.named_parameters() if ".lora_" in n}
+    with torch.no_grad():
+        for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
+            own[name].copy_(tensor)
+    model.config = replace(model.config, **adapter["network"])
+    tokenizer = base.tokenizer
+    return Checkpoint(model.eval(), tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
+
+
+def merge(model):
+    """Add the adapters to the weights they stand beside, and take them away."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "base_layer"):
+            with torch.no_grad():
+                module.merge()
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, module.base_layer)
+    return model.requires_grad_(True)
+
+
+@dataclass
+class Settings:
+    checkpoint: str = ""  # the adapter's directory
+    merge: str = ""  # where the merged checkpoint goes
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the merged weights
+
+
+def main(argv):
+    s = configurator.fill(configurator.read(argv), Settings, quiet=True)
+    if not s.checkpoint or not s.merge:
+        sys.exit("python pretrained.py --checkpoint=ADAPTER --merge=DIRECTORY")
+    checkpoint = load(s.checkpoint)
+    if "adapter" not in checkpoint.facts:
+        sys.exit(f"{s.checkpoint} is no adapter, so there is nothing to merge")
+    if Path(s.merge).exists():
+        sys.exit(f"{s.merge} exists already; remove it, or name another directory")
+    facts = {k: v for k, v in checkpoint.facts.items() if k != "adapter"}
+    model = merge(checkpoint.model)
+    keys = dict(checkpoint.tokenizer.spec), find(checkpoint.facts["adapter"]["base"])
+    tokenizer = replace(checkpoint.tokenizer, spec=keys[0])
+    weights = dict(model.named_parameters())
+    save(s.merge, weights, model.config, tokenizer, keys[1], checkpoint.algorithm, facts, getattr(torch, s.dtype))
+    print(f"wrote {s.merge}: {model.num_params():,} parameters, {s.dtype}")
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # saving
 
 
@@ -357,11 +493,15 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
         tmp.mkdir(parents=True)
         tensors = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in weights.items()}
         content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
-        if "architecture" in facts:
+        if "adapter" in facts:
+            content = {"algorithm": algorithm, **{k: v for k, v in facts.items() if k not in BASE_FACTS}}
+            (tmp / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        elif "architecture" in facts:
             content = save_released(tmp, tensors, config, algorithm, facts)
         else:
             (tmp / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
-        tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
+        if "adapter" not in facts:
+            tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
         if train_state is not None:
             torch.save(train_state, tmp / "train_state.pt")
         (tmp / "config.json").write_text(json.dumps(content, indent=1))
@@ -378,6 +518,15 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
     shutil.rmtree(old, ignore_errors=True)
 
 
+KEPT = ("architecture", "hf_config", "preset", "converted_from", "adapter")  # what training hands on of the facts
+BASE_FACTS = ("architecture", "hf_config")  # of a checkpoint in the hub's layout: what its config.json says anyway
+
+
+def network_facts(config, usual):
+    """The settings that training or conversion may change without changing a weight, where they are not the usual."""
+    return {k: getattr(config, k) for k in ("causal", "shift", "block_size") if getattr(config, k) != getattr(usual, k)}
+
+
 def save_released(directory, tensors, config, algorithm, facts):
     """Write tensors under their family's names, in shards where they are large; returns what config.json will hold."""
     import huggingface_hub
@@ -392,7 +541,10 @@ def save_released(directory, tensors, config, algorithm, facts):
             swap = family.transposed and re.fullmatch(family.transposed, name)
             theirs[name] = stacked.T.contiguous() if swap else stacked
     huggingface_hub.save_torch_state_dict(theirs, directory, max_shard_size="5GB")
-    own = {k: v for k, v in facts.items() if k not in ("architecture", "hf_config")}
+    own = {k: v for k, v in facts.items() if k not in BASE_FACTS}
+    name = facts["architecture"]
+    usual = Config(**family.config(facts["hf_config"])) if family else Config(causal=is_causal(name))
+    own["network"] = network_facts(config, usual)
     kind = str(next(iter(theirs.values())).dtype).removeprefix("torch.")
     said = {k: kind for k in ("dtype", "torch_dtype") if k in facts["hf_config"]}
     return {**facts["hf_config"], **said, "nanodlm": {**own, "algorithm": algorithm}}
@@ -410,3 +562,7 @@ def load_train_state(path):
         sys.exit(
             f"{file} is corrupted ({reason}); its weights may still be good: --init_from={file.parent} starts from them"
         )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

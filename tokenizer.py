@@ -28,7 +28,9 @@ class Tokenizer:
     stop_ids: tuple[int, ...] = ()  # end-of-text, end of a turn: what generation stops at
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids before and behind a text, as [CLS] and [SEP]
     chat: Callable[[list[dict]], list[int]] | None = None  # messages, as ids up to where the assistant answers
+    template: Callable[[list[dict], bool], str] | None = None  # messages as text, up to the next answer or as they are
     stop_text: str = ""  # what ends an answer where no token does
+    ends: tuple[str, ...] = ()  # what ends an answer in the template's text: stop tokens and stop_text
     mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
 
 
@@ -127,39 +129,44 @@ HF_FILES = (
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
 
 
-def hf_tokenizer(spec, directory):
-    """A released checkpoint's tokenizer, through `transformers` and without running code from the checkpoint. What
-    config.json and generation_config.json say of special tokens goes before what the tokenizer says."""
-    import transformers
+def read_json(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as e:
+        raise ValueError(f"{file} cannot be read: {e}") from e
 
-    def read(name):
-        file = directory / name
-        try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as e:
-            raise ValueError(f"{file} cannot be read: {e}") from e
+
+def read_hf(directory):
+    """The tokenizer of `transformers` in a directory, without running code from there."""
+    import transformers
 
     if not any(f.is_file() for name in ("tokenizer.json", "vocab*", "*.model") for f in directory.glob(name)):
         raise ValueError(f"{directory} has no tokenizer.json, vocabulary or *.model")  # some would load as empty
     classes = [transformers.AutoTokenizer]
     if (directory / "tokenizer.json").is_file():  # whatever class of its own the checkpoint names, this says it all
         classes.append(transformers.PreTrainedTokenizerFast)
-    if read("tokenizer_config.json").get("tokenizer_class") == "DreamTokenizer":  # a copy of Qwen2's, in Python
+    if (
+        read_json(directory / "tokenizer_config.json").get("tokenizer_class") == "DreamTokenizer"
+    ):  # a copy of Qwen2's, in Python
         classes = [transformers.Qwen2Tokenizer]
     said, level = None, transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it warns of every model_type that it does not know
     try:
         for kind in classes:
             try:
-                hf = kind.from_pretrained(str(directory), trust_remote_code=False)
-                break
+                return kind.from_pretrained(str(directory), trust_remote_code=False)
             except Exception as e:  # whatever transformers raises
                 said = said or (str(e).strip() or type(e).__name__).splitlines()[0]
-        else:
-            raise ValueError(f"the tokenizer in {directory} cannot be read: {said}")
+        raise ValueError(f"the tokenizer in {directory} cannot be read: {said}")
     finally:
         transformers.logging.set_verbosity(level)
-    config, generation = read("config.json"), read("generation_config.json")
+
+
+def hf_tokenizer(spec, directory):
+    """A released checkpoint's tokenizer, through `transformers`. What config.json and generation_config.json say of
+    special tokens goes before what the tokenizer says."""
+    hf = read_hf(directory)
+    config, generation = (read_json(directory / f"{name}.json") for name in ("config", "generation_config"))
 
     def ids_of(key, default):
         found = generation.get(key, config.get(key))
@@ -183,11 +190,18 @@ def hf_tokenizer(spec, directory):
     # Converted Qwen3s were trained, and are evaluated, with an empty thought in front of every answer.
     thinking = {"enable_thinking": False} if "A2D" in str(config.get("architectures")) else {}
 
-    def chat(messages):
-        return encode(hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **thinking))
+    def template(messages, ask):
+        return hf.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False, **thinking)
 
+    # What ids mean, and how conversations look: data prepared for one tokenizer does not fit another.
+    content = [sorted(vocab.items()), encode("Hello, World! 1234\n  \u00e9"), hf.chat_template, thinking]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    if spec.get("sha256", digest) != digest:
+        raise ValueError(f"{directory} has not the tokenizer that this data was made with; prepare it again")
+
+    stop_text = "[/Answer]" if "[/Answer]" in str(hf.chat_template) else ""  # ModernBERT-chat's template is plain text
     return Tokenizer(
-        spec,
+        {**spec, "sha256": digest},
         len(hf),
         ends[0] if ends else None,
         mask,
@@ -195,10 +209,63 @@ def hf_tokenizer(spec, directory):
         lambda ids: hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
         tuple(stops),
         (tuple(framed[:at]), tuple(framed[at + len(plain) :])),
-        chat if hf.chat_template else None,
-        "[/Answer]" if "[/Answer]" in str(hf.chat_template) else "",  # ModernBERT-chat's template is plain text
+        (lambda messages: encode(template(messages, True))) if hf.chat_template else None,
+        template if hf.chat_template else None,
+        stop_text,
+        tuple(t for t in (*hf.convert_ids_to_tokens(list(stops)), stop_text) if t),
         bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
     )
+
+
+# A conversation in plain text, for a model that has no template of its own: its begin- and end-of-text, where it has them.
+PLAIN_TEMPLATE = (
+    "BEGIN{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] | trim }}"
+    "{% if m['role'] == 'assistant' %}END{% endif %}{{ '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def settle(source, target, content, mask_token=None):
+    """Write a released tokenizer to the directory `target` with all that a diffusion model needs, and return the
+    config.json that says so: a mask token (added as `mask_token` where there is none), an end-of-text, a pad and a chat
+    template. ValueError where one cannot be had. Prints what it settled."""
+    hf, was, content = read_hf(source), hf_tokenizer({"kind": "hf"}, source), dict(content)
+    mask_id, eos_id = was.mask_id, was.eos_id
+    if mask_id is None or hf.mask_token is None and mask_token in hf.get_vocab():
+        if mask_token is None:
+            raise ValueError(f"the tokenizer in {source} has no mask token, so this is no masked language model")
+        hf.add_special_tokens({"mask_token": mask_token})
+        mask_id = hf.mask_token_id
+    if eos_id is None or hf.eos_token is None and hf.sep_token is not None and eos_id == hf.pad_token_id:
+        token = hf.eos_token or hf.sep_token or hf.pad_token
+        if token is None:
+            raise ValueError(f"the tokenizer in {source} has no end-of-text, separator or pad to end an answer with")
+        eos_id = hf.convert_tokens_to_ids(token)
+    end = hf.convert_ids_to_tokens(eos_id)
+    hf.eos_token = hf.eos_token or end
+    hf.pad_token = hf.pad_token or hf.eos_token
+    template = "its own"
+    if not hf.chat_template:
+        begin = hf.convert_ids_to_tokens(list(was.frame[0]))
+        hf.chat_template = PLAIN_TEMPLATE.replace("BEGIN", "".join(begin)).replace("END", end)
+        template = "plain text"
+    hf.save_pretrained(target)
+    for name in ("generation_config.json",):
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(target) / name)
+    content["mask_token_id"] = mask_id
+    content.setdefault("eos_token_id", eos_id)
+    if content["eos_token_id"] is None:
+        content["eos_token_id"] = eos_id
+    (Path(target) / "config.json").write_text(json.dumps(content))
+    new = hf_tokenizer({"kind": "hf"}, Path(target))
+    probe = "The quick brown fox: x = 3.14;\n\tHallo, Welt!"
+    if new.encode(probe) != was.encode(probe):
+        raise ValueError(f"the tokenizer in {source} does not survive being written by transformers")
+    print(f"mask token      {hf.convert_ids_to_tokens(mask_id)} ({mask_id})")
+    print(f"end of answers  {' or '.join(hf.convert_ids_to_tokens(list(new.stop_ids)))}, filled with {end} ({eos_id})")
+    print(f"chat template   {template}")
+    return content
 
 
 def train_bpe(texts, vocab_size, path):

@@ -4,9 +4,11 @@
     python train.py config/quickstart.py --learning_rate=2e-3 --out_dir=out/try2
     torchrun --nproc_per_node=8 train.py config/owt_mdlm.py
     python train.py config/quickstart.py --init_from=resume
+    torchrun --nproc_per_node=8 train.py config/modernbert_chat.py      converts the checkpoint it starts from, if need be
 
 Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
 without gradient accumulation, stopped and resumed or not, draws the same ones. (Dropout depends on the process, too.)
+Data are running text, or conversations (data/sft.py), of which only the answers are hidden and learnt.
 """
 
 import contextlib
@@ -28,34 +30,46 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import configurator
+import mdlm
+import parallel
 import pretrained
-from data import common
+from data import common, sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
 
 @dataclass
 class Settings:
     algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, ar, or one of your own
-    dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json
+    dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json; conversations: tulu3:2,my.jsonl:1
     out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
     init_from: str = "scratch"  # scratch, resume (go on with out_dir/last), or a checkpoint to start from
+    convert: str = ""  # what init_from is converted from, where it is not there yet: a directory or a name on the hub
+    random_weights: bool = False  # of the checkpoint to start from take the architecture only, to compare with
     overwrite: bool = False  # allow scratch to replace a run that is already in out_dir
     seed: int = 1  # of the initial weights, the windows, the masks
     batch_size: int = 32  # windows per process and micro-batch
     gradient_accumulation_steps: int = 1  # micro-batches per iteration; their sum equals one large batch
     max_iters: int = 2000  # optimiser steps
+    epochs: float = 0.0  # passes over the conversations, in place of max_iters
     stages: tuple[str, ...] = ()  # loss options that change during the run: iteration:key=value, as 1000:block_size=16
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the blocks, AdamW for the rest
+    anneal_iters: int = 0  # iterations over which a converted model's attention grows from causal to full
+    optimizer: Literal["adamw", "muon", "adamw8bit"] = "adamw"  # muon: for the blocks' matrices; 8bit: torchao's
     learning_rate: float = 1e-3  # AdamW's
     muon_learning_rate: float = 1e-2  # Muon's, scaled per matrix to AdamW's update size
     lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; wsd: constant, then linear to 0
     warmup_iters: int = 100  # linear from 0
+    warmup_fraction: float = 0.0  # … or this part of all iterations
     min_lr_fraction: float = 0.1  # cosine ends at this fraction of the learning rate
     decay_fraction: float = 0.2  # wsd: the last part of the run, in which the rate falls
     weight_decay: float = 0.1  # of matrices; not of norms and biases
     beta1: float = 0.9  # AdamW
     beta2: float = 0.95  # AdamW
     grad_clip: float = 1.0  # largest gradient norm; 0 never clips
+    lora_r: int = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
+    lora_alpha: float = 0.0  # their scale is this over the rank; 0 means twice the rank
+    lora_dropout: float = 0.0  # in front of them
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
+    recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     ema: float = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
     eval_interval: int = 200  # iterations between evaluations, each of which saves out_dir/last
     eval_windows: int = 128  # validation windows, always the same
@@ -73,6 +87,10 @@ class Settings:
         for name in (*positive, "eval_samples", "log_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lora_r < 0 or self.anneal_iters < 0 or self.epochs < 0:
+            raise ValueError("lora_r, anneal_iters and epochs must not be negative")
+        if self.optimizer == "muon" and (self.sharding == "fsdp" or self.lora_r):
+            raise ValueError("optimizer=muon needs whole matrices: with sharding=fsdp or lora_r use adamw")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, as {self.seed} is")
 
@@ -108,7 +126,7 @@ def read_stages(words, options):
 
 def make_optimizers(model, s, device):
     """A list of optimisers; every group keeps its peak rate as base_lr."""
-    named = list(model.named_parameters())
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if p.dim() == 2 and n.startswith("blocks.")] if s.optimizer == "muon" else []
     taken = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in taken]
@@ -116,8 +134,15 @@ def make_optimizers(model, s, device):
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": s.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = device == "cuda"
-    optimizers = [torch.optim.AdamW(groups, lr=s.learning_rate, betas=(s.beta1, s.beta2), fused=fused)]
+    keys = dict(lr=s.learning_rate, betas=(s.beta1, s.beta2))
+    if s.optimizer == "adamw8bit":
+        try:
+            from torchao.optim import AdamW8bit
+        except ImportError:
+            sys.exit("optimizer=adamw8bit needs a package that is not among the requirements: pip install torchao")
+        optimizers = [AdamW8bit(groups, **keys)]
+    else:
+        optimizers = [torch.optim.AdamW(groups, **keys, fused=device == "cuda")]
     if matrices:
         rate = {"lr": s.muon_learning_rate, "weight_decay": s.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         optimizers.append(torch.optim.Muon(matrices, **rate))
@@ -166,78 +191,69 @@ def plot(out, unit, say):
     plt.close(fig)
 
 
+def convert_first(s, said):
+    """Make the checkpoint to start from out of what it is converted from, where it is not there yet. Of several
+    processes one does, and the others wait."""
+    from filelock import FileLock
+
+    there = [base / s.init_from / "config.json" for base in (Path(), pretrained.ROOT)]
+    if s.init_from in ("scratch", "resume"):
+        sys.exit(f"convert={s.convert} needs a directory for the converted checkpoint: init_from=checkpoints/…")
+    Path(s.init_from).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{s.init_from}.lock"):
+        if any(file.is_file() for file in there):
+            return
+        path = pretrained.find(s.convert)
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        name = (content.get("architectures") or [""])[0]
+        if pretrained.is_causal(name) or content.get("algorithm") == "ar":
+            import convert_ar
+
+            shift = (
+                configurator.convert(*said["shift"][:1], bool, "shift", said["shift"][1]) if "shift" in said else False
+            )
+            convert_ar.convert(s.convert, s.init_from, s.algorithm, shift)
+        else:
+            import convert_bert
+
+            convert_bert.convert(s.convert, s.init_from)
+
+
+# What a run may change of the network that it starts from, without changing a weight.
+FREE = ("dropout", "causal", "block_size", "seq_len")
+
+
+def config_from(source, config, said, context):
+    """The network settings of the checkpoint `source`; exits where the run asks for other ones. A window shorter than
+    its context is the run's business (context), a longer one is an error."""
+    have = asdict(source.model.config)
+    differs = [k for k in said if k in have and getattr(config, k) != have[k] and k not in FREE]
+    if not context and "seq_len" in said and config.seq_len != have["seq_len"]:
+        differs.append("seq_len")
+    if differs:
+        k = differs[0]
+        sys.exit(
+            f"{source.path} has {k}={have[k]}, this run asks for {k}={getattr(config, k)}; leave it out, or use the "
+            "settings it was trained with"
+        )
+    return replace(source.model.config, dropout=config.dropout)
+
+
 def main(argv):
     # ---------------------------------------------------------------------------------------------------------------
     # settings, processes, device
     values = configurator.read(argv)
     algorithm = pretrained.algorithm(values.get("algorithm", (Settings.algorithm, ""))[0])
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    master = rank == 0
-    s, config, options = configurator.fill(values, Settings, Config, algorithm.LossOptions, quiet=not master)
+    master = int(os.environ.get("RANK", 0)) == 0
     say = tqdm.write if master else lambda *_: None
-
+    classes = (Settings, Config, algorithm.LossOptions, sft.Options)
+    s, config, options, chat = configurator.fill(values, *classes, quiet=not master)
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
-    if world > 1:
-        if device == "cuda":
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    kind = torch.device(device).type
-    use_compile = kind == "cuda" if s.compile == "auto" else s.compile == "true"
-    torch.set_float32_matmul_precision("high")
-    autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    compiled, processes = "on" if use_compile else "off", f", {world} processes" if world > 1 else ""
-    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {compiled}{processes}")
 
     # ---------------------------------------------------------------------------------------------------------------
-    # data
-    meta = common.load_meta(s.dataset)
-    stages = read_stages(s.stages, options)
-    sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
-    block_size = sizes[-1]  # what the run ends with is what the network is for
-    if config.block_size and not block_size:
-        sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
-    if max(sizes) > config.seq_len:
-        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={config.seq_len}")
-    if block_size and config.shift:
-        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
-    vocab_size = config.vocab_size or meta["vocab_size"]
-    config = replace(config, vocab_size=vocab_size, causal=algorithm.CAUSAL, block_size=block_size)
-    if config.vocab_size < meta["vocab_size"]:
-        sys.exit(f"vocab_size={config.vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
-    rows_of = meta.get("row_len")
-    if rows_of and rows_of != config.seq_len:
-        sys.exit(f"seq_len={config.seq_len} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
-    tokenizer = common.load_tokenizer(s.dataset, meta)
-    prompt_len = meta.get("prompt_len", 0)
-    L, B, accum = config.seq_len, s.batch_size, s.gradient_accumulation_steps
-    global_rows = world * accum * B
-    if not rows_of and len(common.load_tokens(s.dataset, "train", meta)) <= L:
-        sys.exit(f"the training text of {s.dataset} is shorter than one window of seq_len={L} tokens")
-    eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
-
-    def to_device(ids):
-        """Checked ids (B, L) and which of them are learnt, on the device."""
-        try:
-            common.check_ids(ids, tokenizer, s.dataset)
-        except ValueError as e:
-            sys.exit(f"{e}; prepare the data again")
-        x = torch.from_numpy(ids.astype(np.int64))
-        x = x.pin_memory().to(device, non_blocking=True) if kind == "cuda" else x.to(device)
-        maskable = (torch.arange(L, device=device) >= prompt_len).expand_as(x) if prompt_len else None
-        return x, maskable
-
-    def get_batch(it, micro):
-        """Rows first…first+B of iteration `it`'s global batch."""
-        tokens = common.load_tokens(s.dataset, "train", meta)
-        first = (micro * world + rank) * B
-        starts = len(tokens) - (0 if rows_of else L - 1)
-        index = np.random.default_rng((s.seed, it)).integers(starts, size=global_rows)[first : first + B]
-        return first, *to_device(np.stack([tokens[i] if rows_of else tokens[i : i + L] for i in index]))
-
-    # ---------------------------------------------------------------------------------------------------------------
-    # model, optimiser, or the run to go on with
+    # the checkpoint to start from, and the data: made here where they are missing, before the processes wait for each
+    # other
     out = Path(s.out_dir)
     holds_run = any((out / d / "config.json").is_file() for d in ("last", "last.old", "best"))
     if holds_run and s.init_from != "resume" and not s.overwrite:
@@ -245,61 +261,206 @@ def main(argv):
             f"{out} already holds a run: go on with --init_from=resume, replace it with --overwrite=true, "
             "or use another --out_dir"
         )
+    if s.convert and s.init_from != "resume":
+        convert_first(s, values)
+    is_chat = sft.holds_chat(s.dataset)
+    source = None
+    if s.init_from != "scratch":
+        held = dtype if s.lora_r and s.init_from != "resume" else torch.float32  # a frozen base needs no more
+        source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
+        released = "architecture" in source.facts
+        config = config_from(source, config, values, is_chat or released)
+    L = configurator.parse(values["seq_len"][0], int) if "seq_len" in values else min(config.seq_len, 1024)
+    if L > config.seq_len:
+        sys.exit(f"seq_len={L} exceeds the context of {config.seq_len} tokens of {source.path}")
+    if is_chat:
+        if source is None:
+            sys.exit(f"{s.dataset} are conversations, which need a checkpoint's chat template: give one as init_from")
+        tokenizer, tokenizer_dir, meta, prompt_len, rows_of = source.tokenizer, source.files, {}, 0, None
+        if tokenizer.template is None:
+            sys.exit(f"{source.path} has no chat template; convert_bert.py and convert_ar.py attach one")
+    else:
+        meta = common.load_meta(s.dataset)
+        tokenizer, tokenizer_dir = common.load_tokenizer(s.dataset, meta), common.find(s.dataset)
+        prompt_len, rows_of = meta.get("prompt_len", 0), meta.get("row_len")
+        vocab_size = config.vocab_size or meta["vocab_size"]
+        if vocab_size < meta["vocab_size"]:
+            sys.exit(f"vocab_size={vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
+        config = replace(config, vocab_size=vocab_size)
+        if source and source.tokenizer.spec != tokenizer.spec:
+            sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
+        if rows_of and rows_of != L:
+            sys.exit(f"seq_len={L} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
+        if not rows_of and len(common.load_tokens(s.dataset, "train", meta)) <= L:
+            sys.exit(f"the training text of {s.dataset} is shorter than one window of seq_len={L} tokens")
+    stages = read_stages(s.stages, options)
+    sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
+    block_size = sizes[-1]  # what the run ends with is what the network is for
+    if "block_size" in values and not block_size:
+        sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
+    if max(sizes) > L:
+        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={L}")
+    if block_size and config.shift:
+        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
+    if s.anneal_iters and (algorithm.CAUSAL or block_size):
+        sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
+    config = replace(config, causal=algorithm.CAUSAL, block_size=block_size)
+    B, accum, world = s.batch_size, s.gradient_accumulation_steps, int(os.environ.get("WORLD_SIZE", 1))
+    global_rows = world * accum * B
+    if is_chat:
+        if chat.fill is None:
+            chat = replace(chat, fill=1 if algorithm.CAUSAL else max(sizes) or (32 if chat.packing else 0))
+        if any(size and (chat.fill == 0 or chat.fill % size) for size in sizes):
+            sys.exit(
+                f"fill={chat.fill} is no multiple of block_size={max(sizes)}: every answer ends with a whole block"
+            )
+        if chat.packing and not chat.fill:
+            sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
+        conversations = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
+        if s.epochs:
+            if chat.streaming:
+                sys.exit("epochs: nobody knows how long a stream is; use max_iters")
+            s = replace(s, max_iters=max(1, round(s.epochs * conversations.rows_per_pass() / global_rows)))
+        alone = replace(chat, packing=False)
+        eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(s.eval_windows)
+        say(conversations.summary())
+    else:
+        if s.epochs:
+            sys.exit("epochs counts passes over conversations; for running text use max_iters")
+        eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
+    if s.warmup_fraction:
+        s = replace(s, warmup_iters=round(s.warmup_fraction * s.max_iters))
+
+    rank, world, device = parallel.start(device)
+    kind = torch.device(device).type
+    if s.sharding == "fsdp" and world == 1:
+        sys.exit("sharding=fsdp cuts the model into parts for several processes: start them with torchrun")
+    use_compile = kind == "cuda" if s.compile == "auto" else s.compile == "true"
+    torch.set_float32_matmul_precision("high")
+    autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+    compiled, processes = "on" if use_compile else "off", f", {world} processes ({s.sharding})" if world > 1 else ""
+    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {compiled}{processes}")
+
+    def to_device(ids):
+        """Checked ids (B, L) and which of them are learnt, on the device."""
+        try:
+            common.check_ids(ids, tokenizer, s.dataset)
+        except ValueError as e:
+            sys.exit(f"{e}; prepare the data again")
+        x = move(ids.astype(np.int64))
+        maskable = (torch.arange(L, device=device) >= prompt_len).expand_as(x) if prompt_len else None
+        return x, maskable
+
+    def move(array):
+        x = torch.from_numpy(array)
+        return x.pin_memory().to(device, non_blocking=True) if kind == "cuda" else x.to(device)
+
+    def chat_batch(rows, first, count, how, width=None):
+        """`count` rows of conversations from row `first` of the global batch on: ids, what is learnt, mdlm.Texts."""
+        ids, learn, texts = sft.batch(rows, first, count, how, tokenizer.eos_id, L, width)
+        number, position = move(texts.pop("number")), move(texts.pop("position"))
+        return move(ids), move(learn), mdlm.Texts(number, position, **texts)
+
+    taken = {}  # the conversations of an iteration, and where in the data they begin
+
+    def rows_of_iteration(it):
+        if taken.get("it") != it:
+            taken.update(it=it, state=conversations.state, rows=conversations.next(global_rows))
+            taken["learnt"] = sft.learnt(taken["rows"], chat, L)
+            taken["tokens"] = sum(n for row in taken["rows"] for n, _ in row)
+        return taken["rows"]
+
+    def get_batch(it, micro):
+        """What the loss is given for micro-batch `micro` of this process: rows first…first+B of the global batch of
+        iteration `it`, as (x0, the other arguments)."""
+        first = (micro * world + rank) * B
+        if is_chat:
+            x, learn, texts = chat_batch(
+                rows_of_iteration(it), first, B, chat, L if use_compile or chat.packing else None
+            )
+            return x, dict(maskable=learn, texts=texts, denominator=taken["learnt"] / world)
+        tokens = common.load_tokens(s.dataset, "train", meta)
+        starts = len(tokens) - (0 if rows_of else L - 1)
+        index = np.random.default_rng((s.seed, it)).integers(starts, size=global_rows)[first : first + B]
+        x, maskable = to_device(np.stack([tokens[i] if rows_of else tokens[i : i + L] for i in index]))
+        return x, dict(maskable=maskable, shard=(first, global_rows), denominator=accum * B * (L - prompt_len))
+
+    # ---------------------------------------------------------------------------------------------------------------
+    # model, optimiser, or the run to go on with
     torch.manual_seed(s.seed)
     state = None
-    if s.init_from == "scratch":
+    base = {}  # what the checkpoint says of itself that goes into those of this run
+    if source is None:
         model = Transformer(config)
     else:
-        source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from)
         model = source.model.train()
-        want, have = asdict(config), asdict(model.config)
-        if source.tokenizer.spec != tokenizer.spec:
-            sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
-        differs = [k for k in want if want[k] != have[k] and k not in ("dropout", "causal", "block_size")]
-        if differs:
-            k = differs[0]
-            sys.exit(
-                f"{source.path} has {k}={have[k]}, this run asks for {want[k]}; use the settings it was trained with"
-            )
+        if s.random_weights:
+            if not isinstance(model, Transformer):
+                sys.exit("random_weights: this model runs through transformers; use a family that is known here")
+            model = Transformer(config)
         if s.init_from == "resume":
             state = pretrained.load_train_state(source.path)
+        base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
         for module in model.modules():  # what is not a weight follows this run's settings
-            if isinstance(module, torch.nn.Dropout):
+            if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer):
                 module.p = config.dropout
-            if hasattr(module, "config"):
+            if isinstance(getattr(module, "config", None), Config):
                 module.config = config
+    if s.lora_r and source is None:
+        sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")
+    if s.lora_r and "adapter" not in base:
+        network = pretrained.network_facts(config, source.model.config)
+        alpha = s.lora_alpha or 2.0 * s.lora_r
+        base["adapter"] = {"base": s.init_from, "base_digest": pretrained.digest(model), "r": s.lora_r, "alpha": alpha}
+        base["adapter"]["network"] = network
+        pretrained.add_lora(model, s.lora_r, alpha, s.lora_dropout)
+    elif "adapter" in base and base["adapter"]["r"] != s.lora_r:
+        sys.exit(
+            f"{source.path} is an adapter of rank {base['adapter']['r']}; train it with --lora_r={base['adapter']['r']}"
+        )
+    if s.recompute:
+        model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
+    if s.sharding == "fsdp":
+        for block in parallel.blocks(model) if use_compile else ():
+            block.compile()
+        model = parallel.shard(model, dtype, device)
     model.to(device)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizers = make_optimizers(model, s, kind)
-    ema = {n: p.detach().clone() for n, p in model.named_parameters()} if s.ema else None
+    ema = {n: p.detach().clone() for n, p in trained.items()} if s.ema else None
     start, evaluated, best, seconds, facts, adapted = 0, 0, math.inf, 0.0, {}, {}
     if state:
         if state["seed"] != s.seed or state["global_rows"] != global_rows or state["optimizer_name"] != s.optimizer:
             sys.exit(
-                "a run cannot be resumed with another seed, optimizer or global batch; "
+                "a run cannot be resumed with another seed, optimizer or global batch "
+                f"(it had {state['global_rows']} rows, this one {global_rows}: {world} processes x {B} x {accum}); "
                 f"--init_from={source.path} starts a new run from its weights"
             )
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
         evaluated, adapted = state.get("evaluated", start), state.get("adapted", {})
+        if is_chat:
+            conversations.state = tuple(state["data"])
         with torch.no_grad():
-            for n, p in model.named_parameters():
-                p.copy_(state["weights"][n])
+            for n, p in trained.items():
+                p.copy_(parallel.like(p, state["weights"][n]))
                 if ema:
-                    ema[n].copy_((state["ema"] or state["weights"])[n])
+                    ema[n].copy_(parallel.like(p, (state["ema"] or state["weights"])[n]))
         for optimizer, saved in zip(optimizers, state["optimizers"]):
-            ours = optimizer.state_dict()["param_groups"]  # rates and decay are this run's settings, not the saved ones
-            optimizer.load_state_dict({**saved, "param_groups": ours})
+            parallel.load_optimizer(optimizer, saved)
         say(f"resumed at iteration {start}")
     del state
     raw = model  # what is saved and evaluated; `model` may be compiled and wrapped
-    if use_compile:
+    if use_compile and s.sharding == "ddp":
         model = torch.compile(model)
-    if world > 1:
+    if world > 1 and s.sharding == "ddp":
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device] if kind == "cuda" else None)
     if holds_run and s.init_from != "resume" and master:  # --overwrite
         for name in ("last", "best", "last.old", "best.old"):
             shutil.rmtree(out / name, ignore_errors=True)
-    tokens_per_iter = global_rows * L
-    say(f"{raw.num_params():,} parameters, {tokens_per_iter:,} tokens per iteration, {s.max_iters - start} iterations")
+    count = sum(p.numel() for p in trained.values())
+    these = f" ({count:,} of them trained)" if count < raw.num_params() else ""
+    amount = f"{global_rows} rows" if is_chat else f"{global_rows * L:,} tokens"
+    say(f"{raw.num_params():,} parameters{these}, {amount} per iteration, {s.max_iters - start} iterations")
 
     # ---------------------------------------------------------------------------------------------------------------
     # evaluation, logs, checkpoints
@@ -342,13 +503,13 @@ def main(argv):
 
     @torch.no_grad()
     def copy_weights(source):
-        for n, p in raw.named_parameters():
+        for n, p in trained.items():
             p.copy_(source[n])
 
     @contextlib.contextmanager
     def averaged_weights():
         """Put the averaged weights into the network for a while."""
-        kept = {n: p.detach().clone() for n, p in raw.named_parameters()} if ema else {}
+        kept = {n: p.detach().clone() for n, p in trained.items()} if ema else {}
         if ema:
             copy_weights(ema)
         yield
@@ -356,27 +517,50 @@ def main(argv):
             copy_weights(kept)
 
     def estimate_loss():
-        """Nats per token (mean, standard error) over the fixed windows; each rank takes its share of them."""
+        """Nats per token (mean, standard error) over the fixed windows or conversations; each rank takes its share."""
         raw.eval()
-        nats = torch.zeros(len(eval_x), dtype=torch.float64, device=device)
+        total = len(eval_rows) if is_chat else len(eval_x)
+        nats = torch.zeros(total, dtype=torch.float64, device=device)
+        tokens = torch.full_like(nats, L - prompt_len)
         with averaged_weights(), autocast:
-            for i in range(rank * B, len(eval_x), world * B):
-                x, maskable = to_device(eval_x[i : i + B])
-                keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, samples=s.eval_samples, seed=0, first=i)
-                nats[i : i + B] = algorithm.nelbo(raw, x, **keys)
+            for i in range(rank * B, max(total, 1) + rank * B, world * B):  # as often on every rank, which FSDP wants
+                first = min(i, total - 1)
+                n = min(B, total - first)
+                real = None
+                if is_chat:  # the end-of-text behind an answer is part of what is measured, but not a token more
+                    x, maskable, texts = chat_batch(eval_rows, first, n, alone)
+                    real = texts.number >= 0
+                    lengths = [int(sft.read(row[0][1])[1].sum()) for row in eval_rows[first : first + n]]
+                else:
+                    x, maskable = to_device(eval_x[first : first + n])
+                keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.eval_samples, seed=0)
+                found = algorithm.nelbo(raw, x, **keys, first=first)
+                if i < total:
+                    nats[i : i + n] = found
+                    if is_chat:
+                        tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
         raw.train()
-        nats = sum_over_ranks(nats) / (L - prompt_len)
-        return nats.mean().item(), (nats.std() / len(nats) ** 0.5).item()
+        nats = sum_over_ranks(nats)
+        tokens = sum_over_ranks(tokens) / (world if not is_chat else 1)
+        mean = nats.sum() / tokens.sum()
+        spread = (nats - mean * tokens).square().sum() / max(1, total - 1)  # of a ratio; of a mean, where all are equal
+        return mean.item(), (spread.sqrt() / total**0.5 / tokens.mean()).item()
 
     def options_at(it):
         """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
         o = [o for first, o in stages if first <= it][-1]
+        if s.anneal_iters:
+            o = replace(o, see_ahead=min(1.0, it / s.anneal_iters))
         return replace(o, **adapted) if getattr(o, "clip", "") == "adaptive" else o
 
     def adapt(it):
         """What the algorithm makes of the fixed windows, the same on all ranks."""
         raw.eval()
-        windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
+        if is_chat:
+            starts = range(0, len(eval_rows), B)
+            windows = (chat_batch(eval_rows, i, min(B, len(eval_rows) - i), alone)[:2] for i in starts)
+        else:
+            windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
         with autocast:
             found = [algorithm.adapt(raw, windows, options_at(it), mask_id=tokenizer.mask_id)]
         raw.train()
@@ -385,8 +569,9 @@ def main(argv):
         return found[0]
 
     def save(it, name):
-        """Write out_dir/name; a full disk costs a warning, not the run."""
+        """Write out_dir/name; a full disk costs a warning, not the run. All processes gather, the first one writes."""
         train_state = None
+        weights = parallel.whole(ema or trained)
         if name == "last":
             train_state = {
                 "iter": it,
@@ -398,16 +583,19 @@ def main(argv):
                 "seed": s.seed,
                 "global_rows": global_rows,
                 "optimizer_name": s.optimizer,
-                "weights": {n: p.detach() for n, p in raw.named_parameters()},
-                "ema": ema,
-                "optimizers": [o.state_dict() for o in optimizers],
+                "data": (taken["state"] if taken.get("it") == it else conversations.state) if is_chat else None,
+                "weights": parallel.whole(trained) if ema else weights,
+                "ema": weights if ema else None,
+                "optimizers": parallel.whole([o.state_dict() for o in optimizers]),
             }
+        if not master:
+            return True
         content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options_at(it))}
-        weights = ema or dict(raw.named_parameters())
+        content |= base | ({"chat": asdict(chat)} if is_chat else {})
         dtype = getattr(torch, s.save_dtype)
         try:
             pretrained.save(
-                out / name, weights, config, tokenizer, common.find(s.dataset), s.algorithm, content, dtype, train_state
+                out / name, weights, config, tokenizer, tokenizer_dir, s.algorithm, content, dtype, train_state
             )
         except OSError as e:
             say(f"warning: {e}")
@@ -420,7 +608,7 @@ def main(argv):
     handlers = {n: signal.signal(n, lambda n, _: stop_signal.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
     peak = next((f for gpu, f in PEAK_FLOPS.items() if kind == "cuda" and gpu in torch.cuda.get_device_name()), None)
     bar = tqdm(total=s.max_iters, initial=start, disable=None if master else True, unit="it", dynamic_ncols=True)
-    running, since, tick, saved_ok = torch.zeros((), device=device), 0, time.time(), True
+    running, since, tokens_since, tick, saved_ok = torch.zeros((), device=device), 0, 0, time.time(), True
     it = start
     batch = get_batch(it, 0)
     while True:
@@ -442,7 +630,7 @@ def main(argv):
                 )
             elapsed = time.time() - tick
             seconds += elapsed
-            speed = since * tokens_per_iter / elapsed
+            speed = tokens_since / elapsed
             numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
             if peak:
                 flops = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5, getattr(algorithm, "PASSES", 1))
@@ -455,12 +643,16 @@ def main(argv):
                 shown["mfu"] = f"{numbers['mfu']:.1%}"
             bar.set_postfix(shown)
             running.zero_()
-            since = 0
+            since = tokens_since = 0
         if saving:
             better = False
             if not stopping:  # whoever sends a signal may not wait for an evaluation
                 nats, error = estimate_loss()
-                bpb = 1 / math.log(2) / meta["bytes_per_token"]
+                bpb = (
+                    1
+                    / math.log(2)
+                    / (sft.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"])
+                )
                 facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
                 evaluated = it
                 if hasattr(algorithm, "adapt"):
@@ -471,10 +663,10 @@ def main(argv):
                     f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"
                 )
                 better = nats < best
-            if master:  # best first: last says how good it is
-                best_ok = not better or save(it, "best")
-                best = facts["val_nats"] if better and best_ok else best
-                saved_ok = save(it, "last") and best_ok
+            best_ok = not better or save(it, "best")  # best first: last says how good it is
+            best = facts["val_nats"] if better and best_ok else best
+            saved_ok = save(it, "last") and best_ok
+            if master:
                 plot(out, "NLL" if algorithm.CAUSAL else "NELBO", say)
         if last:
             break
@@ -487,31 +679,27 @@ def main(argv):
                 group["lr"] = group["base_lr"] * get_lr(it, s)
         torch.manual_seed(s.seed * 1_000_003 + it * world + rank)  # dropout, too, depends on the iteration alone
         for micro in range(accum):
-            first, x, maskable = batch
-            sync = contextlib.nullcontext() if world == 1 or micro == accum - 1 else model.no_sync()
-            with sync:
+            x, keys = batch
+            if micro == 0:
+                tokens_since += taken["tokens"] if is_chat else global_rows * L
+            if s.sharding == "fsdp":
+                model.set_requires_gradient_sync(micro == accum - 1)
+            alone_now = world > 1 and s.sharding == "ddp" and micro < accum - 1
+            with model.no_sync() if alone_now else contextlib.nullcontext():
                 with autocast:
-                    value = algorithm.loss(
-                        model,
-                        x,
-                        options_at(it),
-                        mask_id=tokenizer.mask_id,
-                        maskable=maskable,
-                        seed=s.seed * 1_000_003 + it,
-                        shard=(first, global_rows),
-                        denominator=accum * B * (L - prompt_len),
-                    )
+                    seed = s.seed * 1_000_003 + it
+                    value = algorithm.loss(model, x, options_at(it), mask_id=tokenizer.mask_id, seed=seed, **keys)
                 batch = get_batch(it, micro + 1) if micro + 1 < accum else get_batch(it + 1, 0)  # while the GPU is busy
                 value.backward()
             running += value.detach()
         if s.grad_clip:
-            torch.nn.utils.clip_grad_norm_(raw.parameters(), s.grad_clip)
+            torch.nn.utils.clip_grad_norm_(trained.values(), s.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if ema:
             decay = min(s.ema, (1 + it) / (10 + it))
-            torch._foreach_lerp_(list(ema.values()), [p.detach() for p in raw.parameters()], 1 - decay)
+            torch._foreach_lerp_(list(ema.values()), [p.detach() for p in trained.values()], 1 - decay)
         it += 1
         since += 1
         bar.update()

@@ -1,0 +1,25 @@
+"""alpaca: 52,000 instructions with answers by GPT-3 (tatsu-lab/alpaca, CC BY-NC 4.0).
+
+train.py makes the token files by itself; to make them beforehand, for the checkpoint that will be trained:
+
+    python data/alpaca/prepare.py --tokenizer=checkpoints/modernbert-base
+    python train.py config/modernbert_chat.py --dataset=alpaca
+
+A train.jsonl beside this file is read instead of the hub.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from data import sft  # noqa: E402
+
+
+def records(streaming=False):
+    return sft.local_or_hub(HERE, "tatsu-lab/alpaca", streaming=streaming)
+
+
+if __name__ == "__main__":
+    sft.main("alpaca", __doc__)

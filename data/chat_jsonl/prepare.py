@@ -1,0 +1,26 @@
+"""chat_jsonl: your own conversations, from a JSONL file, one a line:
+
+    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
+    {"prompt": "…", "response": "…"}          or question/answer, instruction/(input/)output
+
+train.py takes the file itself as a data set and makes the token files by itself; to make them beforehand:
+
+    python data/chat_jsonl/prepare.py --file=my.jsonl --tokenizer=checkpoints/modernbert-base
+    python train.py config/modernbert_chat.py --dataset=my.jsonl
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from data import sft  # noqa: E402
+
+
+def records(streaming=False):
+    return sys.exit("chat_jsonl is any JSONL file: give the file itself as the data set, as in --dataset=my.jsonl")
+
+
+if __name__ == "__main__":
+    sft.main("chat_jsonl", __doc__)

@@ -1,0 +1,25 @@
+"""gsm8k: 7,473 school problems in arithmetic with their solutions (openai/gsm8k, the training split).
+
+train.py makes the token files by itself; to make them beforehand, for the checkpoint that will be trained:
+
+    python data/gsm8k/prepare.py --tokenizer=checkpoints/modernbert-base
+    python train.py config/modernbert_chat.py --dataset=gsm8k
+
+A train.jsonl beside this file is read instead of the hub.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from data import sft  # noqa: E402
+
+
+def records(streaming=False):
+    return sft.local_or_hub(HERE, "openai/gsm8k", "main", streaming=streaming)
+
+
+if __name__ == "__main__":
+    sft.main("gsm8k", __doc__)

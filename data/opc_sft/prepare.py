@@ -1,0 +1,33 @@
+"""opc_sft: OpenCoder's second stage of instructions (OpenCoder-LLM/opc-sft-stage2), of which the Python is kept: all of
+educational_instruct and package_instruct, and of the others the answers with a Python block.
+
+train.py makes the token files by itself; to make them beforehand, for the checkpoint that will be trained:
+
+    python data/opc_sft/prepare.py --tokenizer=checkpoints/modernbert-base
+    python train.py config/modernbert_chat.py --dataset=opc_sft
+
+A train.jsonl beside this file is read instead of the hub.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from data import sft  # noqa: E402
+
+
+NAME = "OpenCoder-LLM/opc-sft-stage2"
+
+
+def records(streaming=False):
+    yield from sft.local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
+    if not (HERE / "train.jsonl").is_file():
+        for record in sft.hub(NAME, "evol_instruct", "mceval_instruct", streaming=streaming):
+            if "```python" in record["output"]:
+                yield record
+
+
+if __name__ == "__main__":
+    sft.main("opc_sft", __doc__)

@@ -1,0 +1,621 @@
+"""Conversations: from a data set's records to token files, and from those to batches.
+
+    data/<name>/prepare.py   says where records come from; `records(streaming)` yields dicts
+    record                   {"messages": [{"role", "content"}, …]}, or a question and its answer under the usual names
+    token files              data/<name>/<digest>/: {train,val}.bin the ids of all conversations, .learn.bin which of
+                             them are an answer's (uint8), .start.bin where each begins (int64), and meta.json
+
+A conversation is written as the checkpoint's chat template writes it, turn by turn, so that what comes before an answer
+is to the token what a sampler will be given. An answer's tokens, its end-of-turn included, are learnt; nothing else is.
+
+Batches are read in chunks of a few thousand conversations. Each source gives its share by weight; the chunk is
+shuffled, and packed if so wished. So mixtures are interleaved exactly, and the pair (chunk, row) says where a run stands
+in its data: stored or streamed, it is all that resuming needs.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sys
+from bisect import bisect_left, insort
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import tokenizer as tokenizers
+from data import common
+
+VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
+CHUNK = 4096  # conversations that are shuffled and packed together
+
+
+@dataclass
+class Options:
+    learn: Literal["all", "last"] = "all"  # conversations: train on every answer, or on the last one only
+    too_long: Literal["turns", "cut", "drop"] = "turns"  # beyond seq_len: keep the first turns that fit, cut, leave out
+    fill: int | None = None  # end-of-text learnt behind the last answer, up to a multiple of this; 1: none; 0: to the
+    # longest of the batch, as LLaDA. none: 0 (mdlm), 32 with packing, block_size (bd3lm), 1 (ar)
+    packing: bool = False  # several conversations in a row, each with its own attention, positions and mask rate
+    system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the question behind, where a template
+    # has no place for them
+    streaming: bool = False  # read records while training, for data larger than the disk
+
+    def __post_init__(self):
+        if self.fill is not None and self.fill < 0:
+            raise ValueError(f"fill={self.fill} is no number of tokens; 1 adds none, 0 fills up to the longest row")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# records
+
+
+def messages_of(record):
+    """A record as a list of {"role", "content"}; ValueError where it is none that we know."""
+    if isinstance(record.get("messages", record.get("conversations")), list):
+        turns = record.get("messages", record.get("conversations"))
+        names = {"human": "user", "gpt": "assistant", "model": "assistant"}
+        messages = []
+        for turn in turns:
+            role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+            if not isinstance(role, str) or not isinstance(content, str):
+                raise ValueError(f"the turn {str(turn)[:60]!r} needs a role and a content, both text")
+            messages.append({"role": names.get(role, role), "content": content})
+        return messages
+    for question, answer in (
+        ("question", "answer"),
+        ("prompt", "response"),
+        ("prompt", "completion"),
+        ("instruction", "output"),
+        ("instruction", "response"),
+    ):
+        if isinstance(record.get(question), str) and isinstance(record.get(answer), str):
+            more = record.get("input") or ""
+            asked = record[question] + ("\n\n" + more if more else "")
+            return [{"role": "user", "content": asked}, {"role": "assistant", "content": record[answer]}]
+    raise ValueError(
+        f"a record has messages, or prompt and response (or the like), not {', '.join(record) or 'nothing'}"
+    )
+
+
+def jsonl(path):
+    """The records of a JSONL file; exits naming the line that is none."""
+    path = Path(path)
+    if not path.is_file():
+        sys.exit(f"there is no file {str(path)!r} with conversations")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("it is no object in braces")
+                messages_of(record)
+            except ValueError as e:
+                sys.exit(f"{path}, line {number}: {e}")
+            yield record
+
+
+def hub(name, *configs, split="train", streaming=False):
+    """The records of a data set on the hub, one of its configurations after the other."""
+    from datasets import load_dataset
+
+    for config in configs or (None,):
+        try:
+            rows = load_dataset(name, config, split=split, streaming=streaming)
+        except Exception as e:
+            sys.exit(f"the hub did not give {name}: {(str(e).strip() or type(e).__name__).splitlines()[0]}")
+        yield from rows
+
+
+def local_or_hub(here, name, *configs, streaming=False, **keys):
+    """The records of train.jsonl beside a prepare.py, where there is one, or else of the hub."""
+    file = Path(here) / "train.jsonl"
+    return jsonl(file) if file.is_file() else hub(name, *configs, streaming=streaming, **keys)
+
+
+def find_records(name, streaming=False):
+    """(records, a text that changes when they do, their directory under data/) of a name under data/, or of a JSONL
+    file."""
+    if name.endswith(".jsonl"):
+        return jsonl(name), file_digest(Path(name)), common.ROOT / "data" / "chat_jsonl"
+    here = common.ROOT / "data" / name
+    known = sorted(p.parent.name for p in (common.ROOT / "data").glob("*/prepare.py") if is_chat(p))
+    if name not in known:
+        sys.exit(f"no conversations {name!r}: use a .jsonl file, or {', '.join(known)}")
+    module = importlib.import_module(f"data.{name}.prepare")
+    local = here / "train.jsonl"
+    return module.records(streaming), file_digest(local) if local.is_file() else "hub", here
+
+
+def is_chat(prepare):
+    return "\ndef records(" in prepare.read_text(encoding="utf-8")
+
+
+def file_digest(path):
+    if not path.is_file():
+        sys.exit(f"there is no file {str(path)!r} with conversations")
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+
+
+def holds_chat(dataset):
+    """Whether `dataset` names conversations (and not running text)."""
+    return all(
+        name.endswith(".jsonl") or (p := common.ROOT / "data" / name / "prepare.py").is_file() and is_chat(p)
+        for name, _ in parse_mixture(dataset)
+    )
+
+
+def parse_mixture(dataset):
+    """[(name, weight or None)] of tulu3,smoltalk or tulu3:2,my.jsonl:1."""
+    parts = []
+    for word in dataset.split(","):
+        name, colon, weight = word.strip().rpartition(":")
+        try:
+            parts.append((name, float(weight)) if colon else (weight, None))
+        except ValueError:
+            parts.append((word.strip(), None))
+    if any(w is not None and not w > 0 for _, w in parts) or len({w is None for _, w in parts}) > 1:
+        sys.exit(f"dataset={dataset!r}: give every source a positive weight, as in tulu3:2,smoltalk:1, or none")
+    return parts
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# a conversation in tokens
+
+
+def settle_system(messages, system):
+    """The messages with their system turn kept, merged into the turn behind it, or dropped."""
+    if system == "keep" or not messages or messages[0]["role"] != "system":
+        return messages
+    first, rest = messages[0]["content"], messages[1:]
+    if system == "merge" and rest:
+        rest = [{**rest[0], "content": f"{first}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return rest
+
+
+def tokenize(tokenizer, messages):
+    """(ids, learn), lists of int and bool: the conversation up to the end of its last answer, and what is an answer's.
+
+    Every answer ends with the template's end of turn, or with end-of-text where it has none. Where the template writes
+    earlier turns otherwise than it did when they were answered (Qwen3 takes out their thoughts), those are given, as a
+    sampler would be given them, but not learnt. ValueError where there is nothing to learn."""
+    text, ids, learn = "", [], []
+
+    def add(more, learnt):
+        nonlocal text
+        whole = tokenizer.encode(text + more) if ids else []
+        new = whole[len(ids) :] if ids and whole[: len(ids)] == ids else tokenizer.encode(more)
+        ids.extend(new)
+        learn.extend([learnt] * len(new))
+        text += more
+
+    for k, message in enumerate(messages):
+        if message["role"] != "assistant" or not message["content"].strip():
+            continue
+        before, whole = tokenizer.template(messages[:k], True), tokenizer.template(messages[: k + 1], False)
+        if not whole.startswith(before):
+            raise ValueError("the chat template does not write an answer behind what it writes to ask for one")
+        answer = whole[len(before) :]
+        stop = max((answer.rfind(end) + len(end) for end in tokenizer.ends if end in answer), default=0)
+        if not before.startswith(text):
+            text, ids, learn = "", [], []
+        add(before[len(text) :], False)
+        add(answer[:stop] if stop else answer.rstrip(), True)
+        if not stop:  # a template without an end of turn
+            ids.append(tokenizer.eos_id)
+            learn.append(True)
+    if not any(learn):
+        raise ValueError("no answer, or only empty ones")
+    if tokenizer.mask_id in ids:
+        raise ValueError("the mask token is part of the text")
+    return ids, learn
+
+
+def fit(ids, learn, room, options):
+    """The conversation as the options want it, in `room` tokens; None where nothing to learn is left."""
+    if options.learn == "last":
+        learn = learn & (np.arange(len(learn)) > last_false(learn))
+    if len(ids) > room:
+        if options.too_long == "drop":
+            return None
+        if options.too_long == "cut":
+            ids, learn = ids[:room], learn[:room]
+        else:  # behind the last answer that ends in time
+            ends = np.flatnonzero(learn[:-1] & ~learn[1:]) + 1
+            n = int(max(ends[ends <= room], default=0))
+            ids, learn = ids[:n], learn[:n]
+    return (ids, learn) if learn.any() else None
+
+
+def last_false(learn):
+    """The last place in front of the last answer that is not learnt."""
+    end = np.flatnonzero(learn)[-1]
+    before = np.flatnonzero(~learn[:end])
+    return before[-1] if len(before) else -1
+
+
+def is_val(messages):
+    asked = next((m["content"] for m in messages if m["role"] == "user"), "")
+    return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8], "big") % VAL_ONE_IN == 0
+
+
+def system_hint(error, messages):
+    hint = "; use --system=merge or --system=drop" if messages and messages[0]["role"] == "system" else ""
+    return f"the chat template refuses it: {(str(error).strip() or type(error).__name__).splitlines()[0]}{hint}"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# token files
+
+
+def directory_of(name, tokenizer, system):
+    """Where the token files of these records, this tokenizer and this treatment of system turns lie."""
+    _, digest, home = find_records(name) if not name.endswith(".jsonl") else (None, *find_records(name)[1:])
+    key = hashlib.sha256(json.dumps([digest, tokenizer.spec, system, VAL_ONE_IN]).encode()).hexdigest()[:12]
+    return home / key
+
+
+def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None):
+    """The directory with the token files of `name`, made where they are missing. Of several processes that want them,
+    one makes them and the others wait."""
+    from filelock import FileLock
+
+    target = directory_of(name, tokenizer, system)
+    if (target / "meta.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / "meta.json").is_file():
+            write(name, tokenizer, tokenizer_dir, target, system, workers)
+    return target
+
+
+work = {}  # of a worker process: its tokenizer and settings
+
+
+def start_worker(tokenizer_dir, spec, system):
+    work.update(tokenizer=tokenizers.load(spec, tokenizer_dir), system=system)
+
+
+def tokenize_record(numbered):
+    """(split, ids, learn, bytes of the answers), or the reason why there is none."""
+    number, record = numbered
+    messages = settle_system(messages_of(record), work["system"])
+    try:
+        ids, learn = tokenize(work["tokenizer"], messages)
+    except ValueError as e:
+        return str(e)
+    except Exception as e:  # what jinja or a template raises
+        return f"fatal: conversation {number}: {system_hint(e, messages)}"
+    size = sum(len(m["content"].encode()) + 1 for m in messages if m["role"] == "assistant" and m["content"].strip())
+    return "val" if is_val(messages) else "train", ids, learn, size
+
+
+def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
+    """Make the token files; `target` appears whole or not at all."""
+    from tqdm import tqdm
+
+    if tokenizer.template is None:
+        sys.exit(f"the tokenizer of {tokenizer_dir} has no chat template; convert_bert.py and convert_ar.py attach one")
+    if tokenizer.eos_id is None:
+        sys.exit(f"the tokenizer of {tokenizer_dir} has no end-of-text, which ends an answer; convert it first")
+    records, digest, _ = find_records(name)
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    workers = max(1, (os.cpu_count() or 1) // 2) if workers is None else workers
+    left_out, facts = Counter(), Counter()
+    starts = {"train": [0], "val": [0]}
+    files = {(s, k): (part / f"{s}{k}.bin").open("wb") for s in starts for k in ("", ".learn")}
+    pool = None
+    if workers > 1:
+        keys = (str(tokenizer_dir), {"kind": tokenizer.spec["kind"]}, system)
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, keys)
+    work.update(tokenizer=tokenizer, system=system)
+    records = iter(enumerate(tqdm(records, desc=f"tokenizing {name}", disable=None), 1))
+    try:
+        while batch := list(islice(records, 64 * 256)):
+            done = pool.map(tokenize_record, batch, chunksize=256) if pool else map(tokenize_record, batch)
+            for found in done:
+                if isinstance(found, str):
+                    if found.startswith("fatal: "):
+                        sys.exit(f"{name}, {found.removeprefix('fatal: ')}")
+                    left_out[found] += 1
+                    continue
+                split, ids, learn, size = found
+                files[split, ""].write(np.array(ids, dtype=common.token_dtype(tokenizer)).tobytes())
+                files[split, ".learn"].write(np.array(learn, dtype=np.uint8).tobytes())
+                starts[split].append(starts[split][-1] + len(ids))
+                facts[f"{split}_bytes"] += size
+                facts[f"{split}_learnt"] += sum(learn)
+    finally:
+        for file in files.values():
+            file.close()
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    if len(starts["train"]) < 2:
+        shutil.rmtree(part)
+        reasons = "; ".join(f"{n} x {why}" for why, n in left_out.most_common(3))
+        sys.exit(f"{name} has no conversation to learn from{': ' + reasons if reasons else ''}")
+    for split, begin in starts.items():
+        (part / f"{split}.start.bin").write_bytes(np.array(begin, dtype="<i8").tobytes())
+        facts[f"{split}_conversations"] = len(begin) - 1
+        facts[f"{split}_tokens"] = begin[-1]
+    tokenizers.save_files(tokenizer.spec, tokenizer_dir, part)
+    common.write_meta(part, tokenizer, name=name, source=digest, left_out=dict(left_out), **facts)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    print(f"{name}: {facts['train_conversations']:,} + {facts['val_conversations']:,} conversations, ", end="")
+    print(f"{facts['train_tokens']:,} tokens, of which {facts['train_learnt']:,} are learnt: {target}")
+    for why, n in left_out.most_common():
+        print(f"  left out {n}: {why}")
+
+
+def main(name, doc):
+    """The command line that every data/<name>/prepare.py of conversations has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", required=True, help="the checkpoint (directory or hub id) that will be trained")
+    parser.add_argument(
+        "--system", choices=["keep", "merge", "drop"], default="keep", help="what becomes of system turns"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: half of the cores)")
+    if name == "chat_jsonl":
+        parser.add_argument("--file", required=True, help="the JSONL file")
+    args = parser.parse_args()
+    import pretrained
+
+    path = pretrained.find(args.tokenizer)
+    source = args.file if name == "chat_jsonl" else name
+    print(prepare(source, pretrained.tokenizer_of(path), path, args.system, args.workers))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# sources: conversation number p of an endless sequence
+
+
+class Stored:
+    """Token files, in an order of its own for each pass over them."""
+
+    def __init__(self, directory, split, room, options):
+        self.meta = json.loads((directory / "meta.json").read_text())
+        self.directory, self.split, self.room, self.options = directory, split, room, options
+        self.start = np.fromfile(directory / f"{split}.start.bin", dtype="<i8")
+        lengths = np.diff(self.start)
+        self.lengths, keep = lengths.copy(), np.ones(len(lengths), dtype=bool)
+        for i in np.flatnonzero(lengths > room):
+            found = self.read(i)
+            keep[i], self.lengths[i] = found is not None, 0 if found is None else len(found[0])
+        self.index, self.orders = np.flatnonzero(keep), {}
+        self.left_out, self.shortened = int((~keep).sum()), int((lengths > room).sum() - (~keep).sum())
+
+    def read(self, i):
+        """(ids, learn) of conversation i, int64 and bool; the files are opened anew, as maps grow with use."""
+        where = slice(int(self.start[i]), int(self.start[i + 1]))
+        ids = np.memmap(self.directory / f"{self.split}.bin", dtype=np.dtype(self.meta["dtype"]), mode="r")[where]
+        learn = np.memmap(self.directory / f"{self.split}.learn.bin", dtype=np.uint8, mode="r")[where]
+        return fit(ids.astype(np.int64), learn.astype(bool), self.room, self.options)
+
+    def take(self, first, n, seed):
+        """Conversations first … first+n-1 of the sequence, as [(length, how to read it)]."""
+        found = []
+        for p in range(first, first + n):
+            lap, place = divmod(p, len(self.index))
+            if lap not in self.orders:
+                self.orders = {lap: np.random.default_rng((seed, lap)).permutation(len(self.index))}
+            i = int(self.index[self.orders[lap][place]])
+            found.append((int(self.lengths[i]), (self, i)))
+        return found
+
+
+class Streamed:
+    """Records tokenized as they come, in their own order, again from the start at the end."""
+
+    def __init__(self, name, tokenizer, split, room, options):
+        self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
+        self.place, self.records = 0, None
+        self.left_out = self.shortened = 0
+
+    def conversations(self):
+        """One pass over the records."""
+        for number, record in enumerate(find_records(self.name, streaming=True)[0], 1):
+            try:
+                messages = settle_system(messages_of(record), self.options.system)
+                if is_val(messages) != (self.split == "val"):
+                    continue
+                found = tokenize(self.tokenizer, messages)
+            except ValueError:
+                self.left_out += 1
+                continue
+            except Exception as e:
+                sys.exit(f"{self.name}, conversation {number}: {system_hint(e, messages)}")
+            found = fit(np.array(found[0]), np.array(found[1]), self.room, self.options)
+            if found is None:
+                self.left_out += 1
+            else:
+                yield found
+
+    def take(self, first, n, seed):
+        if self.records is None or first < self.place:
+            self.place, self.records = 0, self.conversations()
+        found = []
+        while self.place < first + n:
+            one = next(self.records, None)
+            if one is None:
+                if self.place == 0:
+                    sys.exit(f"{self.name} has no conversation to learn from")
+                self.records = self.conversations()
+                continue
+            if self.place >= first:
+                found.append((len(one[0]), one))
+            self.place += 1
+        return found
+
+
+def read(item):
+    """(ids, learn) of what a source's take() gave."""
+    return item[0].read(item[1]) if isinstance(item[0], Stored) else item
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# batches
+
+
+class Conversations:
+    """The rows of a run, one global batch after the other; `state`, (chunk, row), is where the next one begins."""
+
+    def __init__(self, dataset, tokenizer, tokenizer_dir, seq_len, options, seed, split="train"):
+        self.parts = parse_mixture(dataset)
+        o = self.options = options
+        self.tokenizer, self.seq_len, self.seed = tokenizer, seq_len, seed
+        if o.streaming:
+            self.sources = [Streamed(name, tokenizer, split, seq_len, o) for name, _ in self.parts]
+            shares = [1.0 if w is None else w for _, w in self.parts]
+            self.conversations = None
+        else:
+            paths = [prepare(name, tokenizer, tokenizer_dir, o.system) for name, _ in self.parts]
+            self.sources = [Stored(path, split, seq_len, o) for path in paths]
+            for (name, _), source in zip(self.parts, self.sources):
+                if split == "train" and not len(source.index):
+                    sys.exit(
+                        f"no conversation of {name} fits into seq_len={seq_len}; use a larger one, or too_long=cut"
+                    )
+            shares = [w or len(s.index) for (_, w), s in zip(self.parts, self.sources)]
+            self.conversations = sum(len(s.index) for s in self.sources)
+        self.shares = [x / max(sum(shares), 1e-9) for x in shares]
+        self.chunk_size = min(CHUNK, self.conversations or CHUNK)
+        self.state, self.planned = (0, 0), (None, None)
+
+    def rows(self, chunk):
+        """The rows of a chunk, lists of (length, item): the sources' shares, shuffled, and packed."""
+        if self.planned[0] != chunk:
+            items = []
+            for k, (source, share) in enumerate(zip(self.sources, self.shares)):
+                first, end = (int(share * self.chunk_size * c + 1e-6) for c in (chunk, chunk + 1))
+                items += source.take(first, end - first, self.seed + 1000 * k)
+            order = np.random.default_rng((self.seed, chunk, 1)).permutation(len(items))
+            items = [items[i] for i in order]
+            rows = [[item] for item in items]
+            if self.options.packing:
+                sizes = [self.filled(n) for n, _ in items]
+                rows = [[items[i] for i in row] for row in pack(sizes, self.seq_len)]
+                order = np.random.default_rng((self.seed, chunk, 2)).permutation(len(rows))
+                rows = [rows[i] for i in order]
+            self.planned = chunk, rows
+        return self.planned[1]
+
+    def summary(self):
+        """One line on what is trained on, and what was left out."""
+        shares = ", ".join(f"{name} {share:.0%}" for (name, _), share in zip(self.parts, self.shares))
+        if self.conversations is None:
+            return f"conversations, streamed: {shares}"
+        out, short = (sum(getattr(x, k) for x in self.sources) for k in ("left_out", "shortened"))
+        lost = f"; longer than seq_len={self.seq_len}: {out} left out, {short} shortened" if out or short else ""
+        return f"{self.conversations:,} conversations: {shares}{lost}"
+
+    def filled(self, n):
+        """Tokens of a conversation of n once it is filled with end-of-text."""
+        return min(-(-n // self.options.fill) * self.options.fill, self.seq_len) if self.options.fill else n
+
+    def rows_per_pass(self):
+        """Rows of one pass over all conversations."""
+        if not self.options.packing:
+            return self.conversations
+        chunks = -(-self.conversations // self.chunk_size)
+        rows = sum(len(self.rows(c)) for c in range(chunks))
+        return round(rows * self.conversations / (chunks * self.chunk_size))
+
+    def next(self, count):
+        """The next `count` rows."""
+        found, (chunk, row) = [], self.state
+        while len(found) < count:
+            rows = self.rows(chunk)[row : row + count - len(found)]
+            found, row = found + rows, row + len(rows)
+            if row == len(self.rows(chunk)):
+                chunk, row = chunk + 1, 0
+        self.state = chunk, row
+        return found
+
+    def some(self, count):
+        """`count` conversations for evaluation, always the same, from every source its share."""
+        if self.conversations is not None:
+            count = min(count, self.conversations)
+        found = []
+        for source, share in zip(self.sources, self.shares):
+            n = max(1, round(count * share))
+            n = min(n, len(source.index)) if isinstance(source, Stored) else n
+            found += [[item] for item in source.take(0, n, 0)] if n else []
+        return found
+
+
+def batch(rows, first, count, options, eos_id, seq_len, width=None):
+    """Rows first … first+count of the global batch `rows`, as numpy arrays (count, width): ids, learn, and the fields
+    of mdlm.Texts as a dict.
+
+    width  tokens of a row, for shapes that do not change; default: as many as the longest row here needs, or, where
+           rows are filled up to the longest, the longest of the global batch"""
+    longest = max(sum(n for n, _ in row) for row in rows)
+    fill = options.fill or longest
+    sizes = [[min(-(-n // fill) * fill, seq_len) for n, _ in row] for row in rows]
+    here = slice(first, first + count)
+    width = width or min(-(-max(map(sum, sizes[here])) // 64) * 64, seq_len)
+    ids = np.full((count, width), eos_id, dtype=np.int64)
+    learn = np.zeros((count, width), dtype=bool)
+    number, position = np.full((count, width), -1, dtype=np.int64), np.zeros((count, width), dtype=np.int64)
+    before = sum(len(row) for row in rows[:first])
+    text = before
+    for r, (row, size) in enumerate(zip(rows[here], sizes[here])):
+        at = 0
+        for (n, item), full in zip(row, size):
+            ids[r, at : at + n], learn[r, at : at + n] = read(item)
+            learn[r, at + n : at + full] = True  # end-of-text, which ids are full of
+            number[r, at : at + full], position[r, at : at + full] = text, np.arange(full)
+            text, at = text + 1, at + full
+    keys = dict(first=before, count=text - before, total=sum(map(len, rows)), length=seq_len, packed=options.packing)
+    return ids, learn, dict(number=number, position=position, **keys)
+
+
+def learnt(rows, options, seq_len):
+    """Learnt tokens of the whole global batch, end-of-text behind the answers included."""
+    longest = max(sum(n for n, _ in row) for row in rows)
+    fill = options.fill or longest
+    total = 0
+    for n, item in (one for row in rows for one in row):
+        total += int(read(item)[1].sum()) + min(-(-n // fill) * fill, seq_len) - n
+    return total
+
+
+def bytes_per_token(rows, tokenizer):
+    """Bytes of text per learnt token of these rows; an end of turn counts as one byte."""
+    size = tokens = 0
+    for _, item in (one for row in rows for one in row):
+        ids, learn = read(item)
+        size += len(tokenizer.decode(ids[learn].tolist()).encode()) + 1
+        tokens += int(learn.sum())
+    return size / max(tokens, 1)
+
+
+def pack(sizes, room):
+    """Rows of at most `room` tokens, lists of indices into `sizes`: best fit, the longest first."""
+    rows, left = [], []  # left: sorted (room left, row)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        at = bisect_left(left, (sizes[i],))
+        if at == len(left):
+            rows.append([i])
+            rest, row = room - sizes[i], len(rows) - 1
+        else:
+            rest, row = left.pop(at)
+            rows[row].append(i)
+            rest -= sizes[i]
+        insort(left, (rest, row))
+    return rows
