@@ -23,7 +23,6 @@ converted models have it; Dream's, for a shifted Qwen2). Whoever puts the causal
 checked here, on the network as it was read and on the file that was written.
 """
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -36,7 +35,6 @@ import torch.nn.functional as F
 import configurator
 import pretrained
 import tokenizer as tokenizers
-from families import FAMILIES
 
 CONVERTED = {
     "LlamaForCausalLM": ("A2DLlamaLMHeadModel", "a2d-llama"),
@@ -158,13 +156,13 @@ def convert(
             put_back, same, changed = differences(model, ids, before)
         except (RuntimeError, ValueError) as e:
             sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({pretrained.first_line(e)})")
-        print(
-            f"mask row        {tokenizer.mask_id} of {rows}, {'the mean of the others' if mask_init == 'mean' else 'as it was'}"
+        row = "the mean of the others" if mask_init == "mean" else "as it was"
+        place = (
+            "kept: a mask is filled by the output before it" if shift else "dropped: a mask is filled by its own output"
         )
+        print(f"mask row        {tokenizer.mask_id} of {rows}, {row}")
         print(f"attention       full: on a probe of {ids.shape[1]} tokens the logits change by up to {changed:.2f}")
-        print(
-            f"shift           {'kept: a mask is filled by the output before it' if shift else 'dropped: a mask is filled by its own output'}"
-        )
+        print(f"shift           {place}")
         print(f"causal again    logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
         if put_back > 1e-3 or changed < 1e-6:
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")

@@ -217,7 +217,7 @@ def hf_tokenizer(spec, directory):
     )
 
 
-# A conversation in plain text, for a model that has no template of its own: its begin- and end-of-text, where it has them.
+# A conversation in plain text, for a model that has no template of its own.
 PLAIN_TEMPLATE = (
     "BEGIN{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] | trim }}"
     "{% if m['role'] == 'assistant' %}END{% endif %}{{ '\n\n' }}{% endfor %}"

@@ -4,7 +4,7 @@
     python train.py config/quickstart.py --learning_rate=2e-3 --out_dir=out/try2
     torchrun --nproc_per_node=8 train.py config/owt_mdlm.py
     python train.py config/quickstart.py --init_from=resume
-    torchrun --nproc_per_node=8 train.py config/modernbert_chat.py      converts the checkpoint it starts from, if need be
+    torchrun --nproc_per_node=8 train.py config/modernbert_chat.py      makes what it starts from, if need be
 
 Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
 without gradient accumulation, stopped and resumed or not, draws the same ones. (Dropout depends on the process, too.)

@@ -9,8 +9,8 @@ A conversation is written as the checkpoint's chat template writes it, turn by t
 is to the token what a sampler will be given. An answer's tokens, its end-of-turn included, are learnt; nothing else is.
 
 Batches are read in chunks of a few thousand conversations. Each source gives its share by weight; the chunk is
-shuffled, and packed if so wished. So mixtures are interleaved exactly, and the pair (chunk, row) says where a run stands
-in its data: stored or streamed, it is all that resuming needs.
+shuffled, and packed if so wished. So mixtures are interleaved exactly, and the pair (chunk, row) says where a run
+stands in its data: stored or streamed, it is all that resuming needs.
 """
 
 import argparse

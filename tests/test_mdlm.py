@@ -58,7 +58,7 @@ class Toy(Net):
         self.table = table.double()  # (4^L, L, 3)
         self.table[..., MASK] = 3.0
 
-    def __call__(self, ids, mask=None, rows=None):
+    def __call__(self, ids, mask=None, positions=None, rows=None):
         ids = ids if mask is None else torch.where(mask, ids, ABSENT)
         digits = torch.nn.functional.pad(ids, (0, L - ids.shape[1]), value=ABSENT)
         logits = self.table[(digits * 4 ** torch.arange(L)).sum(1), : ids.shape[1]]
@@ -204,7 +204,7 @@ class Spy(Net):
         self.model, self.seen, self.calls = model, [], 0
         self.config = getattr(model, "config", Net.config)
 
-    def __call__(self, ids, mask=None, rows=None):
+    def __call__(self, ids, mask=None, positions=None, rows=None):
         self.calls += 1
         self.seen.append(ids.clone())
         return self.model(ids, mask=mask, rows=rows)
@@ -253,7 +253,7 @@ class Script(Net):
         logits = ((1 - p) / (VOCAB - 2)).log().repeat(1, VOCAB)  # the mask has no share
         self.logits = logits.scatter(1, torch.tensor(tokens)[:, None], p.log())
 
-    def __call__(self, ids, mask=None, rows=None):
+    def __call__(self, ids, mask=None, positions=None, rows=None):
         return self.logits[: ids.shape[1]].repeat(len(ids), 1)[rows.flatten()]
 
 
@@ -581,7 +581,7 @@ def test_confidence_likelihood_breaks_ties_as_the_sampler_does():
     """Probabilities that round to 1 in fp32 are tied for the sampler; the likelihood must follow the same order."""
 
     class Model(Net):  # two sure positions, of which the second is surer and changes the first
-        def __call__(self, ids, mask=None, rows=None):
+        def __call__(self, ids, mask=None, positions=None, rows=None):
             first = torch.where(ids[:, 1:] == MASK, torch.tensor([30.0, 0.0]), torch.tensor([0.0, 0.0]))
             second = torch.tensor([40.0, 0.0]).expand_as(first)
             logits = torch.nn.functional.pad(torch.stack([first, second], 1), (0, 1))
@@ -714,7 +714,7 @@ def test_masked_ce_is_the_mean_cross_entropy_of_hidden_tokens():
 
 def test_times_are_clipped_and_bell_shaped_as_asked():
     """The fraction hidden of a long row is t (linear schedule): uniform, Beta(2, 2), or between t_min and t_max."""
-    spy = Spy(lambda ids, mask=None, rows=None: torch.zeros(len(rows), 3))
+    spy = Spy(lambda ids, mask=None, positions=None, rows=None: torch.zeros(len(rows), 3))
     x = torch.zeros(400, 400, dtype=torch.int64)
 
     def fractions(**keys):
@@ -732,7 +732,7 @@ def test_times_are_clipped_and_bell_shaped_as_asked():
 def test_low_discrepancy_reduces_the_variance_of_a_batch():
     """MDLM appendix: a loss that depends on t is steadier when every batch covers [0, 1] evenly."""
 
-    def model(ids, mask=None, rows=None):  # cross entropy 3 f^2 where a fraction f is hidden
+    def model(ids, mask=None, positions=None, rows=None):  # cross entropy 3 f^2 where a fraction f is hidden
         nll = 3 * (ids == MASK).double().mean(1, keepdim=True).expand_as(ids).flatten()[rows] ** 2
         return torch.stack([-nll, torch.log1p(-torch.exp(-nll)), nll], -1)
 

@@ -17,7 +17,6 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from data import sft  # noqa: E402
 
-
 NAME = "OpenCoder-LLM/opc-sft-stage2"
 
 
