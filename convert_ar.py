@@ -77,7 +77,7 @@ def give_row(model, mask_id, used, init):
         module, _, leaf = name.rpartition(".")
         module = model.get_submodule(module)
         table = getattr(module, leaf)
-        mean = table[:used].mean(0)
+        mean = table[:used][torch.arange(used) != mask_id].mean(0)
         if init == "keep" and mask_id < len(table):
             mean = table[mask_id].clone()
         more = max(0, rows - len(table))
@@ -103,11 +103,13 @@ def turn(model, causal, shift):
 
 
 @torch.no_grad()
-def differences(model, ids, before):
+def differences(model, ids, before, mask_id):
     """How the logits of the old tokens differ from what they were: with the causal mask put back, and as it is now."""
     c, n = model.config, before.shape[-1]
-    causal = turn(model, True, False)(ids)[..., :n]
-    full = turn(model, c.causal, c.shift)(ids)[..., :n]
+    old = torch.arange(n) != mask_id  # a reserved token that becomes the mask has another row now
+    before = before[..., old]
+    causal = turn(model, True, False)(ids)[..., :n][..., old]
+    full = turn(model, c.causal, c.shift)(ids)[..., :n][..., old]
     same = (causal.argmax(-1) == before.argmax(-1)).double().mean().item()
     return (causal - before).abs().max().item(), same, (full - before).abs().max().item()
 
@@ -153,7 +155,7 @@ def convert(
             facts["hf_config"] = {**content, "architectures": [name], "model_type": kind, "vocab_size": rows}
         weights = dict(model.named_parameters())
         try:
-            put_back, same, changed = differences(model, ids, before)
+            put_back, same, changed = differences(model, ids, before, tokenizer.mask_id)
         except (RuntimeError, ValueError) as e:
             sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({pretrained.first_line(e)})")
         row = "the mean of the others" if mask_init == "mean" else "as it was"
@@ -168,7 +170,7 @@ def convert(
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")
         pretrained.save(out, weights, model.config, tokenizer, where, algorithm, facts)
     again = pretrained.load(out)
-    put_back, same, _ = differences(again.model, ids, before)
+    put_back, same, _ = differences(again.model, ids, before, tokenizer.mask_id)
     print(f"read back       causal again, logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
     print(f"wrote {out}: {again.model.num_params():,} parameters, decoded by {again.algorithm}")
     if put_back > 1e-3:

@@ -38,7 +38,8 @@ def shard(model, dtype, device):
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     mesh = dist.init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     for module in (*blocks(model), model):
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        # The root, too, parts again after each forward: or evaluating averaged weights would leave them behind in it.
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model.to(device)
 
 
@@ -50,7 +51,7 @@ def whole(x):
     if isinstance(x, list | tuple):
         return type(x)(whole(v) for v in x)
     if isinstance(x, DTensor):
-        return x.detach().full_tensor().cpu()
+        return x.detach().full_tensor().to("cpu", copy=True)  # a view of something larger could not be saved
     return x.detach() if torch.is_tensor(x) else x
 
 

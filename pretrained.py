@@ -293,9 +293,11 @@ class Wrapped(torch.nn.Module):
         super().__init__()
         self.hf, self.decoder = hf, causal
         length = getattr(hf.config, "max_position_embeddings", 0) or 2048
-        for name, table in hf.named_modules():  # RoBERTa's descendants count positions from padding_idx + 1
+        self.first = 0  # what the first position is called: padding_idx + 1 among RoBERTa's descendants
+        for name, table in hf.named_modules():
             if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
-                length -= table.padding_idx + 1
+                self.first = table.padding_idx + 1
+        length -= self.first
         self.config = Config(vocab_size=hf.get_output_embeddings().weight.shape[0], seq_len=length, causal=causal)
 
     def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
@@ -303,7 +305,7 @@ class Wrapped(torch.nn.Module):
         if mask is not None and (not torch.is_tensor(mask) or cache is not None and mask.dim() != 2):
             raise ValueError("this model runs through transformers, which has no attention by blocks; use mdlm or ar")
         if cache is None:
-            order = {} if positions is None else {"position_ids": positions}
+            order = {} if positions is None else {"position_ids": positions.clamp(min=0) + self.first}
             logits = self.hf(input_ids=ids, attention_mask=self.attention_mask(mask, ids), **order).logits
         else:
             positions = cache.next_positions(T) if positions is None else positions
@@ -311,7 +313,7 @@ class Wrapped(torch.nn.Module):
             tokens = cache.write(0, slots, *[ids[:, None, :, None]] * 2)[0][:, 0, :, 0]
             filled = cache.mine(cache.filled)[:, cache.visible]
             logits = self.hf(input_ids=tokens, attention_mask=self.attention_mask(filled, tokens)).logits
-            at = (positions - self.config.shift).clamp(0, cache.size - 1)
+            at = (positions - int(self.config.shift)).clamp(0, cache.size - 1)
             logits = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
         if self.config.shift and cache is None:
             logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
@@ -426,7 +428,7 @@ def load_adapter(path, facts, device, dtype, pickle):
             f"{path} is an adapter for another base than what {adapter['base']} holds now (its digest is {found}, not "
             f"{adapter['base_digest']}); name the right one in {path}/config.json"
         )
-    model = add_lora(base.model, adapter["r"], adapter["alpha"]).to(device)
+    model = add_lora(base.model, adapter["r"], adapter["alpha"], adapter.get("dropout", 0.0)).to(device)
     own = {n: p for n, p in model.named_parameters() if ".lora_" in n}
     with torch.no_grad():
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):

@@ -33,6 +33,7 @@ import configurator
 import mdlm
 import parallel
 import pretrained
+import tokenizer as tokenizers
 from data import common, sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
@@ -44,6 +45,7 @@ class Settings:
     out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
     init_from: str = "scratch"  # scratch, resume (go on with out_dir/last), or a checkpoint to start from
     convert: str = ""  # what init_from is converted from, where it is not there yet: a directory or a name on the hub
+    preset: str = ""  # how to decode what is trained: one of config/presets; default: as what it starts from
     random_weights: bool = False  # of the checkpoint to start from take the architecture only, to compare with
     overwrite: bool = False  # allow scratch to replace a run that is already in out_dir
     seed: int = 1  # of the initial weights, the windows, the masks
@@ -233,7 +235,7 @@ def config_from(source, config, said, context):
     if differs:
         k = differs[0]
         sys.exit(
-            f"{source.path} has {k}={have[k]}, this run asks for {k}={getattr(config, k)}; leave it out, or use the "
+            f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
             "settings it was trained with"
         )
     return replace(source.model.config, dropout=config.dropout)
@@ -266,7 +268,7 @@ def main(argv):
     is_chat = sft.holds_chat(s.dataset)
     source = None
     if s.init_from != "scratch":
-        held = dtype if s.lora_r and s.init_from != "resume" else torch.float32  # a frozen base needs no more
+        held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
         source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
         released = "architecture" in source.facts
         config = config_from(source, config, values, is_chat or released)
@@ -287,8 +289,10 @@ def main(argv):
         if vocab_size < meta["vocab_size"]:
             sys.exit(f"vocab_size={vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
         config = replace(config, vocab_size=vocab_size)
-        if source and source.tokenizer.spec != tokenizer.spec:
+        if source and not tokenizers.alike(source.tokenizer, tokenizer):
             sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
+        if source:
+            tokenizer, tokenizer_dir = source.tokenizer, source.files
         if rows_of and rows_of != L:
             sys.exit(f"seq_len={L} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
         if not rows_of and len(common.load_tokens(s.dataset, "train", meta)) <= L:
@@ -401,6 +405,7 @@ def main(argv):
         if s.init_from == "resume":
             state = pretrained.load_train_state(source.path)
         base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
+        base |= {"preset": s.preset} if s.preset else {}
         for module in model.modules():  # what is not a weight follows this run's settings
             if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer):
                 module.p = config.dropout
@@ -521,12 +526,12 @@ def main(argv):
         raw.eval()
         total = len(eval_rows) if is_chat else len(eval_x)
         nats = torch.zeros(total, dtype=torch.float64, device=device)
-        tokens = torch.full_like(nats, L - prompt_len)
+        tokens = torch.zeros_like(nats)
         with averaged_weights(), autocast:
             for i in range(rank * B, max(total, 1) + rank * B, world * B):  # as often on every rank, which FSDP wants
                 first = min(i, total - 1)
                 n = min(B, total - first)
-                real = None
+                real, lengths = None, [L - prompt_len] * n
                 if is_chat:  # the end-of-text behind an answer is part of what is measured, but not a token more
                     x, maskable, texts = chat_batch(eval_rows, first, n, alone)
                     real = texts.number >= 0
@@ -537,11 +542,9 @@ def main(argv):
                 found = algorithm.nelbo(raw, x, **keys, first=first)
                 if i < total:
                     nats[i : i + n] = found
-                    if is_chat:
-                        tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
+                    tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
         raw.train()
-        nats = sum_over_ranks(nats)
-        tokens = sum_over_ranks(tokens) / (world if not is_chat else 1)
+        nats, tokens = sum_over_ranks(nats), sum_over_ranks(tokens)
         mean = nats.sum() / tokens.sum()
         spread = (nats - mean * tokens).square().sum() / max(1, total - 1)  # of a ratio; of a mean, where all are equal
         return mean.item(), (spread.sqrt() / total**0.5 / tokens.mean()).item()

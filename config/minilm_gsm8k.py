@@ -21,12 +21,12 @@ objective = "masked_ce"
 t_shape = "bell"
 
 batch_size = 8
-max_iters = 400
-learning_rate = 5e-4
+max_iters = 300
+learning_rate = 3e-4
 lr_schedule = "wsd"
 decay_fraction = 0.5
 warmup_iters = 20
 weight_decay = 0.01
 
-eval_interval = 200
+eval_interval = 300
 eval_windows = 100

@@ -65,6 +65,7 @@ def messages_of(record):
         names = {"human": "user", "gpt": "assistant", "model": "assistant"}
         messages = []
         for turn in turns:
+            turn = turn if isinstance(turn, dict) else {"content": turn}
             role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
             if not isinstance(role, str) or not isinstance(content, str):
                 raise ValueError(f"the turn {str(turn)[:60]!r} needs a role and a content, both text")
@@ -91,7 +92,7 @@ def jsonl(path):
     path = Path(path)
     if not path.is_file():
         sys.exit(f"there is no file {str(path)!r} with conversations")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -180,6 +181,8 @@ def settle_system(messages, system):
         return messages
     first, rest = messages[0]["content"], messages[1:]
     if system == "merge" and rest:
+        if rest[0]["role"] != "user":  # an answer is learnt, what it is told is not
+            return [{"role": "user", "content": first}, *rest]
         rest = [{**rest[0], "content": f"{first}\n\n{rest[0]['content']}"}, *rest[1:]]
     return rest
 
@@ -291,7 +294,11 @@ def start_worker(tokenizer_dir, spec, system):
 def tokenize_record(numbered):
     """(split, ids, learn, bytes of the answers), or the reason why there is none."""
     number, record = numbered
-    messages = settle_system(messages_of(record), work["system"])
+    try:
+        asked = messages_of(record)
+    except ValueError as e:
+        return f"fatal: conversation {number}: {e}"
+    messages = settle_system(asked, work["system"])
     try:
         ids, learn = tokenize(work["tokenizer"], messages)
     except ValueError as e:
@@ -299,7 +306,7 @@ def tokenize_record(numbered):
     except Exception as e:  # what jinja or a template raises
         return f"fatal: conversation {number}: {system_hint(e, messages)}"
     size = sum(len(m["content"].encode()) + 1 for m in messages if m["role"] == "assistant" and m["content"].strip())
-    return "val" if is_val(messages) else "train", ids, learn, size
+    return "val" if is_val(asked) else "train", ids, learn, size
 
 
 def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
@@ -430,9 +437,13 @@ class Streamed:
         """One pass over the records."""
         for number, record in enumerate(find_records(self.name, streaming=True)[0], 1):
             try:
-                messages = settle_system(messages_of(record), self.options.system)
-                if is_val(messages) != (self.split == "val"):
-                    continue
+                asked = messages_of(record)
+            except ValueError as e:
+                sys.exit(f"{self.name}, conversation {number}: {e}")
+            if is_val(asked) != (self.split == "val"):
+                continue
+            messages = settle_system(asked, self.options.system)
+            try:
                 found = tokenize(self.tokenizer, messages)
             except ValueError:
                 self.left_out += 1
