@@ -1,7 +1,7 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
     python bench.py                    everything but memory, some 20 minutes on a CPU
-    python bench.py --only=head        one group: head, compile, batch, blocks, decode, block_decode, cache, memory
+    python bench.py --only=head        one group: head, compile, batch, blocks, sft, decode, block_decode, cache, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -23,9 +23,10 @@ import ar
 import bd3lm
 import configurator
 import mdlm
+from data import sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
-Group = Literal["all", "head", "compile", "batch", "blocks", "decode", "block_decode", "cache", "memory"]
+Group = Literal["all", "head", "compile", "batch", "blocks", "sft", "decode", "block_decode", "cache", "memory"]
 
 
 @dataclass
@@ -103,6 +104,66 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     passes = 1 + bd3lm.clean_length(config.seq_len, block_size) / config.seq_len if block_size else 1
     flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5, passes)
     return step, batch_size * config.seq_len, flops
+
+
+def sft_group(s, device, dtype, conversations=16, length=512):
+    """Fine-tuning a network of ModernBERT's shape (22 layers, every third global, a window of 128, 50,368 tokens, 256
+    wide) on conversations as long as GSM8K's; what counts is their tokens, not the padding."""
+    shape = dict(n_layer=22, n_embd=256, n_head=4, mlp="geglu", mlp_dim=384, norm="layer", norm_embed=True)
+    shape |= dict(norm_first=False, window=64, global_every=3, qk_norm=False, head_dense="plain", head_bias=True)
+    c = Config(vocab_size=50368, seq_len=length, tied=True, **shape)
+    model, mask_id = Transformer(c).to(device), c.vocab_size - 1
+    rng = torch.Generator().manual_seed(1)
+    sizes = (torch.randn(conversations, generator=rng) * 0.4 + 5.0).exp().long().clamp(40, length).tolist()
+    items = []
+    for n in sizes:
+        ids = torch.randint(mask_id, (n,), generator=rng).numpy()
+        items.append((n, (ids, torch.arange(n).numpy() > 0.4 * n)))
+    counter = itertools.count()
+
+    def batch(packing):
+        options = sft.Options(packing=packing, fill=1)
+        rows = [[item] for item in items]
+        if packing:
+            rows = [[items[i] for i in row] for row in sft.pack(sizes, length)]
+        ids, learn, texts = sft.batch(rows, 0, len(rows), options, 0, length)
+        move = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
+        texts = mdlm.Texts(move(texts.pop("number")), move(texts.pop("position")), **texts)
+        return move(ids), move(learn), texts
+
+    def step(loss):
+        def run():
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                value = loss(next(counter))
+            value.backward()
+            model.zero_grad(set_to_none=True)
+
+        return run, sum(sizes), 0
+
+    def ours(packing):
+        x, learn, texts = batch(packing)
+        return step(lambda seed: mdlm.loss(model, x, mask_id=mask_id, maskable=learn, seed=seed, texts=texts))
+
+    x, learn, texts = batch(False)
+    pad = length - x.shape[1]
+    x, learn, real = (torch.nn.functional.pad(y, (0, pad)) for y in (x, learn, texts.number >= 0))
+
+    def plain(seed):
+        """As it is usually written: rows padded to the context, logits and cross entropy everywhere."""
+        t = mdlm.stratified(seed, len(x), device)
+        hidden = mdlm.hide_by_rate(t, mdlm.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x)), learn)
+        logits = model(torch.where(hidden, mask_id, x), mask=real).flatten(0, 1).float()
+        logits.detach()[:, mask_id] = -torch.inf
+        nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
+        return (nll * hidden / t[:, None]).sum() / learn.sum()
+
+    variants = {"plain: padded rows, logits everywhere": step(plain), "ours": ours(False), "ours, packed": ours(True)}
+    report(
+        f"fine-tuning, {conversations} conversations of {sum(sizes) / len(sizes):.0f} tokens",
+        variants,
+        s.rounds,
+        device,
+    )
 
 
 def llada_plainly(model, prompts, mask_id, max_new_tokens, block_size):
@@ -254,6 +315,9 @@ def main(argv):
             algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
 
         return run, s.batch_size * n, 0
+
+    if s.only in ("all", "sft"):
+        sft_group(s, device, dtype)
 
     if s.only in ("all", "decode"):
         model = Transformer(config(1026)).to(device).eval()

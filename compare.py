@@ -2,7 +2,7 @@
 
     python compare.py minilm       a sentence encoder learns GSM8K by diffusion: its weights against random ones
     python compare.py pydocs       our own autoregressive model becomes masked and block diffusion: against from scratch
-    python compare.py endings      what to put behind an answer: nothing, end-of-text to a multiple of 32, or LLaDA's rows
+    python compare.py endings      what stands behind an answer: one end-of-text, some, or as many as fill the row
     python compare.py minilm --max_iters=100 --out=out/short       train's settings, for all runs of the comparison
 
 A run that was stopped goes on; one that is finished is not trained again.

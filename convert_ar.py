@@ -128,9 +128,13 @@ def convert(
     model, old = checkpoint.model, checkpoint.tokenizer
     if checkpoint.algorithm != "ar" or not model.config.causal:
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
-    ids = torch.tensor([old.encode(PROBE)])
     used = old.vocab_size if "architecture" in checkpoint.facts else old.mask_id  # ids that have a trained row
     used = min(used, model.config.vocab_size)
+    try:
+        text = old.encode(PROBE)
+    except ValueError:  # outside a vocabulary of characters
+        text = []
+    ids = torch.tensor([[*text, *range(used)][: min(96, model.config.seq_len)]])
     with torch.no_grad():
         before = model(ids)[..., :used]
     facts = dict(checkpoint.facts)

@@ -34,6 +34,7 @@ What is left to settle, and what this file does:
 import json
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,15 +64,23 @@ class Settings:
     seed: int = 1  # of a head that has to be built
 
 
+def config_of(path, content):
+    """model.Config of a family that is known here."""
+    name = content["architectures"][0]
+    try:
+        return Config(**FAMILIES[name].config(content))
+    except KeyError as e:
+        sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
+    except ValueError as e:
+        sys.exit(f"{path}/config.json: {e}")
+
+
 def load_encoder(path, content, seed, pickle):
     """The network of an encoder that was released without a head: its own parameters strictly from the files, and the
     head from `seed`."""
     family = FAMILIES[content["architectures"][0]]
     torch.manual_seed(seed)
-    try:
-        model = Transformer(Config(**family.config(content)))
-    except (KeyError, ValueError) as e:
-        sys.exit(f"{path}/config.json: {e}")
+    model = Transformer(config_of(path, content))
     own = {n: p for n, p in model.named_parameters() if not n.startswith("head_")}
     table = their_names(family, own, model.config.n_layer)
     with torch.no_grad():
@@ -87,11 +96,14 @@ def headless(path, pickle):
 
     names = []
     for file in pretrained.weight_files(path, pickle):
-        if file.suffix == ".bin":
-            names += torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            with safetensors.safe_open(file, "pt") as f:
-                names += f.keys()
+        try:
+            if file.suffix == ".bin":
+                names += torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            else:
+                with safetensors.safe_open(file, "pt") as f:
+                    names += f.keys()
+        except Exception as e:  # whatever the two raise
+            sys.exit(f"{file} cannot be read ({pretrained.first_line(e)}); copy the checkpoint again")
     return not any(n.startswith(("cls.predictions.", "lm_head.", "head.", "decoder.")) for n in names)
 
 
@@ -100,8 +112,11 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
     path = pretrained.find(source, pickle)
-    content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    name = (content.get("architectures") or [""])[0]
+    try:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        name = (content.get("architectures") or [""])[0]
+    except (AttributeError, ValueError) as e:
+        sys.exit(f"{path}/config.json cannot be read: {type(e).__name__}: {e}")
     if not name or "model" in content:
         sys.exit(f"{path} is no checkpoint of an encoder in the hub's layout")
     if pretrained.is_causal(name):
@@ -120,7 +135,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
         elif name in FAMILIES:
             family = FAMILIES[name]
             with torch.device("meta"):
-                model = Transformer(Config(**family.config(content)))
+                model = Transformer(config_of(path, content))
             pretrained.load_family(model, family, pretrained.weight_files(path, pickle), "cpu", torch.float32)
         else:
             model, _ = pretrained.load_wrapped(path, content, "cpu", torch.float32, pickle)

@@ -463,6 +463,8 @@ class Streamed:
         while self.place < first + n:
             one = next(self.records, None)
             if one is None:
+                if self.split == "val":  # all there are, once
+                    return found
                 if self.place == 0:
                     sys.exit(f"{self.name} has no conversation to learn from")
                 self.records = self.conversations()

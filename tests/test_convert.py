@@ -172,7 +172,6 @@ def refusal(call, *args, **keys):
     return said
 
 
-
 # ------------------------------------------------------------------------------------------------------------------
 # encoders
 
@@ -233,9 +232,6 @@ def test_a_chat_template_of_its_own_is_kept(tmp_path):
     assert "chat template   its own" in said
 
 
-ENCODER_OF = {"bert, headless": "", "roberta, headless": "", "modernbert, headless": ""}
-
-
 @pytest.mark.parametrize("name", HEADLESS)
 @torch.no_grad()
 def test_a_headless_encoder_gets_a_head_behind_hidden_states_that_are_its_own(converted, name):
@@ -276,7 +272,9 @@ def test_a_built_head_is_that_of_its_seed(source, tmp_path, name):
 
 def test_bert_for_pretraining_keeps_its_head(source, converted):
     before, after = (stored(p) for p in (source("bert for pretraining")[1], converted("bert for pretraining")[1]))
-    assert torch.equal(before["cls.predictions.transform.dense.weight"], after["cls.predictions.transform.dense.weight"])
+    assert torch.equal(
+        before["cls.predictions.transform.dense.weight"], after["cls.predictions.transform.dense.weight"]
+    )
     assert torch.equal(before["cls.predictions.bias"], after["cls.predictions.bias"])
 
 
@@ -373,7 +371,8 @@ def test_a_model_converted_to_blocks_says_so(converted, name):
 def embeddings(path):
     """{name: table} of those with a row per token."""
     pattern = r"embed_tokens|wte|embed_in|lm_head\.weight|embed_out"
-    return {n: t for n, t in stored(path).items() if re.search(pattern, n)}
+    found = {n: t for n, t in stored(path).items() if re.search(pattern, n)}
+    return {n.replace("embed_out", "lm_head"): t for n, t in found.items()}  # GPT-NeoX's, before transformers 5 and now
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
@@ -452,7 +451,7 @@ def test_the_chat_template_and_stop_tokens_of_an_autoregressive_model_stay(tmp_p
     assert (new.eos_id, new.stop_ids, new.ends) == (old.eos_id, old.stop_ids, old.ends) == (0, (0, 1), new.ends)
 
 
-# ---- a checkpoint of our own ------------------------------------------------------------------------------------------
+# ---- a checkpoint of our own ----------------------------------------------------------------------------------------
 
 SAYING = "the quick brown fox jumps over the lazy dog. DEF area(r): 3.14159 * ** 2 The capital of France is Paris, and "
 TINY = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--seq_len=32", "--batch_size=4", "--dtype=float32", "--device=cpu"]
@@ -519,7 +518,9 @@ def test_what_is_there_is_only_replaced_where_that_is_asked_for(source, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name, module, other", [("bert", convert_ar, "convert_bert"), ("llama", convert_bert, "convert_ar")])
+@pytest.mark.parametrize(
+    "name, module, other", [("bert", convert_ar, "convert_bert"), ("llama", convert_bert, "convert_ar")]
+)
 def test_the_other_kind_of_model_is_refused_with_the_script_that_takes_it(source, tmp_path, name, module, other):
     assert f"{other}.py" in refusal(module.convert, source(name)[1], tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -586,11 +587,45 @@ def test_a_conversion_that_fails_while_writing_leaves_what_was_there(source, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-# ---- the command lines ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["bert", "bert, headless"])
+@pytest.mark.parametrize("change, says", [({"hidden_act": "relu"}, "hidden_act='relu'"), ({"hidden_size": None}, "")])
+def test_an_encoder_that_our_network_cannot_be_is_refused_in_a_sentence(source, tmp_path, name, change, says):
+    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
+    edit_json(path, lambda c: [c.pop(k) if v is None else c.update({k: v}) for k, v in change.items()])
+    said = refusal(convert_bert.convert, path, tmp_path / "out")
+    assert (says or "lacks 'hidden_size'") in said and f"{path}/config.json" in said
 
 
-def command(*args):
-    return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("name, module", [("bert", convert_bert), ("llama", convert_ar)])
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_config_that_is_none_is_refused_in_a_sentence(source, tmp_path, name, module, content):
+    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
+    (path / "config.json").write_text(content)
+    assert "config.json cannot be read" in refusal(module.convert, path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["bert", "bert, headless", "llama"])
+def test_damaged_weights_are_refused_in_a_sentence(source, tmp_path, name):
+    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:500])
+    module = convert_ar if name == "llama" else convert_bert
+    assert "model.safetensors cannot be read" in refusal(module.convert, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["bert", "bert, headless", "llama"])
+@pytest.mark.parametrize("new", [True, False])
+def test_pickled_weights_are_converted_where_they_are_asked_for(source, converted, tmp_path, name, new):
+    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
+    torch.save(stored(path), path / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+    (path / "model.safetensors").unlink()
+    module = convert_ar if name == "llama" else convert_bert
+    assert "--pickle" in refusal(module.convert, path, tmp_path / "out")
+    convert(name, path, tmp_path / "out", pickle=True)
+    assert equal_parameters(*(pretrained.load(p).model for p in (tmp_path / "out", converted(name)[1])))
+
+
+# ---- the command lines ----------------------------------------------------------------------------------------------
 
 
 BERT_SAYS = ("mask token", "end of answers", "chat template", "output head", "read back", "one step", "wrote")
@@ -599,12 +634,17 @@ AR_SAYS = ("mask token", "end of answers", "chat template", "mask row", "attenti
 
 @pytest.mark.parametrize("name, says", [("bert", BERT_SAYS), ("llama", (*AR_SAYS, "read back", "wrote"))])
 def test_the_command_line_says_what_it_settled(source, tmp_path, name, says):
-    script = "convert_bert.py" if name == "bert" else "convert_ar.py"
-    done = command(script, source(name)[1], f"--out={tmp_path}/out")
-    assert done.returncode == 0, done.stderr
-    assert [line for line in says if not re.search(rf"^{line}\s", done.stdout, re.M)] == []
-    assert len(done.stdout.splitlines()) == len(says)
+    module = convert_bert if name == "bert" else convert_ar
+    lines = quietly(module.main, [str(source(name)[1]), f"--out={tmp_path}/out"]).splitlines()
+    assert len(lines) == len(says) and all(line.startswith(f"{word} ") for word, line in zip(says, lines))
     pretrained.load(tmp_path / "out")
+
+
+def test_a_conversion_is_a_command(source, tmp_path):
+    args = ["convert_ar.py", str(source("llama")[1]), f"--out={tmp_path}/out", "--algorithm=bd3lm", "--mask_init=keep"]
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "as it was" in done.stdout and pretrained.load(tmp_path / "out").algorithm == "bd3lm"
 
 
 @pytest.mark.parametrize("module", [convert_bert, convert_ar])
@@ -617,7 +657,14 @@ def test_the_command_line_without_source_or_out_says_how_it_is_used(module, argv
 # ------------------------------------------------------------------------------------------------------------------
 # generation
 
-GENERATING = [("bert", {}), ("electra", {}), ("xlm-roberta", {}), ("llama", {}), ("llama", {"shift": True}), ("qwen2", {"shift": True})]
+GENERATING = [
+    ("bert", {}),
+    ("electra", {}),
+    ("xlm-roberta", {}),
+    ("llama", {}),
+    ("llama", {"shift": True}),
+    ("qwen2", {"shift": True}),
+]
 GENERATING += [("gpt-neox", {}), ("gpt-neox", {"shift": True})]
 
 
@@ -628,7 +675,9 @@ def test_a_converted_model_fills_every_mask_and_each_row_as_it_would_alone(conve
     mask_id = checkpoint.tokenizer.mask_id
     prompts = [ids_for(name, 1, length, seed=length)[0] for length in (9, 1, 5)]
     prompts[2][2:4] = mask_id  # holes
-    o = mdlm.SampleOptions(temperature=0, max_new_tokens=8, steps=5, block_size=4 if cache == "prefix" else 0, cache=cache)
+    o = mdlm.SampleOptions(
+        temperature=0, max_new_tokens=8, steps=5, block_size=4 if cache == "prefix" else 0, cache=cache
+    )
     together = mdlm.generate(checkpoint.model, prompts, o, mask_id=mask_id)
     for prompt, tokens in zip(prompts, together.tokens):
         assert len(tokens) == len(prompt) + 8 and mask_id not in tokens
@@ -689,7 +738,9 @@ def trained(talk, tmp_path):
     """What a run of two steps prints, from the checkpoint `base` on."""
 
     def run(base, *more, out="run"):
-        return quietly(train.main, [*CHAT, f"--dataset={talk}", f"--init_from={base}", f"--out_dir={tmp_path}/{out}", *more])
+        return quietly(
+            train.main, [*CHAT, f"--dataset={talk}", f"--init_from={base}", f"--out_dir={tmp_path}/{out}", *more]
+        )
 
     return run
 
@@ -711,7 +762,9 @@ def test_training_goes_on_from_a_converted_checkpoint_and_transformers_reads_the
     assert sum(0 < m < 0.1 for m in moved.values()) > 0.9 * len(moved)
     cls = tf.AutoModelForMaskedLM if name in ENCODERS else DECODERS[name]()[0]
     ids = ids_for(name)
-    logits = load_as(cls, tmp_path / "run/last")(ids, **({} if name in ENCODERS else {"attention_mask": full(ids)})).logits
+    logits = load_as(cls, tmp_path / "run/last")(
+        ids, **({} if name in ENCODERS else {"attention_mask": full(ids)})
+    ).logits
     same(after.model(ids)[:, 1:], logits[:, :-1] if options else logits[:, 1:])
 
 
@@ -747,7 +800,9 @@ def test_random_weights_of_a_model_that_runs_through_transformers_are_refused(co
 
 
 @pytest.mark.parametrize("setting", ["n_layer=5", "tied=true", "rope_theta=7", "norm=layer", "shift=true"])
-def test_a_network_setting_that_differs_from_the_checkpoints_is_refused_by_its_name(converted, trained, tmp_path, setting):
+def test_a_network_setting_that_differs_from_the_checkpoints_is_refused_by_its_name(
+    converted, trained, tmp_path, setting
+):
     assert f"has {setting.split('=')[0]}=" in refusal(trained, converted("llama")[1], f"--{setting}")
     assert not (tmp_path / "run").exists()
 
@@ -765,19 +820,23 @@ def test_blocks_that_a_converted_model_is_trained_with_are_remembered(converted,
 
 
 @pytest.mark.parametrize("name, options", TRAINED)
-def test_computing_activations_again_changes_neither_loss_nor_gradients(converted, name, options):
+@pytest.mark.parametrize("lora", [0, 4])
+def test_computing_activations_again_changes_neither_loss_nor_gradients(converted, name, options, lora):
     found = []
     for again in (False, True):
         model = pretrained.load(converted(name, **options)[1]).model.train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
+        if lora:
+            torch.manual_seed(0)
+            pretrained.add_lora(model, lora, 8.0)
         if again:
             model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
         calls = []
         layers = model.hf.base_model if hasattr(model, "hf") else model.blocks
         linear = next(m for m in layers.modules() if isinstance(m, torch.nn.Linear))
-        linear.register_forward_hook(lambda *_: calls.append(1))
+        linear.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         mask_id = 4 if name in ENCODERS else MASK
         value = mdlm.loss(model, ids_for(name), mask_id=mask_id, seed=3)
         value.backward()
@@ -861,7 +920,9 @@ def test_an_adapter_and_its_base_are_merged_to_one_checkpoint_that_transformers_
         same(logits[:, :-1] if options else logits[:, 1:], expected[:, 1:])
 
 
-@pytest.mark.parametrize("more", [[], ["--ema=0.5"], ["--lora_dropout=0.5"], ["--dtype=bfloat16"], ["--algorithm=bd3lm"]])
+@pytest.mark.parametrize(
+    "more", [[], ["--ema=0.5"], ["--lora_dropout=0.5"], ["--dtype=bfloat16"], ["--algorithm=bd3lm"]]
+)
 def test_a_run_of_adapters_that_is_cut_and_resumed_is_the_whole_run_bitwise(converted, trained, tmp_path, more):
     more = ["--lora_r=4", *more, *(["--block_size=8"] if "bd3lm" in str(more) else [])]
     out = converted("llama")[1]
@@ -915,7 +976,9 @@ def test_an_adapter_for_another_base_is_refused_with_both_names(converted, train
     assert f"{tmp_path}/run" in said and str(held) in said and "another base" in said
 
 
-@pytest.mark.parametrize("tensor", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    "tensor", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"]
+)
 def test_a_base_that_was_trained_on_in_any_tensor_is_another(converted, tmp_path, tensor):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
     digest = pretrained.digest(pretrained.load(held).model)

@@ -387,8 +387,54 @@ SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--batch_size=4", "--device
 SMALL += ["--max_iters=2", "--eval_windows=4", "--gradient_accumulation_steps=1", "--init_from=scratch"]
 
 
+# Recipes that start from a released model, and the tiny one of its family that stands in for it.
+FAMILY = {"llada": "llada", "dream": "dream", "gpt2": "gpt2", "qwen3": "qwen3", "qwen_coder": "qwen2"}
+FAMILY |= {"modernbert": "modernbert", "minilm": "bert"}
+
+
+def two_steps_from_a_released_model(words, kind, out):
+    """What `train.py words` does, with a tiny released model, which it converts, and with tiny conversations."""
+    from test_families import words as write_tokenizer
+    from test_families import write
+
+    source, data = out / "source", out / "chat.jsonl"
+    write(FAMILY[kind], source)
+    if kind in ("llada", "dream"):  # released with a chat template, and not converted
+        template = (
+            "{% for m in messages %}{{ m['content'] + (' <eos> ' if m['role'] == 'assistant' else ' ') }}{% endfor %}"
+        )
+        write_tokenizer(source, mask_token=None, chat_template=template)
+        start = [f"--init_from={source}", "--sharding=ddp"]
+    else:
+        start = [f"--convert={source}", f"--init_from={out / 'converted'}"]
+    records = [{"prompt": f"w{i} w{i % 5}", "response": "w7 w8 w9 w10"} for i in range(200)]
+    data.write_text("".join(json.dumps(r) + "\n" for r in records))
+    small = ["--batch_size=4", "--gradient_accumulation_steps=1", "--epochs=0", "--max_iters=2", "--seq_len=40"]
+    small += [f"--dataset={data}", "--eval_windows=4", "--device=cpu", "--compile=false", f"--out_dir={out / 'run'}"]
+    train.main([*words, *start, *small])
+    assert pretrained.load_train_state(out / "run/last")["iter"] == 2
+    assert pretrained.load(out / "run").algorithm == configurator.read(words)["algorithm"][0]
+
+
+def two_steps_from_our_own_model(words, text_data, out):
+    """What `train.py words` does, with a tiny autoregressive model of ours, which it converts."""
+    small = ["--batch_size=4", "--max_iters=2", f"--dataset={text_data}", "--eval_windows=4", "--device=cpu"]
+    small += ["--seq_len=32", "--compile=false"]
+    sizes = ["--n_layer=1", "--n_head=2", "--n_embd=32"]
+    train.main(["--algorithm=ar", *small, *sizes, f"--out_dir={out / 'ar'}"])
+    start = [f"--convert={out / 'ar'}", f"--init_from={out / 'converted'}", f"--out_dir={out / 'run'}"]
+    train.main([*words, *small, *start])
+    assert pretrained.load_train_state(out / "run/last")["iter"] == 2
+
+
 def two_small_steps(words, text_data, puzzle_data, out):
     """What `train.py words` does, on a tiny network and tiny data."""
+    recipe = Path(words[0]).stem
+    kind = next((k for k in FAMILY if recipe.startswith(k)), "")
+    if kind:
+        return two_steps_from_a_released_model(words, kind, out)
+    if recipe.startswith("pydocs_ar_"):
+        return two_steps_from_our_own_model(words, text_data, out)
     data = (
         [f"--dataset={puzzle_data}", "--seq_len=33"]
         if "sudoku" in words[0]
