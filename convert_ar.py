@@ -103,13 +103,24 @@ def turn(model, causal, shift):
 
 
 @torch.no_grad()
-def differences(model, ids, before, mask_id):
+def probe(model, tokenizer, mask_id, used):
+    """(ids (1, T), the tokens to look at, the model's logits for them there); without the mask token, which may have
+    been a reserved one with a row of its own."""
+    others = [i for i in range(used) if i != mask_id]
+    try:
+        text = [i for i in tokenizer.encode(PROBE) if i != mask_id]
+    except ValueError:  # outside a vocabulary of characters
+        text = []
+    ids = torch.tensor([[*text, *others][: min(96, model.config.seq_len)]])
+    return ids, others, model(ids)[..., others]
+
+
+@torch.no_grad()
+def differences(model, ids, others, before):
     """How the logits of the old tokens differ from what they were: with the causal mask put back, and as it is now."""
-    c, n = model.config, before.shape[-1]
-    old = torch.arange(n) != mask_id  # a reserved token that becomes the mask has another row now
-    before = before[..., old]
-    causal = turn(model, True, False)(ids)[..., :n][..., old]
-    full = turn(model, c.causal, c.shift)(ids)[..., :n][..., old]
+    c = model.config
+    causal = turn(model, True, False)(ids)[..., others]
+    full = turn(model, c.causal, c.shift)(ids)[..., others]
     same = (causal.argmax(-1) == before.argmax(-1)).double().mean().item()
     return (causal - before).abs().max().item(), same, (full - before).abs().max().item()
 
@@ -130,13 +141,6 @@ def convert(
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
     used = old.vocab_size if "architecture" in checkpoint.facts else old.mask_id  # ids that have a trained row
     used = min(used, model.config.vocab_size)
-    try:
-        text = old.encode(PROBE)
-    except ValueError:  # outside a vocabulary of characters
-        text = []
-    ids = torch.tensor([[*text, *range(used)][: min(96, model.config.seq_len)]])
-    with torch.no_grad():
-        before = model(ids)[..., :used]
     facts = dict(checkpoint.facts)
     facts |= {"converted_from": str(source), "preset": algorithm}
     with tempfile.TemporaryDirectory() as folder:
@@ -149,6 +153,7 @@ def convert(
             tokenizer, where = tokenizers.load({"kind": "hf"}, Path(folder)), folder
         else:  # a checkpoint of ours, whose vocabulary has the mask already: as its begin-of-text
             tokenizer, where, content = old, path, {}
+        ids, others, before = probe(model, old, tokenizer.mask_id, used)
         rows = give_row(model, tokenizer.mask_id, used, mask_init)
         turn(model, False, shift)
         if "architecture" in facts:
@@ -159,7 +164,7 @@ def convert(
             facts["hf_config"] = {**content, "architectures": [name], "model_type": kind, "vocab_size": rows}
         weights = dict(model.named_parameters())
         try:
-            put_back, same, changed = differences(model, ids, before, tokenizer.mask_id)
+            put_back, same, changed = differences(model, ids, others, before)
         except (RuntimeError, ValueError) as e:
             sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({pretrained.first_line(e)})")
         row = "the mean of the others" if mask_init == "mean" else "as it was"
@@ -174,7 +179,7 @@ def convert(
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")
         pretrained.save(out, weights, model.config, tokenizer, where, algorithm, facts)
     again = pretrained.load(out)
-    put_back, same, _ = differences(again.model, ids, before, tokenizer.mask_id)
+    put_back, same, _ = differences(again.model, ids, others, before)
     print(f"read back       causal again, logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
     print(f"wrote {out}: {again.model.num_params():,} parameters, decoded by {again.algorithm}")
     if put_back > 1e-3:

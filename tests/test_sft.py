@@ -1,4 +1,4 @@
-"""Conversations as data: what of them is learnt, how they are mixed, filled and packed, and that packing changes nothing.
+"""Conversations as data: what is learnt of them, how they are mixed and packed, and that packing changes nothing.
 
 Checkpoints are tiny random ones, converted as real ones are; conversations are lines of a JSONL file.
 """
@@ -100,6 +100,7 @@ def elsewhere(tmp_path_factory):
         root = tmp_path_factory.mktemp("root")
         patch.setattr(common, "ROOT", root)
         patch.setattr(os, "cpu_count", lambda: 2)
+        patch.setattr(train, "plot", lambda *_: None)  # half of the time of a tiny run
         patch.syspath_prepend(str(root))  # data/<name>/prepare.py of its own
         yield root
 
@@ -621,9 +622,10 @@ def test_every_conversation_comes_once_in_every_pass(data, tok, monkeypatch, str
     assert passes[0] != passes[1] != passes[2]
 
 
-def test_a_stream_begins_again_at_its_end(data, tok):
+def test_a_stream_begins_again_at_its_end(data, tok, monkeypatch):
+    monkeypatch.setattr(sft, "CHUNK", 40)
     made = data({"a": simple("a", 3)}, streaming=True)
-    assert set(Counter(said(made.next(sft.CHUNK), tok)).values()) <= {sft.CHUNK // 3, sft.CHUNK // 3 + 1}
+    assert sorted(Counter(said(made.next(40), tok)).values()) == [13, 13, 14]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -840,12 +842,17 @@ def test_packing_changes_no_loss_in_single_precision(name):
     assert packed == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("fill, packing", [(4, False), (4, True), (0, False), (1, False), (1, True)])
+@pytest.mark.parametrize(
+    "name, fill, packing",
+    [
+        (name, fill, packing)
+        for name in LOSSES
+        for fill, packing in [(4, False), (4, True), (0, False), (1, False), (1, True)]
+        if fill == 4 or "bd3lm" not in name  # which fills whole blocks
+    ],
+)
 def test_micro_batches_of_conversations_add_up_to_one_large_batch(name, fill, packing):
     """With one denominator, as train.py has it, and micro-batches of every size, of one row, too."""
-    if fill in (0, 1) and "bd3lm" in name:
-        pytest.skip("bd3lm fills whole blocks")
     model, options = network(LOSSES[name][0]), sft.Options(fill=fill, packing=packing)
     rows = in_rows(LENGTHS, ROOM, options)
     n = len(rows)
@@ -1054,8 +1061,7 @@ def random_model(cls, config):
 
 @pytest.fixture(scope="module")
 def made(bpe, tmp_path_factory):
-    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), and what it is converted to: a2d and
-    blocks."""
+    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), and what becomes of it: a2d, blocks."""
     path = tmp_path_factory.mktemp("checkpoints")
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
     shape |= dict(max_position_embeddings=CONTEXT)
@@ -1347,7 +1353,7 @@ GOOD = json.dumps({"prompt": "what", "response": "a mouse"}).encode()
 )
 def test_a_broken_line_is_named_by_its_number(refused, tmp_path, bad, why, streaming):
     (tmp_path / "bad.jsonl").write_bytes(GOOD + b"\n\n" + bad + b"\n" + GOOD + b"\n")
-    said = refused(dataset=tmp_path / "bad.jsonl", *[f"--streaming={streaming}"])
+    said = refused(f"--streaming={streaming}", dataset=tmp_path / "bad.jsonl")
     assert f"{tmp_path / 'bad.jsonl'}, line 3: " in said and why in said
 
 
@@ -1492,7 +1498,7 @@ def test_a_name_under_data_is_a_source_of_records(elsewhere, data, tok, tokenize
     place(
         elsewhere,
         "mine",
-        f"def other():\n    pass\n\n\ndef records(streaming=False):\n    return iter({[{'messages': r} for r in records]!r})\n",
+        f"RECORDS = {[{'messages': r} for r in records]!r}\n\n\ndef records(streaming=False):\n    return iter(RECORDS)\n",
     )
     place(elsewhere, "prose", "def main():\n    pass\n")
     assert sft.holds_chat("mine") and not sft.holds_chat("prose") and not sft.holds_chat("mine,prose")
@@ -1507,10 +1513,8 @@ def test_a_name_under_data_is_a_source_of_records(elsewhere, data, tok, tokenize
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_record_of_the_hub_in_another_form_is_named(elsewhere, tok, tokenizer_of, streaming):
-    place(elsewhere, "broken", "def records(streaming=False):\n    pass\n")
-    (elsewhere / "data/broken/prepare.py").write_text(
-        '"""x"""\n\ndef records(streaming=False):\n    yield {"prompt": "what", "response": "a"}\n    yield {"text": "b"}\n'
-    )
+    yields = "".join(f"    yield {r!r}\n" for r in ({"prompt": "what", "response": "a"}, {"text": "b"}))
+    place(elsewhere, "broken", f"# two records\ndef records(streaming=False):\n{yields}")
 
     def start():
         how = sft.Options(streaming=streaming)
