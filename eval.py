@@ -29,8 +29,9 @@ import bd3lm
 import configurator
 import mdlm
 import pretrained
+import tokenizer as tokenizers
 import train
-from data import common
+from data import common, sft
 from model import pick_device
 
 
@@ -63,6 +64,35 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta):
         keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], **keys))
     return torch.cat(nats) / (windows.shape[1] - n)
+
+
+def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
+    """NELBO (exact for AR) of the answers in held-out conversations, and bits per byte for each nat per token. What
+    stands behind an answer is measured with it, as in training.
+
+    The values, (N,), are nats per token linearised about their ratio: their mean is the nats of all answers over the
+    tokens of all, and their spread that of a ratio."""
+    facts, tokenizer, seq_len = checkpoint.facts, checkpoint.tokenizer, window(checkpoint)
+    options = sft.Options(**facts.get("chat", {}) | {"packing": False, "streaming": False})
+    if options.fill is None:
+        options.fill = 1 if algorithm.CAUSAL else checkpoint.model.config.block_size
+    rows = sft.Conversations(dataset, tokenizer, checkpoint.files, seq_len, options, 0, "val").some(s.windows)
+    nats = []
+    for i in tqdm(range(0, len(rows), s.eval_batch_size), desc="NELBO", disable=None, leave=False):
+        n = min(s.eval_batch_size, len(rows) - i)
+        ids, learn, texts = sft.batch(rows, i, n, options, tokenizer.eos_id, seq_len)
+        x, maskable, real = (torch.from_numpy(a).to(device) for a in (ids, learn, texts["number"] >= 0))
+        keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.samples, seed=seed, first=i)
+        nats.append(algorithm.nelbo(checkpoint.model, x, **keys))
+    nats = torch.cat(nats).cpu()
+    tokens = torch.tensor([int(sft.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
+    mean = nats.sum() / tokens.sum()
+    return mean + (nats - mean * tokens) / tokens.mean(), 1 / math.log(2) / sft.bytes_per_token(rows, tokenizer)
+
+
+def window(checkpoint):
+    """Tokens of a window: what it was trained on, where that is less than its context."""
+    return min(checkpoint.facts.get("seq_len", checkpoint.model.config.seq_len), checkpoint.model.config.seq_len)
 
 
 def chain_rule(checkpoint, algorithm, s, windows, method, meta):
@@ -177,13 +207,19 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     dataset = s.dataset or checkpoint.facts.get("dataset")
     if not dataset:
         sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
+    result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
+    if sft.holds_chat(dataset):
+        if checkpoint.tokenizer.template is None:
+            sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
+        nats, per_bit = answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)
+        result["likelihood"] = {"exact" if algorithm.CAUSAL else "NELBO": row(nats, per_bit)}
+        return {**result, "seconds": time.time() - start, "settings": asdict(s), "sampling": asdict(options)}
     meta = common.load_meta(dataset)
-    if common.load_tokenizer(dataset, meta).spec != checkpoint.tokenizer.spec:
+    if not tokenizers.alike(common.load_tokenizer(dataset, meta), checkpoint.tokenizer):
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]
-    result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
     if s.windows:
-        windows = common.eval_windows(dataset, meta, checkpoint.model.config.seq_len, s.windows)
+        windows = common.eval_windows(dataset, meta, window(checkpoint), s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
         nats = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
         exact = algorithm.CAUSAL

@@ -594,7 +594,7 @@ def main(argv):
         if not master:
             return True
         content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options_at(it))}
-        content |= base | ({"chat": asdict(chat)} if is_chat else {})
+        content |= base | {"seq_len": L} | ({"chat": asdict(chat)} if is_chat else {})
         dtype = getattr(torch, s.save_dtype)
         try:
             pretrained.save(

@@ -1061,7 +1061,7 @@ def random_model(cls, config):
 
 @pytest.fixture(scope="module")
 def made(bpe, tmp_path_factory):
-    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), and what becomes of it: a2d, blocks."""
+    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), and what it becomes: a2d, blocks."""
     path = tmp_path_factory.mktemp("checkpoints")
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
     shape |= dict(max_position_embeddings=CONTEXT)
@@ -1495,11 +1495,8 @@ def place(root, name, content):
 
 def test_a_name_under_data_is_a_source_of_records(elsewhere, data, tok, tokenizer_of):
     records = simple("named", 12)
-    place(
-        elsewhere,
-        "mine",
-        f"RECORDS = {[{'messages': r} for r in records]!r}\n\n\ndef records(streaming=False):\n    return iter(RECORDS)\n",
-    )
+    content = f"RECORDS = {[{'messages': r} for r in records]!r}\n\n"
+    place(elsewhere, "mine", content + "def records(streaming=False):\n    return iter(RECORDS)\n")
     place(elsewhere, "prose", "def main():\n    pass\n")
     assert sft.holds_chat("mine") and not sft.holds_chat("prose") and not sft.holds_chat("mine,prose")
     wanted = sorted(r[1]["content"] for r in records[:-1])

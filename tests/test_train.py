@@ -1,5 +1,6 @@
 """The training loop: the same run however it is cut up, and nothing lost when something goes wrong."""
 
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 
 import bd3lm
+import compare
 import configurator
 import eval as evaluation
 import mdlm
@@ -125,15 +127,44 @@ def test_accumulation_over_4_micro_batches_equals_one_large_batch(text_data, tmp
     assert_same(large, small, 2e-6)
 
 
-def test_two_gloo_processes_equal_one_process(text_data, tmp_path):
-    one = run(text_data, tmp_path / "one", "--batch_size=16", "--gradient_accumulation_steps=1")
-    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path / 'two'}", "--batch_size=4"]
+def two_processes(text_data, out, *options):
+    """train.py on two gloo processes, half of the batch each."""
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={out}", "--batch_size=4", *options]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--gradient_accumulation_steps=2"], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    command += ["--gradient_accumulation_steps=2"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [["--ema=0.9", "--eval_interval=1", "--dropout=0"], ["--n_layer=2", "--tied=true", *BLOCKS]]
+)
+def test_parameters_in_parts_on_two_processes_take_the_steps_of_one_process(text_data, tmp_path, options):
+    one = run(text_data, tmp_path / "one", "--batch_size=16", *options)
+    two_processes(text_data, tmp_path / "two", "--sharding=fsdp", *options)
+    assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 2e-6)
+    a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
+    assert a[-1]["val_nats"] == pytest.approx(b[-1]["val_nats"], abs=1e-5)
+    saved = [safetensors.torch.load_file(tmp_path / d / "last/model.safetensors") for d in ("one", "two")]
+    assert saved[0].keys() == saved[1].keys()  # gathered: whoever reads it need not know that it was in parts
+
+
+def test_what_two_processes_saved_in_parts_goes_on_in_one_and_back(text_data, tmp_path):
+    out = tmp_path / "parts"
+    two_processes(text_data, out, "--sharding=fsdp", "--max_iters=2", "--lr_schedule=constant")
+    shared = ["--batch_size=16", "--lr_schedule=constant", "--init_from=resume"]
+    run(text_data, out, *shared, "--max_iters=4")
+    two_processes(text_data, out, "--sharding=fsdp", "--max_iters=6", *shared[1:])
+    whole = run(text_data, tmp_path / "constant", "--batch_size=16", "--max_iters=6", "--lr_schedule=constant")
+    assert_same(whole, pretrained.load_train_state(out / "last"), 4e-6)
+    with pytest.raises(SystemExit, match="global batch .it had 16 rows, this one 8: 1 processes"):
+        run(text_data, out, "--batch_size=8", "--max_iters=8", *shared[1:])
+
+
+def test_two_gloo_processes_equal_one_process(text_data, tmp_path):
+    one = run(text_data, tmp_path / "one", "--batch_size=16", "--gradient_accumulation_steps=1")
+    two_processes(text_data, tmp_path / "two")
     assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 2e-6)
     a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
     assert a[-1]["val_nats"] == pytest.approx(b[-1]["val_nats"], abs=1e-5)  # each rank evaluated half of the windows
@@ -472,6 +503,11 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
         settings = sample.Settings if script == "sample.py" else evaluation.Settings
         options = mdlm.SampleOptions if "--cache=dual" in args else bd3lm.SampleOptions
         configurator.fill(configurator.read(args), settings, options)
+    elif script.startswith("convert_") or script == "pretrained.py":
+        settings = importlib.import_module(script.removesuffix(".py")).Settings
+        configurator.fill(configurator.read(args[script.startswith("convert_") :]), settings)
+    elif script == "compare.py":
+        assert args[0] in compare.COMPARISONS
     elif script == "sample.py" and args != ["--help"]:
         sample.main([*args, "--delay=0", "--device=cpu"])
 
