@@ -260,7 +260,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     mask = ahead(mask, options, seed, x0.shape[1], x0.device)
     if options.complementary:
         x0 = torch.cat([x0, x0])
-        mask, positions = (None if m is None or len(m) == 1 else torch.cat([m, m]) for m in (mask, positions))
+        mask, positions = (m if m is None or len(m) < len(maskable) else torch.cat([m, m]) for m in (mask, positions))
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
     return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 

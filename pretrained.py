@@ -42,7 +42,7 @@ class Checkpoint:
     @property
     def files(self):
         """Where the tokenizer's files are: with an adapter, its base's."""
-        return find(self.facts["adapter"]["base"]) if "adapter" in self.facts else self.path
+        return files_of(self.path)
 
 
 def find(path, pickle=False):
@@ -90,11 +90,16 @@ def algorithm(name):
     return importlib.import_module(name)
 
 
+def files_of(path):
+    """The directory that holds a checkpoint's tokenizer: an adapter's base, or the checkpoint itself."""
+    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return files_of(find(facts["adapter"]["base"])) if "adapter" in facts else path
+
+
 def tokenizer_of(path):
     """The tokenizer of a checkpoint's directory."""
+    path = files_of(path)
     facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if "adapter" in facts:
-        return tokenizer_of(find(facts["adapter"]["base"]))
     try:
         return tokenizers.load(facts["tokenizer"] if "model" in facts else {"kind": "hf"}, path)
     except ValueError as e:

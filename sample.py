@@ -92,6 +92,8 @@ def options_of(values, s, checkpoint, algorithm):
         preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
     if preset:
         print(f"preset: {name}")
+    if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
+        preset.pop("block_size", None)
     cached = (preset | said).get("cache", ("none", ""))[0] in ("prefix", "dual")
     if cached and "block_size" not in said and not preset.get("block_size", (0, ""))[0]:
         preset["block_size"] = (32, "--cache")  # which keeps what is outside a block

@@ -313,11 +313,10 @@ def main(argv):
     global_rows = world * accum * B
     if is_chat:
         if chat.fill is None:
-            chat = replace(chat, fill=1 if algorithm.CAUSAL else max(sizes) or (32 if chat.packing else 0))
-        if any(size and (chat.fill == 0 or chat.fill % size) for size in sizes):
-            sys.exit(
-                f"fill={chat.fill} is no multiple of block_size={max(sizes)}: every answer ends with a whole block"
-            )
+            chat = replace(chat, fill=1 if algorithm.CAUSAL else math.lcm(*sizes) or (32 if chat.packing else 0))
+        for size in sizes:
+            if size and (chat.fill == 0 or chat.fill % size):
+                sys.exit(f"fill={chat.fill} is no multiple of block_size={size}: every answer ends with a whole block")
         if chat.packing and not chat.fill:
             sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
         conversations = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
@@ -328,6 +327,9 @@ def main(argv):
         alone = replace(chat, packing=False)
         eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(s.eval_windows)
         say(conversations.summary())
+        if not eval_rows:  # a small file may have none
+            say(f"no conversation of {s.dataset} is left for validation, which is of training conversations instead")
+            eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed).some(s.eval_windows)
     else:
         if s.epochs:
             sys.exit("epochs counts passes over conversations; for running text use max_iters")
@@ -393,6 +395,9 @@ def main(argv):
     # model, optimiser, or the run to go on with
     torch.manual_seed(s.seed)
     state = None
+    what_rows = (
+        json.dumps([s.dataset, L, asdict(chat)]) if is_chat else None
+    )  # conversations, whose order must not change
     base = {}  # what the checkpoint says of itself that goes into those of this run
     if source is None:
         model = Transformer(config)
@@ -439,6 +444,11 @@ def main(argv):
             sys.exit(
                 "a run cannot be resumed with another seed, optimizer or global batch "
                 f"(it had {state['global_rows']} rows, this one {global_rows}: {world} processes x {B} x {accum}); "
+                f"--init_from={source.path} starts a new run from its weights"
+            )
+        if state.get("rows") != what_rows:
+            sys.exit(
+                f"a run cannot be resumed on other rows: it had {state.get('rows')}, this one has {what_rows}; "
                 f"--init_from={source.path} starts a new run from its weights"
             )
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
@@ -586,6 +596,7 @@ def main(argv):
                 "seed": s.seed,
                 "global_rows": global_rows,
                 "optimizer_name": s.optimizer,
+                "rows": what_rows,
                 "data": (taken["state"] if taken.get("it") == it else conversations.state) if is_chat else None,
                 "weights": parallel.whole(trained) if ema else weights,
                 "ema": weights if ema else None,

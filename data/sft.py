@@ -190,9 +190,9 @@ def settle_system(messages, system):
 def tokenize(tokenizer, messages):
     """(ids, learn), lists of int and bool: the conversation up to the end of its last answer, and what is an answer's.
 
-    Every answer ends with the template's end of turn, or with end-of-text where it has none. Where the template writes
-    earlier turns otherwise than it did when they were answered (Qwen3 takes out their thoughts), those are given, as a
-    sampler would be given them, but not learnt. ValueError where there is nothing to learn."""
+    Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. Where the
+    template writes earlier turns otherwise than it did when they were answered (Qwen3 takes out their thoughts), those
+    are given, as a sampler would be given them, but not learnt. ValueError where there is nothing to learn."""
     text, ids, learn = "", [], []
 
     def add(more, learnt):
@@ -215,11 +215,11 @@ def tokenize(tokenizer, messages):
             text, ids, learn = "", [], []
         add(before[len(text) :], False)
         add(answer[:stop] if stop else answer.rstrip(), True)
-        if not stop:  # a template without an end of turn
-            ids.append(tokenizer.eos_id)
-            learn.append(True)
     if not any(learn):
         raise ValueError("no answer, or only empty ones")
+    if not stop:  # a template without an end of turn
+        ids.append(tokenizer.eos_id)
+        learn.append(True)
     if tokenizer.mask_id in ids:
         raise ValueError("the mask token is part of the text")
     return ids, learn
@@ -227,8 +227,6 @@ def tokenize(tokenizer, messages):
 
 def fit(ids, learn, room, options):
     """The conversation as the options want it, in `room` tokens; None where nothing to learn is left."""
-    if options.learn == "last":
-        learn = learn & (np.arange(len(learn)) > last_false(learn))
     if len(ids) > room:
         if options.too_long == "drop":
             return None
@@ -238,7 +236,9 @@ def fit(ids, learn, room, options):
             ends = np.flatnonzero(learn[:-1] & ~learn[1:]) + 1
             n = int(max(ends[ends <= room], default=0))
             ids, learn = ids[:n], learn[:n]
-    return (ids, learn) if learn.any() else None
+    if not learn.any():
+        return None
+    return ids, learn & (np.arange(len(learn)) > last_false(learn)) if options.learn == "last" else learn
 
 
 def last_false(learn):
@@ -384,7 +384,7 @@ def main(name, doc):
 
     path = pretrained.find(args.tokenizer)
     source = args.file if name == "chat_jsonl" else name
-    print(prepare(source, pretrained.tokenizer_of(path), path, args.system, args.workers))
+    print(prepare(source, pretrained.tokenizer_of(path), pretrained.files_of(path), args.system, args.workers))
 
 
 # ------------------------------------------------------------------------------------------------------------------

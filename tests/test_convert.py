@@ -299,7 +299,6 @@ def test_a_headless_encoder_that_lacks_a_tensor_is_refused_by_its_name(source, t
 # autoregressive models
 
 CONVERTIBLE = [name for name in DECODERS if name != "opt"]
-NATIVE = ["gpt2", "llama", "qwen2", "qwen3"]
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
@@ -325,7 +324,7 @@ def test_a_converted_model_gives_the_logits_of_its_source_under_a_mask_that_hide
     same(pretrained.load(out).model(ids)[..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
 
 
-@pytest.mark.parametrize("name", [n for n in NATIVE if n != "qwen2"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gpt-neox", "phi"])
 @torch.no_grad()
 def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_place_later(converted, name):
     hf, out = converted(name, shift=True)
@@ -334,8 +333,10 @@ def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_plac
     expected = hf(ids, attention_mask=full(ids)).logits
     same(checkpoint.model(ids)[:, 1:, :DECODER_VOCAB], expected[:, :-1])
     content = json.loads((out / "config.json").read_text())
-    assert content["nanodlm"]["network"] == {"shift": True}
-    assert content["architectures"] == [convert_ar.CONVERTED[DECODERS[name]()[0].__name__][0]]
+    said = {"shift": True} | ({} if name in ("gpt2", "llama", "qwen3") else {"causal": False})  # what no name says
+    assert content["nanodlm"]["network"] == said
+    theirs = DECODERS[name]()[0].__name__
+    assert content["architectures"] == [convert_ar.CONVERTED.get(theirs, (theirs,))[0]]
 
 
 @torch.no_grad()
@@ -697,6 +698,18 @@ def test_rows_of_different_lengths_have_the_logits_that_each_has_alone(converted
         together = model(ids, mask=real, **how)
         for row, length in enumerate((17, 9, 1)):
             same(together[row, :length], model(ids[row : row + 1, :length])[0])
+
+
+@pytest.mark.parametrize("name, options", [("gpt-neox", {}), ("gpt-neox", {"shift": True}), ("electra", {})])
+@torch.no_grad()
+def test_the_cache_of_a_model_that_runs_through_transformers_gives_the_logits_that_there_are_without(
+    converted, name, options
+):
+    model = pretrained.load(converted(name, **options)[1]).model
+    ids = ids_for(name)
+    cache, expected = model.cache(2, 17), model(ids)
+    same(model(ids, cache=cache), expected)
+    same(model(ids[:, 9:13], positions=torch.arange(9, 13).expand(2, 4), cache=cache), expected[:, 9:13])
 
 
 @pytest.mark.parametrize("name, options", GENERATING)

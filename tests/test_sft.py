@@ -622,6 +622,13 @@ def test_every_conversation_comes_once_in_every_pass(data, tok, monkeypatch, str
     assert passes[0] != passes[1] != passes[2]
 
 
+def test_every_pass_brings_other_conversations_together(data, tok, monkeypatch):
+    monkeypatch.setattr(sft, "CHUNK", 8)
+    made = data({"a": simple("a", 24)})
+    chunks = [frozenset(said(made.next(8), tok)) for _ in range(9)]
+    assert len(set(chunks)) == 9 and all(len(frozenset().union(*chunks[i : i + 3])) == 24 for i in (0, 3, 6))
+
+
 def test_a_stream_begins_again_at_its_end(data, tok, monkeypatch):
     monkeypatch.setattr(sft, "CHUNK", 40)
     made = data({"a": simple("a", 3)}, streaming=True)
@@ -1061,7 +1068,7 @@ def random_model(cls, config):
 
 @pytest.fixture(scope="module")
 def made(bpe, tmp_path_factory):
-    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), and what it becomes: a2d, blocks."""
+    """Checkpoints: bert (converted, with a plain template), llama (autoregressive), made into a2d and blocks."""
     path = tmp_path_factory.mktemp("checkpoints")
     shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
     shape |= dict(max_position_embeddings=CONTEXT)

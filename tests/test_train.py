@@ -442,7 +442,9 @@ def two_steps_from_a_released_model(words, kind, out):
     data.write_text("".join(json.dumps(r) + "\n" for r in records))
     small = ["--batch_size=4", "--gradient_accumulation_steps=1", "--epochs=0", "--max_iters=2", "--seq_len=40"]
     small += [f"--dataset={data}", "--eval_windows=4", "--device=cpu", "--compile=false", f"--out_dir={out / 'run'}"]
-    train.main([*words, *start, *small])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "ROOT", out)  # where the token files go
+        train.main([*words, *start, *small])
     assert pretrained.load_train_state(out / "run/last")["iter"] == 2
     assert pretrained.load(out / "run").algorithm == configurator.read(words)["algorithm"][0]
 
