@@ -177,7 +177,10 @@ def convert(
         print(f"causal again    logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
         if put_back > 1e-3 or changed < 1e-6:
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")
-        pretrained.save(out, weights, model.config, tokenizer, where, algorithm, facts)
+        try:
+            pretrained.save(out, weights, model.config, tokenizer, where, algorithm, facts)
+        except OSError as e:
+            sys.exit(str(e))
     again = pretrained.load(out)
     put_back, same, _ = differences(again.model, ids, others, before)
     print(f"read back       causal again, logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")

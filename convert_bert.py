@@ -141,7 +141,10 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
             model, _ = pretrained.load_wrapped(path, content, "cpu", torch.float32, pickle)
         facts = {"architecture": name, "hf_config": content, "converted_from": str(source), "preset": "mdlm"}
         weights = dict(model.named_parameters())
-        pretrained.save(out, weights, model.config, tokenizer, folder, "mdlm", facts)
+        try:
+            pretrained.save(out, weights, model.config, tokenizer, folder, "mdlm", facts)
+        except OSError as e:
+            sys.exit(str(e))
     print(f"output head     {'built anew on the tied embeddings: it has to learn' if built else 'kept'}")
     check(model.eval(), out, tokenizer)
 

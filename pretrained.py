@@ -471,11 +471,12 @@ def main(argv):
     if Path(s.merge).exists():
         sys.exit(f"{s.merge} exists already; remove it, or name another directory")
     facts = {k: v for k, v in checkpoint.facts.items() if k != "adapter"}
-    model = merge(checkpoint.model)
-    keys = dict(checkpoint.tokenizer.spec), find(checkpoint.facts["adapter"]["base"])
-    tokenizer = replace(checkpoint.tokenizer, spec=keys[0])
-    weights = dict(model.named_parameters())
-    save(s.merge, weights, model.config, tokenizer, keys[1], checkpoint.algorithm, facts, getattr(torch, s.dtype))
+    model, tokenizer = merge(checkpoint.model), checkpoint.tokenizer
+    weights, dtype = dict(model.named_parameters()), getattr(torch, s.dtype)
+    try:
+        save(s.merge, weights, model.config, tokenizer, checkpoint.files, checkpoint.algorithm, facts, dtype)
+    except OSError as e:
+        sys.exit(str(e))
     print(f"wrote {s.merge}: {model.num_params():,} parameters, {s.dtype}")
 
 

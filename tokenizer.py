@@ -246,7 +246,7 @@ def settle(source, target, content, mask_token=None):
         hf.add_special_tokens({"mask_token": mask_token})
         mask_id = hf.mask_token_id
     if eos_id is None or hf.eos_token is None and hf.sep_token is not None and eos_id == hf.pad_token_id:
-        token = hf.eos_token or hf.sep_token or hf.pad_token
+        token = hf.sep_token or hf.pad_token
         if token is None:
             raise ValueError(f"the tokenizer in {source} has no end-of-text, separator or pad to end an answer with")
         eos_id = hf.convert_tokens_to_ids(token)
@@ -259,12 +259,10 @@ def settle(source, target, content, mask_token=None):
         hf.chat_template = PLAIN_TEMPLATE.replace("BEGIN", "".join(begin)).replace("END", end)
         template = "plain text"
     hf.save_pretrained(target)
-    for name in ("generation_config.json",):
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
+    if (Path(source) / "generation_config.json").is_file():  # which may name more tokens that end an answer
+        shutil.copyfile(Path(source) / "generation_config.json", Path(target) / "generation_config.json")
     content["mask_token_id"] = mask_id
-    content.setdefault("eos_token_id", eos_id)
-    if content["eos_token_id"] is None:
+    if content.get("eos_token_id") is None:
         content["eos_token_id"] = eos_id
     (Path(target) / "config.json").write_text(json.dumps(content))
     new = hf_tokenizer({"kind": "hf"}, Path(target))

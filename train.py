@@ -410,24 +410,28 @@ def main(argv):
         if s.init_from == "resume":
             state = pretrained.load_train_state(source.path)
         base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
+        changed = pretrained.network_facts(config, source.model.config)  # what an adapter has to remember
         base |= {"preset": s.preset} if s.preset else {}
-        for module in model.modules():  # what is not a weight follows this run's settings
-            if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer):
+        for name, module in model.named_modules():  # what is not a weight follows this run's settings
+            if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
                 module.p = config.dropout
             if isinstance(getattr(module, "config", None), Config):
                 module.config = config
     if s.lora_r and source is None:
         sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")
+    if s.lora_r and s.random_weights:
+        sys.exit("lora_r stands beside weights that are on disk, and random_weights are not; use one of the two")
     if s.lora_r and "adapter" not in base:
-        network = pretrained.network_facts(config, source.model.config)
         alpha = s.lora_alpha or 2.0 * s.lora_r
         base["adapter"] = {"base": s.init_from, "base_digest": pretrained.digest(model), "r": s.lora_r, "alpha": alpha}
-        base["adapter"]["network"] = network
+        base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
         pretrained.add_lora(model, s.lora_r, alpha, s.lora_dropout)
     elif "adapter" in base and base["adapter"]["r"] != s.lora_r:
         sys.exit(
             f"{source.path} is an adapter of rank {base['adapter']['r']}; train it with --lora_r={base['adapter']['r']}"
         )
+    elif "adapter" in base:
+        base["adapter"] = base["adapter"] | {"network": base["adapter"]["network"] | changed}
     if s.recompute:
         model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
     if s.sharding == "fsdp":
