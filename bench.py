@@ -106,7 +106,7 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     return step, batch_size * config.seq_len, flops
 
 
-def sft_group(s, device, dtype, conversations=16, length=512):
+def sft_group(s, device, dtype, conversations=12, length=512):
     """Fine-tuning a network of ModernBERT's shape (22 layers, every third global, a window of 128, 50,368 tokens, 256
     wide) on conversations as long as GSM8K's; what counts is their tokens, not the padding."""
     shape = dict(n_layer=22, n_embd=256, n_head=4, mlp="geglu", mlp_dim=384, norm="layer", norm_embed=True)
@@ -114,7 +114,7 @@ def sft_group(s, device, dtype, conversations=16, length=512):
     c = Config(vocab_size=50368, seq_len=length, tied=True, **shape)
     model, mask_id = Transformer(c).to(device), c.vocab_size - 1
     rng = torch.Generator().manual_seed(1)
-    sizes = (torch.randn(conversations, generator=rng) * 0.4 + 5.0).exp().long().clamp(40, length).tolist()
+    sizes = (torch.randn(conversations, generator=rng) * 0.4 + 5.1).exp().long().clamp(40, length).tolist()
     items = []
     for n in sizes:
         ids = torch.randint(mask_id, (n,), generator=rng).numpy()

@@ -12,6 +12,7 @@ dataset = "gsm8k"
 init_from = "checkpoints/minilm"
 convert = "sentence-transformers/all-MiniLM-L6-v2"
 out_dir = "out/minilm_gsm8k"
+preset = "chat"
 
 seq_len = 256
 packing = True  # a conversation has 160 tokens: several share a row
