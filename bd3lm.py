@@ -65,10 +65,10 @@ def attention(length, block_size, device, kind):
     return Tiles(mask, size), Tiles(mask[:length], size)
 
 
-def attention_of_texts(texts, block_size, kind):
-    """attention() for rows of several texts, each of whole blocks: nobody sees another text. The clean half is whole,
-    as every text but the last has a last block in the middle of it."""
-    number, length, device = texts.number, texts.number.shape[1], texts.number.device
+def attention_of_texts(number, block_size, kind):
+    """attention() for rows of several texts, each of whole blocks: nobody sees another text (number: mdlm.Texts'). The
+    clean half is whole, as every text but the last has a last block in the middle of it."""
+    length, device = number.shape[1], number.device
 
     def rule(b, h, q, k):
         clean_q, clean_k = q >= length, k >= length
@@ -101,9 +101,8 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
         n, position = clean_length(L, block_size), torch.arange(L, device=xt.device).expand(B, -1)
         mask = attention(L, block_size, xt.device, kind)
     else:
-        n, position, mask = L, texts.position, attention_of_texts(texts, block_size, kind)
-        if B > len(position):  # complementary masks
-            position, mask = torch.cat([position] * 2), tuple(torch.cat([m] * 2) for m in mask)
+        number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
+        n, mask = L, attention_of_texts(number, block_size, kind)
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
     logits = fp32(model(ids, mask=mask, positions=positions, rows=rows))
     logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll

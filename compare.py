@@ -135,8 +135,7 @@ def main(argv):
     before, runs = COMPARISONS[name]
     start, rows = time.time(), []
     for words in before:
-        out = train.configurator.read_file(words)["out_dir"][0]
-        run([words], Path(out))
+        run([words], Path(configurator.read_file(words)["out_dir"][0]))
     for label, words in runs:
         path = directory(s.out, words)
         rows.append((label, path, run([*shlex.split(words), *more], path)))

@@ -68,7 +68,7 @@ def tables(model):
 @torch.no_grad()
 def give_row(model, mask_id, used, init):
     """A row for the mask token; `used` ids had one that was trained. Grows the tables where they end before it."""
-    rows = model.config.vocab_size
+    rows = old_rows = model.config.vocab_size
     if mask_id >= rows:
         rows = -(-(mask_id + 1) // 64) * 64
         if hasattr(model, "hf"):
@@ -78,12 +78,11 @@ def give_row(model, mask_id, used, init):
         module = model.get_submodule(module)
         table = getattr(module, leaf)
         mean = table[:used][torch.arange(used) != mask_id].mean(0)
-        if init == "keep" and mask_id < len(table):
-            mean = table[mask_id].clone()
-        more = max(0, rows - len(table))
-        table = torch.cat([table, mean.expand(more, -1)])
-        table[mask_id] = mean
-        setattr(module, leaf, torch.nn.Parameter(table))
+        if rows > len(table):
+            table = torch.nn.Parameter(torch.cat([table, mean.expand(rows - len(table), -1)]))
+            setattr(module, leaf, table)
+        if init == "mean" or mask_id >= old_rows:
+            table[mask_id] = mean  # in place: in `transformers`, another module may share the table
     if not hasattr(model, "hf"):
         model.embed.num_embeddings = rows
         bias = model.head_bias

@@ -154,7 +154,7 @@ class Texts:
         """Who sees whom: bool (B, L), the real tokens; or with several texts in a row (B, L, L), each its own text."""
         if not self.packed:
             return self.number >= 0
-        return (self.number[:, :, None] == self.number[:, None, :]) & (self.number >= 0)[:, None, :]
+        return self.number[:, :, None] == self.number[:, None, :]  # padding sees padding, or it would see nothing
 
     def positions(self):
         """What the network is given: None, which counts from the row's start, or those within each text."""

@@ -5,6 +5,7 @@ looks the same whoever wrote it, and a run may be resumed by another number of p
 """
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,8 @@ def start(device):
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        # Long: machines that tokenize for themselves are not equally fast, and all wait while the first one saves.
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=2))
     return rank, world, device
 
 
@@ -35,7 +37,8 @@ def shard(model, dtype, device):
     `dtype`, only while they are used; gradients are summed in float32."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # Inputs stay as they are: rotary angles are float32, and until torch 2.12 recomputation would not cast them again.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = dist.init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     for module in (*blocks(model), model):
         # The root, too, parts again after each forward: or evaluating averaged weights would leave them behind in it.
@@ -44,15 +47,21 @@ def shard(model, dtype, device):
 
 
 def whole(x):
-    """x with every sharded tensor in it gathered, on the CPU: of a tensor, or dicts and lists of them. All processes
-    call this together."""
+    """x with every sharded tensor in it gathered, on the CPU of the first process, and None in the others: of a tensor,
+    or dicts and lists of them. All processes call this together."""
     if isinstance(x, dict):
         return {k: whole(v) for k, v in x.items()}
     if isinstance(x, list | tuple):
         return type(x)(whole(v) for v in x)
     if isinstance(x, DTensor):
-        return x.detach().full_tensor().to("cpu", copy=True)  # a view of something larger could not be saved
+        full = x.detach().full_tensor()
+        return None if dist.get_rank() else full.to("cpu", copy=True)  # a view of something larger could not be saved
     return x.detach() if torch.is_tensor(x) else x
+
+
+def is_finite(x):
+    """Whether all numbers are finite that this process has of the tensor x."""
+    return (x.to_local() if isinstance(x, DTensor) else x).isfinite().all()
 
 
 def like(parameter, x):

@@ -91,6 +91,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lora_r < 0 or self.anneal_iters < 0 or self.epochs < 0:
             raise ValueError("lora_r, anneal_iters and epochs must not be negative")
+        if self.epochs and self.stages:
+            raise ValueError("stages begin at iterations: with them give max_iters, not epochs")
         if self.optimizer == "muon" and (self.sharding == "fsdp" or self.lora_r):
             raise ValueError("optimizer=muon needs whole matrices: with sharding=fsdp or lora_r use adamw")
         if self.seed < 0:
@@ -145,6 +147,10 @@ def make_optimizers(model, s, device):
         optimizers = [AdamW8bit(groups, **keys)]
     else:
         optimizers = [torch.optim.AdamW(groups, **keys, fused=device == "cuda")]
+    if s.optimizer == "muon" and not matrices:
+        sys.exit(
+            "optimizer=muon knows the blocks of our network only, and this one runs through transformers: use adamw"
+        )
     if matrices:
         rate = {"lr": s.muon_learning_rate, "weight_decay": s.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         optimizers.append(torch.optim.Muon(matrices, **rate))
@@ -193,7 +199,7 @@ def plot(out, unit, say):
     plt.close(fig)
 
 
-def convert_first(s, said):
+def convert_first(s, shift):
     """Make the checkpoint to start from out of what it is converted from, where it is not there yet. Of several
     processes one does, and the others wait."""
     from filelock import FileLock
@@ -211,9 +217,6 @@ def convert_first(s, said):
         if pretrained.is_causal(name) or content.get("algorithm") == "ar":
             import convert_ar
 
-            shift = (
-                configurator.convert(*said["shift"][:1], bool, "shift", said["shift"][1]) if "shift" in said else False
-            )
             convert_ar.convert(s.convert, s.init_from, s.algorithm, shift)
         else:
             import convert_bert
@@ -264,7 +267,7 @@ def main(argv):
             "or use another --out_dir"
         )
     if s.convert and s.init_from != "resume":
-        convert_first(s, values)
+        convert_first(s, config.shift)
     is_chat = sft.holds_chat(s.dataset)
     source = None
     if s.init_from != "scratch":
@@ -272,7 +275,20 @@ def main(argv):
         source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
         released = "architecture" in source.facts
         config = config_from(source, config, values, is_chat or released)
-    L = configurator.parse(values["seq_len"][0], int) if "seq_len" in values else min(config.seq_len, 1024)
+        if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
+            sys.exit(
+                f"{source.path} is an autoregressive model without a mask token: convert it first, by convert_ar.py or "
+                f"with --convert={s.init_from} --init_from=checkpoints/…"
+            )
+        lost = [p for p in (source.path, source.files) if p.resolve().is_relative_to(out.resolve())]
+        if holds_run and lost and s.init_from != "resume":
+            sys.exit(f"--overwrite would remove {lost[0]}, which this run starts from; use another --out_dir")
+    L = config.seq_len
+    if "seq_len" in values:
+        L = configurator.parse(values["seq_len"][0], int)
+    elif source and released:
+        L = min(L, 1024)
+        say(f"seq_len = {L} of the context of {config.seq_len} tokens")
     if L > config.seq_len:
         sys.exit(f"seq_len={L} exceeds the context of {config.seq_len} tokens of {source.path}")
     if is_chat:
@@ -282,6 +298,9 @@ def main(argv):
         if tokenizer.template is None:
             sys.exit(f"{source.path} has no chat template; convert_bert.py and convert_ar.py attach one")
     else:
+        for field in fields(chat):
+            if getattr(chat, field.name) != field.default:
+                sys.exit(f"{field.name} is for conversations, and {s.dataset} is running text; leave it out")
         meta = common.load_meta(s.dataset)
         tokenizer, tokenizer_dir = common.load_tokenizer(s.dataset, meta), common.find(s.dataset)
         prompt_len, rows_of = meta.get("prompt_len", 0), meta.get("row_len")
@@ -306,6 +325,8 @@ def main(argv):
         sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={L}")
     if block_size and config.shift:
         sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
+    if block_size and source and not isinstance(source.model, Transformer):
+        sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
     if s.anneal_iters and (algorithm.CAUSAL or block_size):
         sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
     config = replace(config, causal=algorithm.CAUSAL, block_size=block_size)
@@ -334,6 +355,8 @@ def main(argv):
         if s.epochs:
             sys.exit("epochs counts passes over conversations; for running text use max_iters")
         eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
+    if s.preset not in ("", "none") and not (pretrained.ROOT / f"config/presets/{s.preset}.py").is_file():
+        sys.exit(f"there is no preset config/presets/{s.preset}.py")
     if s.warmup_fraction:
         s = replace(s, warmup_iters=round(s.warmup_fraction * s.max_iters))
 
@@ -411,12 +434,12 @@ def main(argv):
             state = pretrained.load_train_state(source.path)
         base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
         changed = pretrained.network_facts(config, source.model.config)  # what an adapter has to remember
-        base |= {"preset": s.preset} if s.preset else {}
         for name, module in model.named_modules():  # what is not a weight follows this run's settings
             if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
                 module.p = config.dropout
             if isinstance(getattr(module, "config", None), Config):
                 module.config = config
+    base |= {"preset": s.preset} if s.preset else {}
     if s.lora_r and source is None:
         sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")
     if s.lora_r and s.random_weights:
@@ -426,12 +449,16 @@ def main(argv):
         base["adapter"] = {"base": s.init_from, "base_digest": pretrained.digest(model), "r": s.lora_r, "alpha": alpha}
         base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
         pretrained.add_lora(model, s.lora_r, alpha, s.lora_dropout)
-    elif "adapter" in base and base["adapter"]["r"] != s.lora_r:
-        sys.exit(
-            f"{source.path} is an adapter of rank {base['adapter']['r']}; train it with --lora_r={base['adapter']['r']}"
-        )
     elif "adapter" in base:
-        base["adapter"] = base["adapter"] | {"network": base["adapter"]["network"] | changed}
+        have = base["adapter"]
+        asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
+        for word, (key, value) in asked.items():
+            old = have.get(key, 0.0)
+            if value != old and (value or key != "alpha"):  # no alpha: as it was
+                sys.exit(
+                    f"{source.path} is an adapter of {word} {old:g}, not {value:g}; train it with --lora_{key}={old:g}"
+                )
+        base["adapter"] = have | {"network": have["network"] | changed}
     if s.recompute:
         model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
     if s.sharding == "fsdp":
@@ -547,7 +574,7 @@ def main(argv):
                 n = min(B, total - first)
                 real, lengths = None, [L - prompt_len] * n
                 if is_chat:  # the end-of-text behind an answer is part of what is measured, but not a token more
-                    x, maskable, texts = chat_batch(eval_rows, first, n, alone)
+                    x, maskable, texts = chat_batch(eval_rows, first, n, alone, L if use_compile else None)
                     real = texts.number >= 0
                     lengths = [int(sft.read(row[0][1])[1].sum()) for row in eval_rows[first : first + n]]
                 else:
@@ -586,7 +613,8 @@ def main(argv):
         return found[0]
 
     def save(it, name):
-        """Write out_dir/name; a full disk costs a warning, not the run. All processes gather, the first one writes."""
+        """Write out_dir/name; a full disk costs a warning, not the run. All processes gather, the first one writes, and
+        all return whether it could, as what they save next depends on it."""
         train_state = None
         weights = parallel.whole(ema or trained)
         if name == "last":
@@ -606,25 +634,25 @@ def main(argv):
                 "ema": weights if ema else None,
                 "optimizers": parallel.whole([o.state_dict() for o in optimizers]),
             }
-        if not master:
-            return True
         content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options_at(it))}
         content |= base | {"seq_len": L} | ({"chat": asdict(chat)} if is_chat else {})
-        dtype = getattr(torch, s.save_dtype)
-        try:
-            pretrained.save(
-                out / name, weights, config, tokenizer, tokenizer_dir, s.algorithm, content, dtype, train_state
-            )
-        except OSError as e:
-            say(f"warning: {e}")
-            return False
-        return True
+        dtype, failed = getattr(torch, s.save_dtype), False
+        files = tokenizer_dir if tokenizer_dir.is_dir() else out / "last"  # resumed from last.old, which is gone now
+        if master:
+            try:
+                pretrained.save(out / name, weights, config, tokenizer, files, s.algorithm, content, dtype, train_state)
+            except OSError as e:
+                say(f"warning: {e}")
+                failed = True
+        return not sum_over_ranks(torch.tensor(float(failed), device=device))
 
     # ---------------------------------------------------------------------------------------------------------------
     # the loop
     stop_signal = []
     handlers = {n: signal.signal(n, lambda n, _: stop_signal.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
-    peak = next((f for gpu, f in PEAK_FLOPS.items() if kind == "cuda" and gpu in torch.cuda.get_device_name()), None)
+    counted = kind == "cuda" and isinstance(raw, Transformer)  # what runs through transformers has no flops_per_token
+    gpu = torch.cuda.get_device_name() if counted else ""
+    peak = next((f for name, f in PEAK_FLOPS.items() if name in gpu), None)
     bar = tqdm(total=s.max_iters, initial=start, disable=None if master else True, unit="it", dynamic_ncols=True)
     running, since, tokens_since, tick, saved_ok = torch.zeros((), device=device), 0, 0, time.time(), True
     it = start
@@ -639,7 +667,8 @@ def main(argv):
         saving = last or (it % s.eval_interval == 0 and it > evaluated)
         if since and (it % s.log_interval == 0 or saving):
             value = sum_over_ranks(running / world).item() / since
-            if not math.isfinite(value) or saving and not all(p.isfinite().all() for p in raw.parameters()):
+            bad = not math.isfinite(value) or saving and not all(map(parallel.is_finite, raw.parameters()))
+            if sum_over_ranks(torch.tensor(float(bad), device=device)):  # each may see another part of the weights
                 bar.close()
                 sys.exit(
                     f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); "
