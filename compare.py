@@ -60,7 +60,7 @@ COMPARISONS = {
 class Settings:
     out: str = "out/compare"  # where the runs go
     questions: int = 16  # endings: held-out questions to answer
-    max_new_tokens: int = 160  # endings: room for an answer
+    max_new_tokens: int = 128  # endings: room for an answer, half as many steps
 
 
 def directory(out, words):
@@ -115,7 +115,8 @@ def endings(rows, s):
         prompts = [torch.from_numpy(ids[~learn]).to(device) for ids, learn in pairs]
         true = sum(int(learn.sum()) for _, learn in pairs) / len(pairs)
         for how, size in (("blocks of 32", 32), ("one canvas", 0)):
-            o = mdlm.SampleOptions(s.max_new_tokens, block_size=size, lookahead=size == 0, temperature=0.0)
+            o = dict(block_size=size, lookahead=size == 0, steps=s.max_new_tokens // 2, temperature=0.0)
+            o = mdlm.SampleOptions(s.max_new_tokens, **o)
             out = mdlm.generate(model, prompts, o, mask_id=tokenizer.mask_id, eos_id=tokenizer.stop_ids)
             made = [t[len(p) :] for t, p in zip(out.tokens, prompts)]
             ended = [len(t) for t in made if len(t) and int(t[-1]) in tokenizer.stop_ids]

@@ -514,6 +514,26 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
         sample.main([*args, "--delay=0", "--device=cpu"])
 
 
+def test_a_comparison_trains_its_pairs_once_and_prints_by_how_much_the_first_is_ahead(text_data, tmp_path, capsys):
+    small = ["--batch_size=4", "--max_iters=2", f"--dataset={text_data}", "--eval_windows=4", "--device=cpu"]
+    train.main(["--algorithm=ar", *small, *TINY[:4], f"--out_dir={tmp_path / 'ar'}"])
+    runs = [(name, f"config/pydocs_ar_mdlm.py {more}") for name, more in (("first", ""), ("second", compare.RANDOM))]
+    args = [*small, f"--convert={tmp_path / 'ar'}", f"--init_from={tmp_path / 'start'}", f"--out={tmp_path / 'runs'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compare.COMPARISONS, "tiny", ([], runs))
+        compare.main(["tiny", *args])
+        first = capsys.readouterr().out
+        compare.main(["tiny", *args])
+        second = capsys.readouterr().out
+    facts = [json.loads((p / "last/config.json").read_text()) for p in sorted((tmp_path / "runs").iterdir())]
+    ahead = facts[1]["val_bpb"] - facts[0]["val_bpb"]
+    assert f"| {ahead:.3f} bits, " in first.splitlines()[-2] and first.splitlines()[-2].startswith("| first | 2 |")
+    assert first.splitlines()[-1].startswith(f"| second | 2 | {facts[1]['val_nats']:.3f} ±")
+    assert second.splitlines()[1:] == first.splitlines()[-4:] and "compare: " not in second  # nothing is trained twice
+    with pytest.raises(SystemExit, match="one of minilm, pydocs, endings, not 'pydoc'"):
+        compare.main(["pydoc"])
+
+
 def test_scripts_print_help(capsys):
     for main in (train.main, sample.main, evaluation.main):
         with pytest.raises(SystemExit):
