@@ -106,7 +106,7 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     return step, batch_size * config.seq_len, flops
 
 
-def sft_group(s, device, dtype, conversations=12, length=512):
+def sft_group(s, device, dtype, conversations=32, length=512):
     """Fine-tuning a network of ModernBERT's shape (22 layers, every third global, a window of 128, 50,368 tokens, 256
     wide) on conversations as long as GSM8K's; what counts is their tokens, not the padding."""
     shape = dict(n_layer=22, n_embd=256, n_head=4, mlp="geglu", mlp_dim=384, norm="layer", norm_embed=True)
