@@ -42,11 +42,10 @@ CHUNK = 4096  # conversations that are shuffled and packed together
 class Options:
     learn: Literal["all", "last"] = "all"  # conversations: train on every answer, or on the last one only
     too_long: Literal["turns", "cut", "drop"] = "turns"  # beyond seq_len: keep the first turns that fit, cut, leave out
-    fill: int | None = None  # end-of-text learnt behind the last answer, up to a multiple of this; 1: none; 0: to the
-    # longest of the batch, as LLaDA. none: 0 (mdlm), 32 with packing, block_size (bd3lm), 1 (ar)
+    fill: int | None = None  # end-of-text, learnt, behind a conversation to a multiple of this; 0: to the longest row
+    # 1 adds none. Where nothing is said: 0, as LLaDA, or with packing 32; block_size (bd3lm); 1 (ar)
     packing: bool = False  # several conversations in a row, each with its own attention, positions and mask rate
-    system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the question behind, where a template
-    # has no place for them
+    system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the turn behind
     streaming: bool = False  # read records while training, for data larger than the disk
 
     def __post_init__(self):
@@ -267,7 +266,7 @@ def system_hint(error, messages):
 
 def directory_of(name, tokenizer, system):
     """Where the token files of these records, this tokenizer and this treatment of system turns lie."""
-    _, digest, home = find_records(name) if not name.endswith(".jsonl") else (None, *find_records(name)[1:])
+    _, digest, home = find_records(name)
     key = hashlib.sha256(json.dumps([digest, tokenizer.spec, system, VAL_ONE_IN]).encode()).hexdigest()[:12]
     return home / key
 
@@ -408,6 +407,8 @@ class Stored:
             keep[i], self.lengths[i] = found is not None, 0 if found is None else len(found[0])
         self.index, self.orders = np.flatnonzero(keep), {}
         self.left_out, self.shortened = int((~keep).sum()), int((lengths > room).sum() - (~keep).sum())
+        size, tokens = (sum(self.meta.get(f"{s}_{k}", 0) for s in ("train", "val")) for k in ("bytes", "learnt"))
+        self.bytes_per_token = size / tokens  # of the answers as they were written, which a tokenizer may not give back
 
     def read(self, i):
         """(ids, learn) of conversation i, int64 and bool; read and not mapped, which takes several times as long."""
@@ -523,7 +524,7 @@ class Conversations:
             items = [items[i] for i in order]
             rows = [[item] for item in items]
             if self.options.packing:
-                sizes = [self.filled(n) for n, _ in items]
+                sizes = [filled(n, self.options.fill or 1, self.seq_len) for n, _ in items]
                 rows = [[items[i] for i in row] for row in pack(sizes, self.seq_len)]
                 order = np.random.default_rng((self.seed, chunk, 2)).permutation(len(rows))
                 rows = [rows[i] for i in order]
@@ -538,10 +539,6 @@ class Conversations:
         out, short = (sum(getattr(x, k) for x in self.sources) for k in ("left_out", "shortened"))
         lost = f"; longer than seq_len={self.seq_len}: {out} left out, {short} shortened" if out or short else ""
         return f"{self.conversations:,} conversations: {shares}{lost}"
-
-    def filled(self, n):
-        """Tokens of a conversation of n once it is filled with end-of-text."""
-        return min(-(-n // self.options.fill) * self.options.fill, self.seq_len) if self.options.fill else n
 
     def rows_per_pass(self):
         """Rows of one pass over all conversations."""
@@ -574,6 +571,11 @@ class Conversations:
         return found
 
 
+def filled(n, fill, room):
+    """Tokens of a conversation of n with the end-of-text behind it."""
+    return min(-(-n // fill) * fill, room)
+
+
 def batch(rows, first, count, options, eos_id, seq_len, width=None):
     """Rows first … first+count of the global batch `rows`, as numpy arrays (count, width): ids, learn, and the fields
     of mdlm.Texts as a dict.
@@ -582,7 +584,7 @@ def batch(rows, first, count, options, eos_id, seq_len, width=None):
            rows are filled up to the longest, the longest of the global batch"""
     longest = max(sum(n for n, _ in row) for row in rows)
     fill = options.fill or longest
-    sizes = [[min(-(-n // fill) * fill, seq_len) for n, _ in row] for row in rows]
+    sizes = [[filled(n, fill, seq_len) for n, _ in row] for row in rows]
     here = slice(first, first + count)
     width = width or min(-(-max(map(sum, sizes[here])) // 64) * 64, seq_len)
     ids = np.full((count, width), eos_id, dtype=np.int64)
@@ -607,18 +609,22 @@ def learnt(rows, options, seq_len):
     fill = options.fill or longest
     total = 0
     for n, item in (one for row in rows for one in row):
-        total += int(read(item)[1].sum()) + min(-(-n // fill) * fill, seq_len) - n
+        total += int(read(item)[1].sum()) + filled(n, fill, seq_len) - n
     return total
 
 
 def bytes_per_token(rows, tokenizer):
-    """Bytes of text per learnt token of these rows; every answer's end of turn counts as one byte."""
+    """Bytes of text per learnt token of these rows; every answer's end of turn counts as one byte. Stored ones take
+    their source's ratio; of streamed ones, what the tokens decode to is counted."""
     size = tokens = 0
     for _, item in (one for row in rows for one in row):
         ids, learn = read(item)
-        answers = int((learn[1:] > learn[:-1]).sum()) + int(learn[0])
-        size += len(tokenizer.decode(ids[learn].tolist()).encode()) + answers
-        tokens += int(learn.sum())
+        n = int(learn.sum())
+        if isinstance(item[0], Stored):
+            size += n * item[0].bytes_per_token
+        else:
+            size += len(tokenizer.decode(ids[learn].tolist()).encode()) + int((learn[1:] > learn[:-1]).sum())
+        tokens += n
     return size / max(tokens, 1)
 
 

@@ -1304,7 +1304,7 @@ def test_validation_measures_the_answers_in_bits_of_their_bytes(made, lines, tra
     fill = {"mdlm": 32, "bd3lm": 4, "ar": 1}[kind]
     have = sft.Conversations(lines, here.tokenizer, here.path, CONTEXT, sft.Options(fill=fill), 1, "val").some(5)
     algorithm = {"mdlm": mdlm, "bd3lm": bd3lm, "ar": ar}[kind]
-    nats = tokens = size = 0
+    nats = tokens = 0
     for i, ((n, item),) in enumerate(have):
         ids, learn = sft.read(item)
         full = min(-(-n // fill) * fill, CONTEXT)
@@ -1313,11 +1313,16 @@ def test_validation_measures_the_answers_in_bits_of_their_bytes(made, lines, tra
         keys = dict(maskable=maskable, samples=1, seed=0, first=i, mask_id=here.tokenizer.mask_id)
         nats += algorithm.nelbo(here.model, x, **keys).item()
         tokens += learn.sum()
-        answers = int(np.diff(learn.astype(int), prepend=0).clip(0).sum())  # each has an end of turn, counted as a byte
-        size += len(here.tokenizer.decode(ids[learn].tolist()).encode()) + answers
     if kind == "ar":  # exact; of the others the masks depend on the width of the batch
         assert facts["val_nats"] == pytest.approx(nats / tokens, rel=1e-4)
-    assert facts["val_bpb"] == pytest.approx(facts["val_nats"] * tokens / size / np.log(2), rel=1e-6)
+    said = [sft.messages_of(json.loads(line)) for line in Path(lines).read_text().splitlines()]
+    answers = [m["content"] for messages in said for m in messages if m["role"] == "assistant" and m["content"].strip()]
+    meta = have[0][0][1][0].meta  # bytes of the answers as they were written, and one for each end of turn
+    assert meta["left_out"] == {} and meta["train_bytes"] + meta["val_bytes"] == sum(
+        len(a.encode()) + 1 for a in answers
+    )
+    size = (meta["train_bytes"] + meta["val_bytes"]) / (meta["train_learnt"] + meta["val_learnt"])
+    assert facts["val_bpb"] == pytest.approx(facts["val_nats"] / size / np.log(2), rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------------
