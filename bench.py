@@ -106,15 +106,17 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     return step, batch_size * config.seq_len, flops
 
 
-def sft_group(s, device, dtype, conversations=32, length=512):
-    """Fine-tuning a network of ModernBERT's shape (22 layers, every third global, a window of 128, 50,368 tokens, 256
-    wide) on conversations as long as GSM8K's; what counts is their tokens, not the padding."""
-    shape = dict(n_layer=22, n_embd=256, n_head=4, mlp="geglu", mlp_dim=384, norm="layer", norm_embed=True)
+def sft_group(s, device, dtype):
+    """Fine-tuning a network of ModernBERT's shape (every third layer global, a window of 128, 50,368 tokens; 22 layers
+    of 256 channels by default) on conversations as long as GSM8K's; what counts is their tokens, not the padding."""
+    conversations, length, layers = 4 * s.batch_size, 2 * s.seq_len, 4 * s.n_layer - 2
+    shape = dict(n_layer=layers, n_embd=s.n_embd, n_head=max(1, s.n_embd // 64), mlp="geglu", norm="layer")
+    shape |= dict(mlp_dim=3 * s.n_embd // 2, norm_embed=True)
     shape |= dict(norm_first=False, window=64, global_every=3, qk_norm=False, head_dense="plain", head_bias=True)
     c = Config(vocab_size=50368, seq_len=length, tied=True, **shape)
     model, mask_id = Transformer(c).to(device), c.vocab_size - 1
     rng = torch.Generator().manual_seed(1)
-    sizes = (torch.randn(conversations, generator=rng) * 0.4 + 5.1).exp().long().clamp(40, length).tolist()
+    sizes = (torch.randn(conversations, generator=rng) * 0.4 + 5.1).exp().long().clamp(length // 16, length).tolist()
     items = []
     for n in sizes:
         ids = torch.randint(mask_id, (n,), generator=rng).numpy()

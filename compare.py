@@ -105,7 +105,7 @@ def table(rows):
 def endings(rows, s):
     """Markdown: how the answers of the runs end, decoded in blocks of 32 and on one canvas."""
     device = pick_device("auto")[0]
-    print("| trained with | bits per byte | decoded | answers that end | their tokens | those of the true answers |")
+    print("| trained with | nats per token | decoded | answers that end | their tokens | those of the true answers |")
     print("|---|---|---|---|---|---|")
     for name, path, facts in rows:
         checkpoint = pretrained.load(path / "last", device)
@@ -121,8 +121,8 @@ def endings(rows, s):
             made = [t[len(p) :] for t, p in zip(out.tokens, prompts)]
             ended = [len(t) for t in made if len(t) and int(t[-1]) in tokenizer.stop_ids]
             mean = f"{sum(ended) / len(ended):.0f}" if ended else ""
-            bits = f"{facts['val_bpb']:.3f} ± {facts['val_bpb_error']:.3f}"
-            print(f"| {name} | {bits} | {how} | {len(ended)} of {len(made)} | {mean} | {true:.0f} |")
+            nats = f"{facts['val_nats']:.3f} ± {facts['val_nats_error']:.3f}"
+            print(f"| {name} | {nats} | {how} | {len(ended)} of {len(made)} | {mean} | {true:.0f} |", flush=True)
 
 
 def main(argv):

@@ -13,8 +13,7 @@ out_dir = "out/llada_sft_small"
 preset = "chat"
 
 seq_len = 512
-packing = True
-fill = 32
+fill = 0
 
 lora_r = 32
 lora_alpha = 64.0

@@ -14,12 +14,11 @@ out_dir = "out/modernbert_chat_small"
 preset = "chat"
 
 seq_len = 512
-packing = True
-fill = 32
+fill = 0
 
 objective = "masked_ce"  # learns faster than the bound in short runs (experiments.md)
 t_shape = "bell"
-batch_size = 16
+batch_size = 32
 gradient_accumulation_steps = 2
 epochs = 5.0
 learning_rate = 0.0001

@@ -3,10 +3,10 @@
              published                                   here
 start        answerdotai/ModernBERT-large                the same, converted by convert_bert.py
 data         tulu-3-sft-mixture + smoltalk               the same, every answer of a conversation learnt
-rows         one conversation of at most 1024 tokens,    several conversations packed into 1024 tokens, each with
-             filled with end-of-text that is learnt      its own attention; end-of-text to the next multiple of 32
+rows         one conversation of at most 1024 tokens,    the same: fill = 0. Packing is faster, but what then stands
+             filled with end-of-text that is learnt      behind an answer tells its length (README)
 optimiser    lr 1e-4, cosine, 10 % warm-up               the same, AdamW (.9, .999)
-batch        384 conversations                           96 rows, of about 4 conversations each
+batch        384 conversations                           the same
 length       10 epochs                                   the same
 hardware     8 A100, 7 hours                             not run by us
 
@@ -23,11 +23,10 @@ out_dir = "out/modernbert_large_chat"
 preset = "chat"
 
 seq_len = 1024
-packing = True
-fill = 32
+fill = 0
 
-batch_size = 6
-gradient_accumulation_steps = 2
+batch_size = 12
+gradient_accumulation_steps = 4
 epochs = 10.0
 learning_rate = 0.0001
 lr_schedule = "cosine"

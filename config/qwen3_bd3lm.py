@@ -4,8 +4,7 @@
 start        Qwen/Qwen3-0.6B                             the same, converted by convert_ar.py
 attention    full at once, no right shift                the same
 data         tulu-3 + smoltalk + opc-sft (Python)        the same
-rows         512 tokens, blocks of 32                    the same, conversations packed, each with its own
-                                                         attention; end-of-text to the next multiple of 32
+rows         512 tokens, blocks of 32                    the same, conversations packed; answers end with a block
 optimiser    lr 1e-4                                     the same; cosine, 10 % warm-up, AdamW (.9, .999)
 batch        2048 conversations                          512 rows, of several conversations each
 length       10 epochs, 640 A100-hours (for MDLM)        10 epochs; not run by us

@@ -4,10 +4,9 @@
 start        Qwen/Qwen3-0.6B                             the same, converted by convert_ar.py
 attention    full at once, no right shift                the same
 data         tulu-3 + smoltalk + opc-sft (Python)        the same
-rows         1024 tokens                                 the same, conversations packed, each with its own
-                                                         attention; end-of-text to the next multiple of 32
+rows         1024 tokens                                 the same, filled with end-of-text
 optimiser    lr 1e-4                                     the same; cosine, 10 % warm-up, AdamW (.9, .999)
-batch        2048 conversations                          512 rows, of several conversations each
+batch        2048 conversations                          the same
 length       10 epochs, 640 A100-hours (for MDLM)        10 epochs; not run by us
 
 Hardware   torchrun --nproc_per_node=8 train.py config/qwen3_mdlm.py
@@ -22,11 +21,10 @@ out_dir = "out/qwen3_mdlm"
 preset = "chat"
 
 seq_len = 1024
-packing = True
-fill = 32
+fill = 0
 
-batch_size = 8
-gradient_accumulation_steps = 8
+batch_size = 16
+gradient_accumulation_steps = 16
 epochs = 10.0
 learning_rate = 0.0001
 lr_schedule = "cosine"

@@ -1,5 +1,5 @@
-# Models fine-tuned here with fill=32: answers grow by blocks of 32 masks, and end within one. As in training, nothing
-# but the block's own masks lies behind the text.
+# Models fine-tuned here on answers filled with end-of-text: a text grows by blocks of 32 masks, and nothing but these
+# masks lies behind it, until a block has the end-of-text.
 max_new_tokens = 256
 block_size = 32
 lookahead = False
