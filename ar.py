@@ -25,35 +25,22 @@ class LossOptions:
 
 def token_nll(model, x0, rows, mask_id, real=None, texts=None):
     """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
-    if texts is not None and texts.packed:
-        return packed_nll(model, x0, rows, mask_id, texts)
-    real = real if texts is None else texts.mask()
+    i = torch.arange(x0.shape[1], device=x0.device)
+    begins, mask, positions = i == 0, real, None
+    if texts is not None:
+        begins, mask, positions = texts.position == 0, texts.mask(), texts.positions()
+        if texts.packed:  # each text sees its own past alone
+            mask = mask & (i <= i[:, None])
     index = rows.flatten().nonzero()[:, 0]
     if mask_id is None:
-        if rows[:, 0].any():
-            raise ValueError("this model has no begin-of-text: nothing says how likely a text's first token is")
-        return F.cross_entropy(fp32(model(x0, mask=real, rows=index - 1)), x0.flatten()[index], reduction="none")
-    inputs = torch.cat([torch.full_like(x0[:, :1], mask_id), x0[:, :-1]], 1)
-    logits = fp32(model(inputs, mask=real, rows=index))
-    logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
-    return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
-
-
-def packed_nll(model, x0, rows, mask_id, texts):
-    """token_nll where a row holds several texts, each of which sees its own past alone."""
-    begins = texts.position == 0
-    i = torch.arange(x0.shape[1], device=x0.device)
-    mask, before = texts.mask() & (i <= i[:, None]), F.pad(x0, (1, 0))[:, :-1]
-    if mask_id is not None:
-        inputs, index = torch.where(begins, mask_id, before), rows.flatten().nonzero()[:, 0]
-    else:
         if (rows & begins).any():
             raise ValueError("this model has no begin-of-text: nothing says how likely a text's first token is")
-        inputs, index = x0, rows.flatten().nonzero()[:, 0] - 1
-    logits = fp32(model(inputs, mask=mask, positions=texts.position, rows=index))
-    if mask_id is not None:
-        logits.detach()[:, mask_id] = -torch.inf
-    return F.cross_entropy(logits, x0[rows], reduction="none")
+        logits = fp32(model(x0, mask=mask, positions=positions, rows=index - 1))
+    else:
+        inputs = torch.where(begins, mask_id, F.pad(x0, (1, 0))[:, :-1])
+        logits = fp32(model(inputs, mask=mask, positions=positions, rows=index))
+        logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
+    return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):

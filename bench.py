@@ -129,9 +129,10 @@ def sft_group(s, device, dtype):
         if packing:
             rows = [[items[i] for i in row] for row in sft.pack(sizes, length)]
         ids, learn, texts = sft.batch(rows, 0, len(rows), options, 0, length)
-        move = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
-        texts = mdlm.Texts(move(texts.pop("number")), move(texts.pop("position")), **texts)
-        return move(ids), move(learn), texts
+        ids, learn, number, position = (
+            torch.from_numpy(x).to(device) for x in (ids, learn, texts.pop("number"), texts.pop("position"))
+        )
+        return ids, learn, mdlm.Texts(number, position, **texts)
 
     def step(loss):
         def run():

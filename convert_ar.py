@@ -95,9 +95,6 @@ def give_row(model, mask_id, used, init):
 def turn(model, causal, shift):
     """The same weights with causal or full attention, shifted outputs or not."""
     model.config = replace(model.config, causal=causal, shift=shift)
-    for module in model.modules():
-        if isinstance(getattr(module, "config", None), type(model.config)):
-            module.config = model.config
     return model
 
 

@@ -43,7 +43,7 @@ import torch
 import configurator
 import pretrained
 import tokenizer as tokenizers
-from families import FAMILIES, their_names
+from families import FAMILIES
 from model import Config, Transformer
 
 # Encoders without a head, or with more than the head of a masked language model, and what they become.
@@ -81,12 +81,8 @@ def load_encoder(path, content, seed, pickle):
     family = FAMILIES[content["architectures"][0]]
     torch.manual_seed(seed)
     model = Transformer(config_of(path, content))
-    own = {n: p for n, p in model.named_parameters() if not n.startswith("head_")}
-    table = their_names(family, own, model.config.n_layer)
-    with torch.no_grad():
-        for name, tensor in pretrained.read_tensors(pretrained.weight_files(path, pickle), table, own, family):
-            for ours, part in zip(table[name], tensor.split([own[n].shape[0] for n in table[name]])):
-                own[ours].copy_(part)
+    files = pretrained.weight_files(path, pickle)
+    pretrained.load_family(model, family, files, "cpu", torch.float32, but=["head_"])
     return model
 
 

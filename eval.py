@@ -68,10 +68,7 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta):
 
 def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
     """NELBO (exact for AR) of the answers in held-out conversations, and bits per byte for each nat per token. What
-    stands behind an answer is measured with it, as in training.
-
-    The values, (N,), are nats per token linearised about their ratio: their mean is the nats of all answers over the
-    tokens of all, and their spread that of a ratio."""
+    stands behind an answer is measured with it, as in training."""
     facts, tokenizer, seq_len = checkpoint.facts, checkpoint.tokenizer, window(checkpoint)
     options = sft.Options(**facts.get("chat", {}) | {"packing": False, "streaming": False})
     if options.fill is None:
@@ -86,8 +83,7 @@ def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
         nats.append(algorithm.nelbo(checkpoint.model, x, **keys))
     nats = torch.cat(nats).cpu()
     tokens = torch.tensor([int(sft.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
-    mean = nats.sum() / tokens.sum()
-    return mean + (nats - mean * tokens) / tokens.mean(), 1 / math.log(2) / sft.bytes_per_token(rows, tokenizer)
+    return mdlm.per_token(nats, tokens), 1 / math.log(2) / sft.bytes_per_token(rows, tokenizer)
 
 
 def window(checkpoint):

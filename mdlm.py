@@ -11,7 +11,7 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 """
 
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, get_args, get_origin
 
 import torch
@@ -163,13 +163,14 @@ class Texts:
     def apart(self, x):
         """x (B, L), a row for every text: (count, length), where what a text lacks is 0 or False."""
         rows = x.new_zeros(self.count * self.length + 1)
-        return rows.index_put((self.index(),), x.masked_fill(self.number < 0, 0))[:-1].view(self.count, self.length)
+        return rows.index_put((self.index,), x.masked_fill(self.number < 0, 0))[:-1].view(self.count, self.length)
 
     def together(self, x):
         """The inverse of apart, for one or several copies below each other: (k count, length) to (k B, L)."""
         copies = F.pad(x.reshape(-1, self.count * self.length), (0, 1))
-        return copies[:, self.index()].flatten(0, 1)
+        return copies[:, self.index].flatten(0, 1)
 
+    @cached_property
     def index(self):
         inside = (self.number - self.first) * self.length + self.position
         return torch.where(self.number >= 0, inside, self.count * self.length)
@@ -326,6 +327,13 @@ def mean_and_error(values):
     """Mean and standard error of a float tensor (N,), as floats; the error of a single value is nan."""
     values = values.double()
     return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+def per_token(nats, tokens):
+    """Nats per token of texts of different lengths, from both (N,) in float64, linearised about their ratio: the mean
+    is that of all nats over all tokens, and the spread that of a ratio."""
+    ratio = nats.sum() / tokens.sum()
+    return ratio + (nats - ratio * tokens) / tokens.mean()
 
 
 @dataclass

@@ -275,9 +275,10 @@ def tied_names(family, own):
     return {theirs["head_weight"]: theirs["embed"] + ".weight"}
 
 
-def load_family(model, family, files, device, dtype):
-    """Give a network on the meta device its parameters, one tensor at a time, straight to `device` and `dtype`."""
-    own = dict(model.named_parameters())
+def load_family(model, family, files, device, dtype, but=()):
+    """Give a network on the meta device its parameters, one tensor at a time, straight to `device` and `dtype`; but not
+    those whose names begin with one of `but`, which stay as they are, and must not be in the files."""
+    own = {n: p for n, p in model.named_parameters() if not n.startswith(tuple(but))}
     table = their_names(family, own, model.config.n_layer)
     for name, tensor in read_tensors(files, table, own, family):
         if family.transposed and re.fullmatch(family.transposed, name):
@@ -322,9 +323,7 @@ class Wrapped(torch.nn.Module):
             logits = logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[2]))
         if self.config.shift and cache is None:
             logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
-        if rows is None:
-            return logits
-        return logits.flatten(0, 1)[rows.flatten()]
+        return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
 
     def attention_mask(self, mask, ids):
         """transformers' form of a mask: 2-D where it is one of real tokens, else 4-D, 0 or the least number."""
@@ -397,7 +396,7 @@ def load_wrapped(path, content, device, dtype, pickle):
 
 
 def add_lora(model, r, alpha, dropout=0.0):
-    """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks, and freeze the rest."""
+    """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks; peft freezes the rest."""
     import peft
 
     blocks = model.hf.base_model if isinstance(model, Wrapped) else model.blocks
@@ -407,7 +406,6 @@ def add_lora(model, r, alpha, dropout=0.0):
     config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
     peft.inject_adapter_in_model(config, model)  # keeps the class, and so hidden(), head() and cache()
     for name, p in model.named_parameters():
-        p.requires_grad_(".lora_" in name)
         if ".lora_" in name and dtype != torch.float64:
             p.data = p.data.float()  # small, and trained: not in the base's bfloat16
     return model
@@ -439,8 +437,7 @@ def load_adapter(path, facts, device, dtype, pickle):
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
             own[name].copy_(tensor)
     model.config = replace(model.config, **adapter["network"])
-    tokenizer = base.tokenizer
-    return Checkpoint(model.eval(), tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
+    return Checkpoint(model.eval(), base.tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
 
 
 def merge(model):
@@ -452,32 +449,6 @@ def merge(model):
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, module.base_layer)
     return model.requires_grad_(True)
-
-
-@dataclass
-class Settings:
-    checkpoint: str = ""  # the adapter's directory
-    merge: str = ""  # where the merged checkpoint goes
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the merged weights
-
-
-def main(argv):
-    s = configurator.fill(configurator.read(argv), Settings, quiet=True)
-    if not s.checkpoint or not s.merge:
-        sys.exit("python pretrained.py --checkpoint=ADAPTER --merge=DIRECTORY")
-    checkpoint = load(s.checkpoint)
-    if "adapter" not in checkpoint.facts:
-        sys.exit(f"{s.checkpoint} is no adapter, so there is nothing to merge")
-    if Path(s.merge).exists():
-        sys.exit(f"{s.merge} exists already; remove it, or name another directory")
-    facts = {k: v for k, v in checkpoint.facts.items() if k != "adapter"}
-    model, tokenizer = merge(checkpoint.model), checkpoint.tokenizer
-    weights, dtype = dict(model.named_parameters()), getattr(torch, s.dtype)
-    try:
-        save(s.merge, weights, model.config, tokenizer, checkpoint.files, checkpoint.algorithm, facts, dtype)
-    except OSError as e:
-        sys.exit(str(e))
-    print(f"wrote {s.merge}: {model.num_params():,} parameters, {s.dtype}")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -570,6 +541,36 @@ def load_train_state(path):
         sys.exit(
             f"{file} is corrupted ({reason}); its weights may still be good: --init_from={file.parent} starts from them"
         )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the command line: merging
+
+
+@dataclass
+class Settings:
+    checkpoint: str = ""  # the adapter's directory
+    merge: str = ""  # where the merged checkpoint goes
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the merged weights
+
+
+def main(argv):
+    s = configurator.fill(configurator.read(argv), Settings, quiet=True)
+    if not s.checkpoint or not s.merge:
+        sys.exit("python pretrained.py --checkpoint=ADAPTER --merge=DIRECTORY")
+    checkpoint = load(s.checkpoint)
+    if "adapter" not in checkpoint.facts:
+        sys.exit(f"{s.checkpoint} is no adapter, so there is nothing to merge")
+    if Path(s.merge).exists():
+        sys.exit(f"{s.merge} exists already; remove it, or name another directory")
+    facts = {k: v for k, v in checkpoint.facts.items() if k != "adapter"}
+    model, tokenizer = merge(checkpoint.model), checkpoint.tokenizer
+    weights, dtype = dict(model.named_parameters()), getattr(torch, s.dtype)
+    try:
+        save(s.merge, weights, model.config, tokenizer, checkpoint.files, checkpoint.algorithm, facts, dtype)
+    except OSError as e:
+        sys.exit(str(e))
+    print(f"wrote {s.merge}: {model.num_params():,} parameters, {s.dtype}")
 
 
 if __name__ == "__main__":

@@ -418,9 +418,7 @@ def main(argv):
     # model, optimiser, or the run to go on with
     torch.manual_seed(s.seed)
     state = None
-    what_rows = (
-        json.dumps([s.dataset, L, asdict(chat)]) if is_chat else None
-    )  # conversations, whose order must not change
+    what_rows = json.dumps([s.dataset, L, asdict(chat)]) if is_chat else None  # a place in them means nothing elsewhere
     base = {}  # what the checkpoint says of itself that goes into those of this run
     if source is None:
         model = Transformer(config)
@@ -585,10 +583,7 @@ def main(argv):
                     nats[i : i + n] = found
                     tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
         raw.train()
-        nats, tokens = sum_over_ranks(nats), sum_over_ranks(tokens)
-        mean = nats.sum() / tokens.sum()
-        spread = (nats - mean * tokens).square().sum() / max(1, total - 1)  # of a ratio; of a mean, where all are equal
-        return mean.item(), (spread.sqrt() / total**0.5 / tokens.mean()).item()
+        return mdlm.mean_and_error(mdlm.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
 
     def options_at(it):
         """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
@@ -695,11 +690,8 @@ def main(argv):
             better = False
             if not stopping:  # whoever sends a signal may not wait for an evaluation
                 nats, error = estimate_loss()
-                bpb = (
-                    1
-                    / math.log(2)
-                    / (sft.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"])
-                )
+                size = sft.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"]
+                bpb = 1 / math.log(2) / size
                 facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
                 evaluated = it
                 if hasattr(algorithm, "adapt"):

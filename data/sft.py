@@ -494,7 +494,7 @@ class Conversations:
     def __init__(self, dataset, tokenizer, tokenizer_dir, seq_len, options, seed, split="train"):
         self.parts = parse_mixture(dataset)
         o = self.options = options
-        self.tokenizer, self.seq_len, self.seed = tokenizer, seq_len, seed
+        self.seq_len, self.seed = seq_len, seed
         if o.streaming:
             self.sources = [Streamed(name, tokenizer, split, seq_len, o) for name, _ in self.parts]
             shares = [1.0 if w is None else w for _, w in self.parts]
