@@ -35,7 +35,10 @@ def token_nll(model, x0, rows, mask_id, real=None, texts=None):
     if mask_id is None:
         if (rows & begins).any():
             raise ValueError("this model has no begin-of-text: nothing says how likely a text's first token is")
-        logits = fp32(model(x0, mask=mask, positions=positions, rows=index - 1))
+        # The last token is an answer only: a text may be one token longer than the context.
+        mask, positions = (m if m is None else m[:, :-1] for m in (mask, positions))
+        mask = mask[:, :, :-1] if mask is not None and mask.dim() == 3 else mask
+        logits = fp32(model(x0[:, :-1], mask=mask, positions=positions, rows=rows[:, 1:].flatten().nonzero()[:, 0]))
     else:
         inputs = torch.where(begins, mask_id, F.pad(x0, (1, 0))[:, :-1])
         logits = fp32(model(inputs, mask=mask, positions=positions, rows=index))
@@ -66,8 +69,8 @@ class LikelihoodOptions:
     batch_size: int = 16  # sequences per forward
 
 
-def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
-    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact."""
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact, so numbers do nothing."""
     out = []
     for start in range(0, len(prompts), options.batch_size):
         pairs = list(zip(prompts, targets))[start : start + options.batch_size]
@@ -92,9 +95,11 @@ class SampleOptions:
 
 
 @torch.no_grad()
-def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+def generate(
+    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
+):
     """Continue each prompt (1-D int64 tensor) by max_new_tokens, or up to an end-of-text. Rows of different lengths
-    share the batch and the KV cache. Returns mdlm.Output; trace and watch are mdlm.generate's."""
+    share the batch and the KV cache. Returns mdlm.Output; the other arguments are mdlm.generate's."""
     o = options
     if not len(prompts):
         return Output([], [])
@@ -115,7 +120,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
 
     # Token i is predicted from the input at i: begin-of-text and the tokens before it. The first forward reads all
     # prompts, each later one only the newest token of every row.
-    row = torch.arange(B, device=device)
+    numbers = torch.arange(B, device=device) if numbers is None else numbers.to(device)
     alive = length < end
     cache = model.cache(B, L)
     width = int(length.max()) + begin
@@ -129,7 +134,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         # Finished rows go on through the batch but write to no slot that anyone reads.
         logits = fp32(model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last))
         logits[:, banned] = -torch.inf
-        tokens = choose_tokens(logits, uniform(o.seed, row, length, 1), o.temperature, o.top_k, o.top_p)
+        tokens = choose_tokens(logits, uniform(o.seed, numbers, length, 1), o.temperature, o.top_k, o.top_p)
         forwards += alive
         r = alive.nonzero()[:, 0]
         x[r, length[r]] = tokens[r]
@@ -139,6 +144,8 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
                 events[i].append((clock, int(length[i]), int(tokens[i]), float(p[i])))
         length = length + alive
         alive = alive & (length < end) & ~torch.isin(tokens, ends_text)
+        for i in alive.nonzero()[:, 0].tolist() if until else ():
+            alive[i] = not until(x[i, len(prompts[i]) : length[i]])
         inputs, position = tokens[:, None], (length - 1 + begin).clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:

@@ -221,8 +221,8 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     size = trained_block_size(model)
     real = torch.ones_like(x0, dtype=torch.bool) if real is None else real
     blocks = to_blocks(real if maskable is None else maskable, size)
-    row, block = (torch.arange(k, device=x0.device) for k in (B, len(blocks) // B))
-    row = (first + row[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
+    block = torch.arange(len(blocks) // B, device=x0.device)
+    row = (mdlm.row_numbers(first, x0)[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
     total = torch.zeros(B, dtype=torch.float64, device=x0.device)
     for j in range(samples):
         hidden, weight = mdlm.nelbo_masks(blocks, row, j, samples, seed)
@@ -233,11 +233,12 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 
 
 @torch.no_grad()
-def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,). The methods are
     mdlm.log_likelihood's, in block order. The exact ones take block_size forwards, not one per token: what a block is
     given, the text before it, is known from the start, so all blocks reveal a token at the same time."""
     out, size = [], trained_block_size(model)
+    numbers = torch.arange(len(prompts)) if numbers is None else numbers
     if options.method in ("llada", "dream", "illada") or options.cfg_scale:
         raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
     longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
@@ -252,7 +253,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         position = torch.arange(x0.shape[1], device=x0.device)
         target = real & (position >= lengths[:, None])
         if options.method == "nelbo":
-            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed, first=start)
+            mine = numbers[start : start + options.batch_size].to(x0.device)
+            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed, first=mine)
             out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
             continue
         total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
@@ -291,7 +293,9 @@ def whole_blocks(lengths, size, seq_len):
 
 
 @torch.no_grad()
-def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+def generate(
+    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
+):
     """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are mdlm.generate's.
 
     Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
@@ -364,7 +368,7 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         return mdlm.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
-    keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
     return mdlm.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
 
 

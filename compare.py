@@ -1,24 +1,29 @@
-"""Does conversion help? Each comparison trains what is missing, on the same data, steps and masks, and prints a table.
+"""What is it worth? Each comparison trains what is missing, on the same data, steps and masks, and prints a table.
 
     python compare.py minilm       a sentence encoder learns GSM8K by diffusion: its weights against random ones
     python compare.py pydocs       our own autoregressive model becomes masked and block diffusion: against from scratch
     python compare.py endings      what stands behind an answer: one end-of-text, some, or as many as fill the row
+    python compare.py ladder       from autoregression by blocks of 1, 4 and 16 to masked diffusion: bits, and speed
     python compare.py minilm --max_iters=100 --out=out/short       train's settings, for all runs of the comparison
+    python compare.py ladder --windows=64 --temperature=0          … and for the ladder eval.py's, too
 
-A run that was stopped goes on; one that is finished is not trained again.
+A run that was stopped goes on; one that is finished is not trained again: delete it to train it anew.
 """
 
 import json
 import shlex
+import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+import bd3lm
 import configurator
+import eval as evaluation
 import mdlm
 import pretrained
 import train
@@ -53,14 +58,27 @@ COMPARISONS = {
             ("end-of-text to the longest row", "config/minilm_gsm8k.py --fill=0 --packing=false"),
         ],
     ),
+    # One network, one text, the same windows and steps; each rung with the recipe that suits it: the t that its block
+    # size learns most from, and for masked diffusion no weight 1/t. A step by blocks is up to twice the work of others.
+    "ladder": (
+        [],
+        [
+            ("ar", "config/ladder.py --algorithm=ar"),
+            ("block1", "config/ladder.py --algorithm=bd3lm --block_size=1 --t_min=1"),
+            ("block4", "config/ladder.py --algorithm=bd3lm --block_size=4 --corruption=count"),
+            ("block16", "config/ladder.py --algorithm=bd3lm --block_size=16 --t_min=0.3 --t_max=0.8"),
+            ("mdlm", "config/ladder.py --algorithm=mdlm --objective=masked_ce --t_shape=bell --t_max=0.8"),
+        ],
+    ),
 }
 
 
 @dataclass
 class Settings:
-    out: str = "out/compare"  # where the runs go
+    out: str = ""  # where the runs go; default: out/compare, those of the ladder to out/ladder
     questions: int = 16  # endings: held-out questions to answer
     max_new_tokens: int = 128  # endings: room for an answer, half as many steps
+    json: str = ""  # ladder: write a JSON file with everything here
 
 
 def directory(out, words):
@@ -125,24 +143,83 @@ def endings(rows, s):
             print(f"| {name} | {nats} | {how} | {len(ended)} of {len(made)} | {mean} | {true:.0f} |", flush=True)
 
 
+def speed(results, device, rows=4, rounds=3):
+    """Give each result the forwards per token and tokens per second of generating `rows` texts as long as the context;
+    the median of rounds in which every checkpoint has its turn."""
+    dtype = getattr(torch, results[0]["settings"]["dtype"])
+    checkpoints = [pretrained.load(r["checkpoint"], device, dtype) for r in results]
+    prompts = [torch.empty(0, dtype=torch.int64, device=device)] * rows
+    seconds = [[] for _ in results]
+    for _ in range(rounds):
+        for r, checkpoint, t in zip(results, checkpoints, seconds):
+            algorithm, n = pretrained.algorithm(r["algorithm"]), checkpoint.model.config.seq_len
+            o = algorithm.SampleOptions(**r["sampling"] | {"max_new_tokens": n})
+            start = time.time()
+            out = algorithm.generate(checkpoint.model, prompts, o, mask_id=checkpoint.tokenizer.mask_id)
+            t.append((time.time() - start) / (rows * n))
+            forwards = sum(out.num_forwards) / (rows * n)
+            r["speed"] = {"forwards_per_token": forwards, "tokens_per_s": 1 / statistics.median(t)}
+
+
+def print_ladder(results):
+    """Markdown: quality against speed. Each rung is compared with the one above it window by window, which is a far
+    smaller error than that of either mean."""
+    print("\n| rung | bits per byte | more than the rung above | forwards per token | tokens per second |")
+    print("|---|---|---|---|---|")
+    above = None
+    for r in results:
+        x = next(iter(r["likelihood"].values()))
+        here, more = torch.tensor(x["bits_per_window"]), ""
+        if above is not None:
+            more = "{:.4f} ± {:.4f}".format(*mdlm.mean_and_error(here - above))
+        line = [Path(r["checkpoint"]).parent.name, f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}", more]
+        line += [f"{r['speed']['forwards_per_token']:.2f}", f"{r['speed']['tokens_per_s']:,.0f}"]
+        print(f"| {' | '.join(line)} |")
+        above = here
+
+
+def ladder(values, s, file):
+    """Measure s.checkpoint, quality and speed: two tables, and all of it as JSON where a file is named."""
+    torch.set_float32_matmul_precision("highest")  # training lowers it; as if they had been trained elsewhere
+    results = evaluation.measure(values, s)
+    speed(results, pick_device(s.device)[0])
+    evaluation.print_table(results)
+    print_ladder(results)
+    if file:
+        evaluation.write(file, results)
+
+
 def main(argv):
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if name not in COMPARISONS:
         sys.exit(f"python compare.py NAME, where NAME is one of {', '.join(COMPARISONS)}, not {name!r}")
     values = configurator.read(argv[1:])
+    if "help" in values:
+        configurator.fill(values, Settings, evaluation.Settings, bd3lm.SampleOptions, train.Settings)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
-    more = [f"--{k}={v[0]}" for k, v in values.items() if k not in own]
     s = configurator.fill(own, Settings, quiet=True)
+    # What eval.py knows goes there, the rest to training; data, device, dtype and seed go to both. What is wrong in the
+    # former is refused now, not when the rungs are trained.
+    known = {f.name for c in (evaluation.Settings, bd3lm.SampleOptions) for f in fields(c)} - {"out"}
+    asked = {k: v for k, v in values.items() if name == "ladder" and k in known}
+    measure, _ = configurator.fill(asked, evaluation.Settings, bd3lm.SampleOptions, quiet=True)
+    if not measure.windows or "checkpoint" in asked:
+        sys.exit("the ladder compares likelihoods of checkpoints of its own; leave out --windows=0 and --checkpoint")
+    other = {k: v for k, v in values.items() if k not in own and (k not in asked or hasattr(train.Settings, k))}
+    more = [f"--{k}={v}" for k, (v, _) in other.items()]
     before, runs = COMPARISONS[name]
     start, rows = time.time(), []
     for words in before:
         run([words], Path(configurator.read_file(words)["out_dir"][0]))
     for label, words in runs:
-        path = directory(s.out, words)
+        path = Path(s.out or "out/ladder") / label if name == "ladder" else directory(s.out or "out/compare", words)
         rows.append((label, path, run([*shlex.split(words), *more], path)))
     tqdm.write(f"({time.time() - start:.0f} s)")
     if name == "endings":
         endings(rows, s)
+    elif name == "ladder":
+        measure.checkpoint = tuple(str(path / "last") for _, path, _ in rows)
+        ladder(asked, measure, s.json)
     else:
         table([(label, facts) for label, _, facts in rows])
 

@@ -4,7 +4,6 @@
     python eval.py --chain_rule=left_to_right,confidence
     python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
     python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
-    python eval.py --ladder                         trains and compares AR, blocks of 1, 4 and 16, and masked diffusion
 
 Windows and masks are fixed by the seed, so that two checkpoints see the same ones. Texts are cut into windows of the
 checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
@@ -13,8 +12,6 @@ checkpoint's seq_len without begin-of-text; every token of a window is counted, 
 import json
 import math
 import platform
-import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -30,7 +27,6 @@ import configurator
 import mdlm
 import pretrained
 import tokenizer as tokenizers
-import train
 from data import common, sft
 from model import pick_device
 
@@ -48,10 +44,12 @@ class Settings:
     puzzles: int = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
-    ladder: bool = False  # train what is missing of config/ladder.py's five models in ladder_dir, and compare them
-    ladder_dir: str = "out/ladder"  # … which go there
-    ladder_args: str = ""  # … more settings for their training, in quotes
     out: str = ""  # write a JSON file with everything here
+
+    def __post_init__(self):
+        for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} measures nothing; use at least 1")
 
 
 def likelihood(checkpoint, algorithm, s, seed, windows, meta):
@@ -129,57 +127,6 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
 
 
-# One network, one text, the same windows and steps; each rung with the recipe that suits it: the t that its block size
-# learns most from, and for masked diffusion no weight 1/t. A step by blocks takes up to twice the work of another.
-LADDER = {
-    "ar": "--algorithm=ar",
-    "block1": "--algorithm=bd3lm --block_size=1 --t_min=1",
-    "block4": "--algorithm=bd3lm --block_size=4 --corruption=count",
-    "block16": "--algorithm=bd3lm --block_size=16 --t_min=0.3 --t_max=0.8",
-    "mdlm": "--algorithm=mdlm --objective=masked_ce --t_shape=bell --t_max=0.8",
-}
-
-
-def train_ladder(s):
-    """The ladder's checkpoints, those that are missing trained first; a rung that was stopped goes on."""
-
-    def finished(path):
-        facts = json.loads((path / "last/config.json").read_text())
-        return facts["iter"] >= facts["train"]["max_iters"]
-
-    paths = []
-    for name, words in LADDER.items():
-        path = Path(s.ladder_dir) / name
-        there = (path / "last/config.json").is_file()
-        if there and finished(path):
-            print(f"ladder: {path} is there already; delete it to train it anew")
-        else:
-            print(f"ladder: {name}", flush=True)
-            args = ["config/ladder.py", *words.split(), f"--out_dir={path}", *shlex.split(s.ladder_args)]
-            train.main([*args, "--init_from=resume" if there else "--overwrite=true"])
-            if not finished(path):
-                sys.exit(f"the ladder was stopped at {name}; the same command goes on")
-        paths.append(str(path / "last"))
-    torch.set_float32_matmul_precision("highest")  # as if they had been trained elsewhere
-    return tuple(paths)
-
-
-def speed(checkpoints, algorithms, options, device, rows=4, rounds=3):
-    """Forwards per token and tokens per second of generating `rows` texts as long as the context, for each checkpoint;
-    the median of rounds in which every checkpoint has its turn."""
-    seconds, forwards = [[] for _ in checkpoints], []
-    for _ in range(rounds):
-        for i, (checkpoint, algorithm, o) in enumerate(zip(checkpoints, algorithms, options)):
-            n = checkpoint.model.config.seq_len
-            prompts = [torch.empty(0, dtype=torch.int64, device=device)] * rows
-            o = replace(o, max_new_tokens=n)
-            start = time.time()
-            out = algorithm.generate(checkpoint.model, prompts, o, mask_id=checkpoint.tokenizer.mask_id)
-            seconds[i].append((time.time() - start) / (rows * n))
-            forwards.append(sum(out.num_forwards) / (rows * n))
-    return [{"forwards_per_token": f, "tokens_per_s": 1 / statistics.median(t)} for f, t in zip(forwards, seconds)]
-
-
 def environment(device):
     """What a result depends on besides its settings."""
     command = ["git", "describe", "--always", "--dirty"]
@@ -234,43 +181,38 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     return {**result, "settings": asdict(s), "sampling": asdict(options)}
 
 
+def measure(values, s):
+    """Everything that was asked for, a dict for each of s.checkpoint; the sampling options are among the values."""
+    device = pick_device(s.device)[0]
+    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
+    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
+    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in algorithms))  # refuses unknown keys
+    results, facts = [], environment(device)
+    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
+        keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
+        options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
+        if algorithm is bd3lm and options.block_size:
+            use_block_size(path, checkpoint.model.config, options.block_size)
+        results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)
+    return results
+
+
+def write(file, results):
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    common.replace_file(Path(file), json.dumps(results, indent=1).encode())
+    print(f"wrote {file}")
+
+
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
         configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
-    for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):
-        if getattr(s, name) < 1:
-            sys.exit(f"{name}={getattr(s, name)} measures nothing; use at least 1")
-    if s.ladder:
-        if not s.windows:
-            sys.exit("windows=0 leaves out the likelihoods, which the ladder compares")
-        if "checkpoint" in values:
-            sys.exit("--ladder compares checkpoints of its own; leave out --checkpoint, or --ladder")
-        s.checkpoint = train_ladder(s)
-    device = pick_device(s.device)[0]
-    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
-    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
-    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in algorithms))  # refuses unknown keys
-    results, options = [], []
-    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
-        keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
-        options.append(configurator.fill(keys, algorithm.SampleOptions, quiet=True))
-        if algorithm is bd3lm and options[-1].block_size:
-            use_block_size(path, checkpoint.model.config, options[-1].block_size)
-        results.append(evaluate(path, checkpoint, algorithm, s, options[-1], device))
-    if s.ladder:
-        for result, measured in zip(results, speed(checkpoints, algorithms, options, device)):
-            result["speed"] = measured
+    results = measure(values, s)
     print_table(results)
-    if s.ladder:
-        print_ladder(results)
     if s.out:
-        Path(s.out).parent.mkdir(parents=True, exist_ok=True)
-        facts = environment(device)
-        common.replace_file(Path(s.out), json.dumps([{**r, **facts} for r in results], indent=1).encode())
-        print(f"wrote {s.out}")
+        write(s.out, results)
 
 
 def use_block_size(path, config, block_size):
@@ -314,23 +256,6 @@ def print_table(results):
         if a := r.get("accuracy"):
             print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
             print(f"{a['forwards_per_puzzle']:.1f} forwards each")
-
-
-def print_ladder(results):
-    """Markdown: quality against speed. Each rung is compared with the one above it window by window, which is a far
-    smaller error than that of either mean."""
-    print("\n| rung | bits per byte | more than the rung above | forwards per token | tokens per second |")
-    print("|---|---|---|---|---|")
-    above = None
-    for r in results:
-        x = next(iter(r["likelihood"].values()))
-        here = torch.tensor(x["bits_per_window"])
-        more, error = mdlm.mean_and_error(here - above) if above is not None else (0.0, 0.0)
-        line = [Path(r["checkpoint"]).parent.name, f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"]
-        line += [f"{more:.4f} ± {error:.4f}" if above is not None else ""]
-        line += [f"{r['speed']['forwards_per_token']:.2f}", f"{r['speed']['tokens_per_s']:,.0f}"]
-        print(f"| {' | '.join(line)} |")
-        above = here
 
 
 if __name__ == "__main__":

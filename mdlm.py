@@ -271,13 +271,18 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 
 
 def nelbo_masks(maskable, row, j, samples, seed):
-    """Mask j of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool (B, L), and the weight n/k of
-    its cross entropy, float64 (B,)."""
+    """Mask j (an int, or int64 (B,)) of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool
+    (B, L), and the weight n/k of its cross entropy, float64 (B,)."""
     n = maskable.sum(1)
-    u = uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=maskable.device))
     spread = ((row * samples + j).double() * 0.6180339887498949 + uniform(seed, 5)) % 1
     k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
-    return hide_by_count(k, u, maskable), n.double() / k
+    return hide_by_count(k, mask_numbers(maskable, row, j, seed), maskable), n.double() / k
+
+
+def mask_numbers(maskable, row, j, seed):
+    """The random numbers (B, L) that say what mask j of each row hides."""
+    j = torch.as_tensor(j, device=row.device)[..., None]
+    return uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=row.device))
 
 
 def llada_masks(maskable, row, j, samples, seed, batch):
@@ -286,8 +291,7 @@ def llada_masks(maskable, row, j, samples, seed, batch):
     n = maskable.sum(1)
     k = (uniform(seed, 6, row, j // batch) * n).floor() + 1
     count = ((k + j % batch * (n / batch)).round().long() - 1) % n.clamp(min=1) + 1
-    u = uniform(seed, 4, row[:, None], j, torch.arange(maskable.shape[1], device=maskable.device))
-    return hide_by_count(count, u, maskable), n.double() / count
+    return hide_by_count(count, mask_numbers(maskable, row, j, seed), maskable), n.double() / count
 
 
 def dream_masks(maskable, row, j, samples, seed, batch):
@@ -297,8 +301,7 @@ def dream_masks(maskable, row, j, samples, seed, batch):
     p = (1 - 1e-3) * t + 1e-3
     position = torch.arange(maskable.shape[1], device=maskable.device)
     last = torch.where(maskable, position, -1).amax(1, keepdim=True)
-    u = uniform(seed, 4, row[:, None], j, position)
-    return hide_by_rate(p, u, maskable & (position != last)), 1 / p
+    return hide_by_rate(p, mask_numbers(maskable, row, j, seed), maskable & (position != last)), 1 / p
 
 
 @torch.no_grad()
@@ -310,10 +313,11 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     first + i alone, never on the batch it came in; k is spread evenly over samples and rows by the golden ratio, so a
     standard error taken over rows is, if anything, too large.
     real       bool (B, L): padding, as the network's mask
+    first      the first row's number; or all of them, int64 (B,)
     """
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
-    row = first + torch.arange(len(x0), device=x0.device)
+    row = row_numbers(first, x0)
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for j in range(samples):
         hidden, weight = nelbo_masks(maskable, row, j, samples, seed)
@@ -321,6 +325,11 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
         ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
         total += ce.sum(1) * weight
     return total / samples
+
+
+def row_numbers(first, x):
+    """The number of each row of x, int64 (B,), from that of the first, or from all of them."""
+    return first if torch.is_tensor(first) else first + torch.arange(len(x), device=x.device)
 
 
 def mean_and_error(values):
@@ -350,7 +359,7 @@ class LikelihoodOptions:
 
 
 @torch.no_grad()
-def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id):
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,).
 
     nelbo          minus the NELBO: a lower bound, `mc_samples` forwards
@@ -361,50 +370,95 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
                    dream never hides a target's last token, which must be an end-of-text: append one
     illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest
                    is revealed first. That order looks at the answer, so this is no likelihood
+
+    numbers  of the pairs, int64 (N,), from which with the seed alone their masks come; default: their places
     """
-    o, out = options, []
+    if not len(prompts):
+        return torch.zeros(0, dtype=torch.float64)
+    o, bound = options, options.method in ("nelbo", "llada", "dream")
+    numbers = torch.arange(len(prompts)) if numbers is None else numbers
+    x0, real = pad([torch.cat([p, t]) for p, t in zip(prompts, targets)], mask_id)
+    check_length(model, x0)
+    lengths = torch.tensor([len(p) for p in prompts], device=x0.device)
+    target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
+    numbers = numbers.to(x0.device)
+    size = max(1, 2**22 // (x0.shape[1] * (o.mc_samples if bound else 1) or 1))  # what follows is a few such tables
+    parts = zip(*(v.split(size) for v in (x0, real, target, numbers)))
+    return torch.cat([(minus_nelbo if bound else chain_rule)(model, *part, o, mask_id) for part in parts])
+
+
+def minus_nelbo(model, x0, real, target, number, options, mask_id):
+    """The estimate of each row's bound, float64 (B,). Equal canvases go through the network once: a short answer can be
+    hidden in few ways, and the letters of a multiple choice are all hidden in the same."""
+    o = options
     batch = min(o.mc_batch, o.mc_samples)
     masks = dict(nelbo=nelbo_masks, llada=partial(llada_masks, batch=batch), dream=partial(dream_masks, batch=batch))
-    for start in range(0, len(prompts), o.batch_size):
-        pairs = list(zip(prompts, targets))[start : start + o.batch_size]
-        x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id)
-        check_length(model, x0)
-        position = torch.arange(x0.shape[1], device=x0.device)
-        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
-        target = real & (position >= lengths[:, None])
-        total = torch.zeros(len(pairs), dtype=torch.float64, device=x0.device)
-        row = start + torch.arange(len(pairs), device=x0.device)
-        for j in range(o.mc_samples if o.method in masks else 0):
-            hidden, weight = masks[o.method](target, row, j, o.mc_samples, o.seed)
-            logp, _ = own_tokens(model, x0, hidden, real, target, mask_id, o, hidden)
-            total += torch.where(hidden, logp, 0.0).sum(1) * weight / o.mc_samples
-        hidden = target
-        while o.method not in masks and hidden.any():
-            best = rows = hidden
-            if o.method == "left_to_right":
-                best = rows = one_per_row(-position.double().expand_as(hidden), hidden)
-            logp, score = own_tokens(model, x0, hidden, real, target, mask_id, o, rows)
-            if o.method != "left_to_right":  # an impossible token comes last, but come it does: -inf never would
-                best = one_per_row(score.nan_to_num(-1e300, neginf=-1e300), hidden)
-            total += torch.where(best, logp, 0.0).sum(1)
-            hidden = hidden & ~best
-        out.append(total)
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+    row = torch.arange(len(x0), device=x0.device).repeat_interleave(o.mc_samples)
+    j = torch.arange(o.mc_samples, device=x0.device).repeat(len(x0))
+    hidden, weight = masks[o.method](target[row], number[row], j, o.mc_samples, o.seed)
+    canvas = torch.where(real[row], torch.where(hidden, -1, x0[row]), -2) | target[row].long() << 40  # guidance: where
+    seen = {}
+    same = [seen.setdefault(c.tobytes(), i) for i, c in enumerate(canvas.cpu().numpy())]
+    first, which = torch.tensor(same, device=x0.device).unique(return_inverse=True)
+    length = real.sum(1)[row[first]]
+    order = length.argsort(descending=True, stable=True)
+    place = order.argsort()[which]  # of each canvas among the different ones, the longest first
+    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    for start in range(0, len(first), o.batch_size):
+        mine = first[order[start : start + o.batch_size]]
+        wanted = hidden[mine, : int(length[order[start]])]
+        x, visible, answer = (v[row[mine], : wanted.shape[1]] for v in (x0, real, target))
+        ask = ((place >= start) & (place < start + len(mine))).nonzero()[:, 0]  # all the rows that have these canvases
+        i, at = hidden[ask].nonzero(as_tuple=True)
+        begins = wanted.sum(1).cumsum(0) - wanted.sum(1)
+        state = begins[place[ask] - start][i] + hidden[ask].cumsum(1)[i, at] - 1
+        token = x0[row[ask[i]], at]
+        xt = torch.where(wanted, mask_id, x)
+        logp, _ = own_tokens(model, xt, visible, answer, wanted, state, token, mask_id, o)
+        total.index_add_(0, row[ask[i]], logp * weight[ask[i]] / o.mc_samples)
+    return total
 
 
-def own_tokens(model, x0, hidden, real, target, mask_id, options, rows):
-    """With `hidden` hidden, at each place of rows (bool): log p of its own token, and how early the method reveals it;
-    both float64 (B, L), -inf elsewhere. llada and dream leave the mask token among the alternatives, as published."""
-    xt, scale, flat = torch.where(hidden, mask_id, x0), options.cfg_scale, rows.flatten().nonzero()[:, 0]
-    read = reader(model, states(model, xt, real, target, flat, mask_id, scale), scale)
-    own, logp, score = x0[rows], [], []
-    for part in torch.arange(len(own), device=own.device).split(max(1, 2**25 // model.config.vocab_size)):
+def chain_rule(model, x0, real, target, number, options, mask_id):
+    """log p of each row's target, one token after the other, float64 (B,)."""
+    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    hidden, position = target.clone(), torch.arange(x0.shape[1], device=x0.device)
+    while hidden.any():
+        for r in hidden.any(1).nonzero()[:, 0].split(options.batch_size):
+            T = int(real[r].sum(1).max())
+            x, visible, answer, h = (v[r, :T] for v in (x0, real, target, hidden))
+            best = wanted = h
+            if options.method == "left_to_right":
+                best = wanted = one_per_row(-position[:T].double().expand_as(h), h)
+            token, xt = x[wanted], torch.where(h, mask_id, x)
+            state = torch.arange(len(token), device=x.device)
+            logp, sure = own_tokens(model, xt, visible, answer, wanted, state, token, mask_id, options)
+            if options.method != "left_to_right":  # an impossible token comes last, but come it does: -inf never would
+                best = one_per_row(scatter(sure, wanted).nan_to_num(-1e300, neginf=-1e300), h)
+            total[r] += torch.where(best, scatter(logp, wanted), 0.0).sum(1)
+            hidden[r, :T] = h & ~best
+    return total
+
+
+def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
+    """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and how early the method
+    reveals each of these; both float64. llada and dream leave the mask token among the alternatives, as published."""
+    scale, rows = options.cfg_scale, wanted.flatten().nonzero()[:, 0]
+    if not len(rows):
+        return (torch.zeros(0, dtype=torch.float64, device=xt.device),) * 2
+    read = reader(model, states(model, xt, real, target, rows, mask_id, scale), scale)
+    logp = torch.zeros(len(token), dtype=torch.float64, device=xt.device)
+    sure = torch.zeros(len(rows), dtype=torch.float64, device=xt.device)
+    for part in torch.arange(len(rows), device=xt.device).split(max(1, 2**25 // model.config.vocab_size)):
         logits = read(part)
         if options.method not in ("llada", "dream"):
             logits[:, mask_id] = -torch.inf
-        logp.append(logits.log_softmax(-1).gather(1, own[part, None])[:, 0].double())
-        score.append(certainty(logits, "confidence").double() if options.method == "confidence" else logp[-1])
-    return scatter(torch.cat(logp), rows), scatter(torch.cat(score), rows)
+        ask = ((state >= part[0]) & (state <= part[-1])).nonzero()[:, 0]
+        at = state[ask] - part[0]
+        logp[ask] = (logits[at, token[ask]] - logits.logsumexp(-1)[at]).double()
+        if options.method == "confidence":
+            sure[part] = certainty(logits, "confidence").double()
+    return logp, sure if options.method == "confidence" else logp
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -673,7 +727,9 @@ def scatter(values, where):
 
 
 @torch.no_grad()
-def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, trace=False, watch=None):
+def generate(
+    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
+):
     """Fill in masks. Each prompt (1-D int64 tensor) is a canvas: its own masks are holes to fill, and
     `max_new_tokens` masks are appended. Rows of different lengths share the batch; each advances through its own
     blocks and steps, leaves when it is finished, and gives what it would have given alone.
@@ -683,8 +739,11 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
     the last of which reveals what is left; the other quotas reveal at least one token per row and step. A step that
     reveals nothing in any row costs no forward.
 
-    trace   keep every reveal (and remasking, as token mask_id with probability 0)
-    watch   called after each step with the list of canvases, one int64 tensor per prompt
+    until    called with what follows a prompt, int64 (n,), whenever a block of it is done; a row ends where it says so.
+             For prompts without holes
+    numbers  of the prompts, int64 (B,), from which with the seed alone their random numbers come; default: their places
+    trace    keep every reveal (and remasking, as token mask_id with probability 0)
+    watch    called after each step with the list of canvases, one int64 tensor per prompt
     """
     if not any(len(p) + options.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
@@ -758,11 +817,26 @@ def generate(model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, t
         return reader(model, hidden, o.cfg_scale, o.exact), 0
 
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
-    keys = dict(mask_id=mask_id, eos_id=eos_id, trace=trace, watch=watch)
+    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
     return decode(model, x, hole, lengths, origin, options, logits_at, **keys)
 
 
-def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_id=None, trace=False, watch=None):
+def decode(
+    model,
+    x,
+    hole,
+    lengths,
+    origin,
+    options,
+    logits_at,
+    *,
+    mask_id,
+    eos_id=None,
+    until=None,
+    numbers=None,
+    trace=False,
+    watch=None,
+):
     """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
 
     x          int64 (B, L), the canvases: given tokens, and masks
@@ -776,6 +850,7 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     ends_text = torch.tensor([] if eos_id is None else eos_id, device=x.device, dtype=torch.int64)
     B, L = x.shape
     device = x.device
+    numbers = torch.arange(B, device=device) if numbers is None else numbers.to(device)
     at = torch.arange(L, device=device)
     given = (at < lengths[:, None]) & ~hole
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
@@ -793,7 +868,7 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
     forwards = torch.zeros_like(current)
     events, clock = [[] for _ in range(B)], 0
 
-    alive = hole.any(1)
+    alive, ends = hole.any(1), lengths.clone()
     while alive.any():
         r = alive.nonzero()[:, 0]  # live rows (R,): all tensors below are of these only, and of their blocks (R, W)
         position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
@@ -806,7 +881,7 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
             steps = (o.steps // num_blocks[r] + (current[r] < o.steps % num_blocks[r])).clamp(min=1)
         else:
             steps = masks.clamp(min=1)
-        key = (o.seed, r[:, None], step[r, None])  # a row's number, not its place among the live ones
+        key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
         u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
 
         # Positions that need no logits are chosen first, so that logits are computed for those alone.
@@ -858,8 +933,11 @@ def decode(model, x, hole, lengths, origin, options, logits_at, *, mask_id, eos_
         if eos_id is not None:
             ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
             alive[r] &= ~(ended & (done | (o.remask == 0)))
+        for i in r[done & alive[r]].tolist() if until else ():
+            begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
+            if until(x[i, begin:end]):
+                alive[i], ends[i] = False, end
 
-    ends = lengths
     if eos_id is not None:
         ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
     return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])

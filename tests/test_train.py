@@ -498,9 +498,7 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # where --html and --gif write
     if script == "train.py":
         two_small_steps(args, text_data, puzzle_data, tmp_path)
-    elif script in ("sample.py", "eval.py") and re.search(
-        r"out/|--ladder|--checkpoint=[\w-]+/[A-Z]|my-finetune", command
-    ):
+    elif script in ("sample.py", "eval.py") and re.search(r"out/|--checkpoint=[\w-]+/[A-Z]|my-finetune", command):
         # of checkpoints that a reader trains or downloads: the keys at least must be right
         settings = sample.Settings if script == "sample.py" else evaluation.Settings
         options = mdlm.SampleOptions if "--cache=dual" in args else bd3lm.SampleOptions
@@ -530,14 +528,14 @@ def test_a_comparison_trains_its_pairs_once_and_prints_by_how_much_the_first_is_
     assert f"| {ahead:.3f} bits, " in first.splitlines()[-2] and first.splitlines()[-2].startswith("| first | 2 |")
     assert first.splitlines()[-1].startswith(f"| second | 2 | {facts[1]['val_nats']:.3f} ±")
     assert second.splitlines()[1:] == first.splitlines()[-4:] and "compare: " not in second  # nothing is trained twice
-    with pytest.raises(SystemExit, match="one of minilm, pydocs, endings, not 'pydoc'"):
+    with pytest.raises(SystemExit, match="one of minilm, pydocs, endings, ladder, not 'pydoc'"):
         compare.main(["pydoc"])
 
 
 def test_scripts_print_help(capsys):
-    for main in (train.main, sample.main, evaluation.main):
+    for main, *args in ((train.main,), (sample.main,), (evaluation.main,), (compare.main, "ladder")):
         with pytest.raises(SystemExit):
-            main(["--help"])
+            main([*args, "--help"])
     text = capsys.readouterr().out
     assert "--learning_rate=0.001  (float)  AdamW's" in text
     assert "--temperature" in text and "--infill" in text and "--chain_rule" in text
@@ -656,23 +654,37 @@ def test_eval_measures_blocks_and_says_when_they_are_not_those_of_training(train
     assert "trained on blocks of 4 tokens, not 8" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="block_size=99 does not fit the context of 32"):
         evaluation.main([*keys, "--block_size=99"])
-    with pytest.raises(SystemExit, match="leave out --checkpoint"):
-        evaluation.main([*keys, "--ladder"])
 
 
 def test_the_ladder_trains_what_is_missing_and_prints_one_table(text_data, tmp_path, capsys):
     settings = [*TINY, "--max_iters=2", f"--dataset={text_data}", "--seq_len=24"]
-    keys = ["--ladder", f"--ladder_dir={tmp_path}", f"--ladder_args={' '.join(settings)}", "--windows=4", "--steps=6"]
+    keys = ["ladder", *settings, f"--out={tmp_path}", "--windows=4", "--steps=6"]
     out = tmp_path / "ladder.json"
-    evaluation.main([*keys, "--device=cpu", f"--out={out}"])
+    compare.main([*keys, f"--json={out}"])
     text = capsys.readouterr().out
     results = json.loads(out.read_text())
-    assert [Path(r["checkpoint"]).parent.name for r in results] == list(evaluation.LADDER)
+    assert [Path(r["checkpoint"]).parent.name for r in results] == ["ar", "block1", "block4", "block16", "mdlm"]
     assert text.count("±") >= 10 and "forwards per token" in text
     assert [r["speed"]["forwards_per_token"] for r in results][::4] == [1.0, 0.25]
     before = {p: p.stat().st_mtime for p in tmp_path.glob("*/last/model.safetensors")}
-    evaluation.main([*keys, "--device=cpu"])  # nothing is missing: nothing is trained
+    compare.main(keys)  # nothing is missing: nothing is trained
     assert before == {p: p.stat().st_mtime for p in tmp_path.glob("*/last/model.safetensors")}
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--checkpoint=out/x"], "and --checkpoint"),
+        (["--windows=0"], "leave out --windows=0"),
+        (["--samples=0"], "samples=0 measures nothing"),
+        (["--steps=six"], "steps.*a whole number"),
+        (["--max_itres=2"], "max_itres.*max_iters"),
+    ],
+)
+def test_the_ladder_explains_bad_input_before_it_trains(tmp_path, args, words):
+    with pytest.raises(SystemExit, match=words):
+        compare.main(["ladder", f"--out={tmp_path}", *args])
+    assert not any(tmp_path.iterdir())
 
 
 def test_eval_counts_solved_puzzles(puzzle_data, tmp_path, capsys):
