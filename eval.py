@@ -9,9 +9,11 @@ Windows and masks are fixed by the seed, so that two checkpoints see the same on
 checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
 """
 
+import importlib.metadata
 import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +27,9 @@ from tqdm import tqdm
 import bd3lm
 import configurator
 import mdlm
+import parallel
 import pretrained
+import results as tables
 import tokenizer as tokenizers
 from data import common, sft
 from model import pick_device
@@ -37,17 +41,22 @@ class Settings:
     dataset: str = ""  # default: the one each checkpoint was trained on
     windows: int = 256  # validation windows; 0 leaves the likelihood out
     samples: int = 4  # masks per window of the NELBO
-    eval_batch_size: int = 16  # windows per forward
+    batch_size: int = 16  # texts per forward
     chain_rule: tuple[Literal["left_to_right", "confidence"], ...] = ()  # exact likelihoods, a forward per token
     chain_windows: int = 16  # windows for those
     num_samples: int = 0  # generate this many and measure their entropy
     puzzles: int = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
-    out: str = ""  # write a JSON file with everything here
+    out: str = ""  # write a JSON file with everything here; default with tasks: in results/
+    tasks: tuple[str, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
+    only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names
+    include_path: str = ""  # a directory with more tasks, as lm-eval's YAML files
+    local_data: str = ""  # a directory with copies of data sets, by their hub ids: org/name
+    run_code: bool = False  # allow code tasks to run what the model wrote, in a subprocess without network
 
     def __post_init__(self):
-        for name in ("samples", "eval_batch_size", "chain_windows", "puzzles"):
+        for name in ("samples", "batch_size", "chain_windows", "puzzles"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} measures nothing; use at least 1")
 
@@ -57,8 +66,8 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta):
     n = meta.get("prompt_len", 0)
     maskable = (torch.arange(windows.shape[1], device=windows.device) >= n).expand_as(windows)
     nats = []
-    for i in tqdm(range(0, len(windows), s.eval_batch_size), desc="NELBO", disable=None, leave=False):
-        part = slice(i, i + s.eval_batch_size)
+    for i in tqdm(range(0, len(windows), s.batch_size), desc="NELBO", disable=None, leave=False):
+        part = slice(i, i + s.batch_size)
         keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], **keys))
     return torch.cat(nats) / (windows.shape[1] - n)
@@ -73,8 +82,8 @@ def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
         options.fill = 1 if algorithm.CAUSAL else checkpoint.model.config.block_size
     rows = sft.Conversations(dataset, tokenizer, checkpoint.files, seq_len, options, 0, "val").some(s.windows)
     nats = []
-    for i in tqdm(range(0, len(rows), s.eval_batch_size), desc="NELBO", disable=None, leave=False):
-        n = min(s.eval_batch_size, len(rows) - i)
+    for i in tqdm(range(0, len(rows), s.batch_size), desc="NELBO", disable=None, leave=False):
+        n = min(s.batch_size, len(rows) - i)
         ids, learn, texts = sft.batch(rows, i, n, options, tokenizer.eos_id, seq_len)
         x, maskable, real = (torch.from_numpy(a).to(device) for a in (ids, learn, texts["number"] >= 0))
         keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.samples, seed=seed, first=i)
@@ -92,7 +101,7 @@ def window(checkpoint):
 def chain_rule(checkpoint, algorithm, s, windows, method, meta):
     """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
-    options = algorithm.LikelihoodOptions(method=method, batch_size=s.eval_batch_size)
+    options = algorithm.LikelihoodOptions(method=method, batch_size=s.batch_size)
     given, rest = [x[:n] for x in windows], [x[n:] for x in windows]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
     return -logp / (windows.shape[1] - n)
@@ -139,6 +148,9 @@ def environment(device):
         "git": git,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **{
+            name.replace("-", "_"): importlib.metadata.version(name) for name in ("transformers", "datasets", "lm-eval")
+        },
         "machine": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
     }
@@ -203,12 +215,49 @@ def write(file, results):
     print(f"wrote {file}")
 
 
+def run_tasks(values, s):
+    """Every task of s.tasks for each of s.checkpoint, on all processes; the table and the file are the first one's."""
+    import harness  # and with it lm-eval, which takes its time
+
+    where = values["tasks"][1]  # "eval_llada_base.py, line 12", or the command line
+    said = where == "the command line"
+    names = ["-".join(entry.split()[0] for entry in s.tasks)] if said else [Path(where.split(",")[0]).stem]
+    if said or values.get("checkpoint", ("", ""))[1] == "the command line":
+        names += [Path(path).name for path in s.checkpoint]
+    out = Path(s.out or f"results/{'-'.join(reversed(names))[:150]}.json")
+    requests = out.with_suffix(".requests")
+    rank, world, device = parallel.start(pick_device(s.device)[0])
+    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
+    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
+    classes = [o for a in algorithms for o in (a.SampleOptions, a.LikelihoodOptions)]
+    classes = (Settings, harness.Options, *dict.fromkeys(classes))
+    results, facts = [], environment(device)
+    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
+        rows = harness.rows(values, s, path, checkpoint, algorithm, classes, rank, world, requests)
+        results += [r | facts | {"processes": world} for r in rows]
+    if not rank:
+        tables.table([r | {"file": str(out)} for r in results])
+        write(out, results)
+        shutil.rmtree(requests, ignore_errors=True)  # what they answered stands in the results
+
+
 def main(argv):
+    if argv and argv[0] in ("--table", "--plot"):
+        tasks, others = tables.read(argv[1:])
+        if argv[0] == "--plot":
+            return tables.plot(tasks, "accuracy.png")
+        tables.table(tasks)
+        return print_table(others)
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
+        import harness
+
+        options = (mdlm.SampleOptions, bd3lm.SampleOptions, mdlm.LikelihoodOptions)  # which have them all
+        configurator.fill(values, Settings, harness.Options, *options)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
+    if s.tasks:
+        return run_tasks(values, s)
     results = measure(values, s)
     print_table(results)
     if s.out:

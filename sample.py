@@ -79,25 +79,10 @@ def canvas_of(s, tokenizer):
 
 def options_of(values, s, checkpoint, algorithm):
     """The algorithm's SampleOptions: the preset's, then what was said on the command line."""
-    name = s.preset or checkpoint.facts.get("preset") or "none"
-    said = dict(values)
-    for quota in ("threshold", "factor", "entropy_bound"):
-        if quota in said and "quota" not in said:
-            said["quota"] = (quota, f"--{quota}")
-    there = sorted(p.stem for p in (configurator.ROOT / "config" / "presets").glob("*.py"))
-    if name not in (*there, "none"):
-        sys.exit(f"no preset {name!r}; there are {', '.join(there)}, and none")
-    preset = {} if name == "none" else configurator.read_file(f"config/presets/{name}.py")
-    if not s.preset:  # the model's own: what another algorithm does not know is left out
-        preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
+    preset = pretrained.preset_of(checkpoint, algorithm, values, s.preset)
     if preset:
-        print(f"preset: {name}")
-    if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
-        preset.pop("block_size", None)
-    cached = (preset | said).get("cache", ("none", ""))[0] in ("prefix", "dual")
-    if cached and "block_size" not in said and not preset.get("block_size", (0, ""))[0]:
-        preset["block_size"] = (32, "--cache")  # which keeps what is outside a block
-    return configurator.fill(preset | said, Settings, algorithm.SampleOptions)
+        print(f"preset: {s.preset or checkpoint.facts['preset']}")
+    return configurator.fill(preset | values, Settings, algorithm.SampleOptions)
 
 
 def main(argv):

@@ -1,0 +1,158 @@
+"""Results of eval.py as tables and plots.
+
+python eval.py --table results/*.json         markdown; warns where compared rows were made with different settings
+python eval.py --plot results/*.json          accuracy against the number of forwards, as accuracy.png
+"""
+
+import json
+import sys
+from pathlib import Path
+
+# What is compared only where it is the same, or else with a warning: (name, where a row keeps it).
+COMPARABLE = {
+    "metric": ("metric",),
+    "documents": ("documents",),
+    "num_fewshot": ("shots",),
+    "version of the task": ("task_versions",),
+    "version of lm-eval": ("lm_eval",),
+    "apply_chat_template": ("task_settings", "apply_chat_template"),
+    "fewshot_as_multiturn": ("task_settings", "fewshot_as_multiturn"),
+    "system": ("task_settings", "system"),
+    "max_length": ("task_settings", "max_length"),
+    "method": ("likelihood_options", "method"),
+    "mc_samples": ("likelihood_options", "mc_samples"),
+    "dtype": ("settings", "dtype"),
+}
+
+
+def read(files):
+    """The rows of results files, those of tasks and those of data sets."""
+    if not files:
+        sys.exit("name the files: python eval.py --table results/*.json")
+    tasks, others = [], []
+    for file in files:
+        try:
+            found = json.loads(Path(file).read_text(encoding="utf-8"))
+            for r in found:
+                (tasks if "task" in r else others).append({**r, "file": str(file)})
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            sys.exit(f"{file} is no results file of eval.py: {type(e).__name__}: {e}")
+    return tasks, others
+
+
+def table(rows):
+    """Markdown: a line for every task, its score beside the published one, and the settings that made it."""
+    if not rows:
+        return
+    speed = any(r["counts"]["tokens"] for r in rows)
+    head = ["checkpoint", "task", "metric", "score", "published", "difference", "documents", "settings", "forwards"]
+    head += ["tokens", "tokens per forward", "tokens/s", "published"] if speed else []
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for r in rows:
+        n, whole = r["documents"]
+        line = [r["checkpoint"], r["label"], r["metric"].removesuffix(",none"), with_error(r["score"], r["error"])]
+        line += ["" if r["published"] is None else f"{r['published']:g}", difference(r)]
+        line += [f"{n:,}" if n == whole else f"{n:,} of {whole:,}", describe(r), f"{r['counts']['forwards']:,}"]
+        if speed:
+            c, there = r["counts"], r["counts"]["tokens"]
+            line += (
+                [f"{there:,}", f"{c['tokens_per_forward']:.2f}", f"{c['tokens_per_s']:.1f}"] if there else ["", "", ""]
+            )
+            line += ["" if r["published_speed"] is None else f"{r['published_speed']:g}"]
+        print(f"| {' | '.join(line)} |")
+    for line in warnings(rows):
+        print(f"warning: {line}")
+
+
+def with_error(value, error):
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def difference(r):
+    """Ours minus the published score, where there is one, and in our standard errors."""
+    if r["published"] is None:
+        return ""
+    d = r["score"] - r["published"]
+    return f"{d:+.2f}" + (f" ({d / r['error']:+.1f} SE)" if r["error"] else "")
+
+
+def describe(r):
+    """The settings that made a row, in few words."""
+    shots = sorted(set(r["shots"].values()))
+    words = [f"{shots[0] if len(shots) == 1 else shots}-shot"] if shots else []
+    words += ["chat"] if r["task_settings"]["apply_chat_template"] else []
+    for o in r["sampling"]:
+        words += [f"{o['max_new_tokens']} tokens", f"T={o['temperature']:g}"]
+        words += [f"{o['steps'] or o['max_new_tokens']} steps"] if o.get("quota") == "steps" else []
+        words += (
+            [f"{o['quota']} {o[o['quota']]:g}"] if o.get("quota") in ("threshold", "factor", "entropy_bound") else []
+        )
+        words += [f"blocks of {o['block_size']}"] if o.get("block_size") else []
+        words += [f"{o['cache']} cache"] if o.get("cache", "none") not in ("none", "kept") else []
+        words += [f"guidance {o['cfg_scale']:g}"] if o.get("cfg_scale") else []
+    if not r["sampling"]:
+        o = r["likelihood_options"]
+        sampled = o.get("method") in ("nelbo", "llada", "dream")
+        words += [f"{o['method']}, {o['mc_samples']} masks" if sampled else o.get("method", "exact")]
+        words += [f"guidance {o['cfg_scale']:g}"] if o.get("cfg_scale") else []
+    return ", ".join(words)
+
+
+def warnings(rows):
+    """Sentences about rows that do not compare: of one task with different settings, or with other settings than the
+    published score that stands beside them."""
+    for r in rows:
+        if r["published"] is not None:
+            yield from (f"{r['checkpoint']}, {r['label']}: {what}" for what in r["overridden"])
+            if r["documents"][0] < r["documents"][1]:
+                yield f"{r['checkpoint']}, {r['label']}: the published score is that of all documents"
+        if r["counts"]["truncated"]:
+            yield f"{r['checkpoint']}, {r['label']}: {r['counts']['truncated']} prompts lost their beginning"
+    for i, b in enumerate(rows):
+        a = next(r for r in rows if r["task"] == b["task"])
+        if a is rows[i]:
+            continue
+        for name, path in COMPARABLE.items():
+            x, y = (find(r, path) for r in (a, b))
+            if x != y and None not in (x, y):
+                yield f"{b['task']}: {name} is {short(x)} in {a['file']}, and {short(y)} in {b['file']}"
+
+
+def find(r, path):
+    for key in path:
+        r = (r or {}).get(key)
+    return r
+
+
+def short(value):
+    """A number per part of a group as one, where they are all the same."""
+    if isinstance(value, dict):
+        value = sorted(set(map(str, value.values())))
+        return ", ".join(value)
+    return " of ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def plot(rows, path):
+    """Scores against forwards per document, a line for each checkpoint and task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    if not rows:
+        sys.exit("these files have no results of tasks to plot; make some with eval.py --tasks")
+    lines = {}
+    for r in rows:
+        x = r["counts"]["forwards"] / max(1, r["documents"][0])
+        lines.setdefault((r["checkpoint"], r["task"], r["metric"]), []).append((x, r["score"], r["error"] or 0.0))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for (checkpoint, task, metric), points in lines.items():
+        x, y, error = zip(*sorted(points))
+        name = f"{checkpoint}, {task} ({metric.removesuffix(',none')})"
+        axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel="forwards per document", ylabel="score ± standard error")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
