@@ -70,7 +70,7 @@ class LikelihoodOptions:
 
 
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact: numbers do nothing."""
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact."""
     out = []
     for start in range(0, len(prompts), options.batch_size):
         pairs = list(zip(prompts, targets))[start : start + options.batch_size]

@@ -1,7 +1,8 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
-    python bench.py                    everything but memory, some 20 minutes on a CPU
-    python bench.py --only=head        one group: head, compile, batch, blocks, sft, decode, block_decode, cache, memory
+    python bench.py                    everything but memory and likelihood, some 20 minutes on a CPU
+    python bench.py --only=head        one group: head, compile, batch, blocks, sft, decode, block_decode, cache,
+                                       likelihood, harness, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -10,6 +11,7 @@ slows down slows all of them; the median of the rounds is printed, with the medi
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +28,20 @@ import mdlm
 from data import sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
 
-Group = Literal["all", "head", "compile", "batch", "blocks", "sft", "decode", "block_decode", "cache", "memory"]
+Group = Literal[
+    "all",
+    "head",
+    "compile",
+    "batch",
+    "blocks",
+    "sft",
+    "decode",
+    "block_decode",
+    "cache",
+    "likelihood",
+    "harness",
+    "memory",
+]
 
 
 @dataclass
@@ -213,6 +228,79 @@ def cache_group(s, device):
     report("decoding 8 x 256, LLaDA's shape", {k: (f, 8 * 256, 0) for k, f in runs.items()}, min(3, s.rounds), device)
 
 
+def likelihoods_plainly(model, pairs, mask_id, samples, batch):
+    """LLaDA's published estimate written down as it stands: one request at a time, `batch` copies of it with masks of
+    their own, logits of the whole canvas; with the masks that ours are given, so that the estimates are equal."""
+    out = []
+    for number, (prompt, target) in enumerate(pairs):
+        x = torch.cat([prompt, target]).repeat(batch, 1)
+        maskable = (torch.arange(x.shape[1], device=x.device) >= len(prompt)).expand_as(x)
+        row, total = torch.full((batch,), number, device=x.device), 0.0
+        for start in range(0, samples, batch):
+            j = start + torch.arange(batch, device=x.device)
+            hidden, weight = mdlm.llada_masks(maskable, row, j, samples, 0, batch)
+            with torch.no_grad():
+                logits = model(torch.where(hidden, mask_id, x))
+            nll = torch.nn.functional.cross_entropy(logits[hidden], x[hidden], reduction="none")
+            total -= (nll * weight[:, None].expand_as(x)[hidden]).sum().item() / samples
+        out.append(total)
+    return torch.tensor(out)
+
+
+def likelihood_group(s, device, vocab_size, name, low, high):
+    """64 questions of 16 to 256 tokens with 4 answers of `low` to `high` tokens each, as multiple choice has them. A
+    small network of LLaDA's shape, 32 masks, 8 at a time."""
+    shape = dict(n_layer=4, n_head=2, n_embd=128, mlp="swiglu", mlp_dim=384, qk_norm=False, rope_theta=5e5)
+    model, mask_id = Transformer(Config(vocab_size=vocab_size, seq_len=512, **shape)).to(device).eval(), vocab_size - 1
+    rng = torch.Generator().manual_seed(1)
+
+    def text(low, high):
+        length = int(torch.randint(low, high + 1, (), generator=rng))
+        return torch.randint(mask_id, (length,), generator=rng).to(device)
+
+    pairs = [(prompt, text(low, high)) for prompt in [text(16, 256) for _ in range(64)] for _ in range(4)]
+    o = mdlm.LikelihoodOptions("llada", mc_samples=32, mc_batch=8)
+    runs = {
+        "published algorithm, one by one": lambda: likelihoods_plainly(model, pairs, mask_id, 32, 8),
+        "ours": lambda: mdlm.log_likelihood(model, *zip(*pairs), o, mask_id=mask_id).cpu(),
+    }
+    a, b = (f() for f in runs.values())
+    print(f"(the estimates differ by {(a - b).abs().max():.1e} nats at most, of {a.abs().mean():.0f})")
+    group = f"likelihoods, 64 x 4 {name} (answers per second), vocabulary {vocab_size}"
+    report(group, {k: (f, len(pairs), 0) for k, f in runs.items()}, 1, device)
+
+
+def harness_group(s, device):
+    """Writing 16 answers of 128 tokens to prompts of 16 to 96 tokens in one batch: the sampler as sample.py calls it,
+    and lm-eval's generate_until, with the text, the stop strings and the file of finished requests."""
+    from lm_eval.api.instance import Instance
+
+    import harness
+    import pretrained
+
+    checkpoint = pretrained.load("checkpoints/pydocs_mdlm", device)
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    texts = [("class Stack: a list of things that " * 9)[: 70 + 20 * i] for i in range(16)]
+    prompts = [torch.tensor(tokenizer.encode(text), device=device) for text in texts]
+    o = mdlm.SampleOptions(128, block_size=32, temperature=0.0)
+    requests = [
+        Instance("generate_until", {}, (text, {"until": ["qqqq", "zzzz"]}), i) for i, text in enumerate(texts)
+    ]
+
+    def in_harness():
+        with tempfile.TemporaryDirectory() as directory:
+            lm = harness.Harness(checkpoint, mdlm, harness.Answers(checkpoint, mdlm, 16, directory))
+            lm.use(harness.Options(), mdlm.LikelihoodOptions(), lambda said: o)
+            return lm.generate_until(requests)
+
+    keys = dict(mask_id=tokenizer.mask_id, eos_id=tokenizer.stop_ids)
+    runs = {
+        "generate, as sample.py calls it": lambda: mdlm.generate(model, prompts, o, **keys),
+        "lm-eval's generate_until": in_harness,
+    }
+    report("16 answers of 128 tokens", {k: (f, 16 * 128, 0) for k, f in runs.items()}, s.rounds, device)
+
+
 def memory_group(device):
     """Peak memory of decoding beyond weights and cache: LLaDA's width and vocabulary in one layer (what a layer needs
     is freed before the next), bf16, batch 8, a canvas of 1300 tokens, two blocks of 32."""
@@ -347,6 +435,14 @@ def main(argv):
 
     if s.only in ("all", "cache"):
         cache_group(s, device)
+
+    if s.only in ("all", "harness"):
+        harness_group(s, device)
+
+    if s.only == "likelihood":
+        likelihood_group(s, device, 4096, "letters", 1, 1)
+        likelihood_group(s, device, 4096, "sentences", 8, 40)
+        likelihood_group(s, device, 32000, "letters or sentences", 1, 40)
 
     if s.only == "memory":
         memory_group(device)

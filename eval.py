@@ -21,9 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+import ar
 import bd3lm
 import configurator
 import mdlm
@@ -45,12 +47,14 @@ class Settings:
     chain_rule: tuple[Literal["left_to_right", "confidence"], ...] = ()  # exact likelihoods, a forward per token
     chain_windows: int = 16  # windows for those
     num_samples: int = 0  # generate this many and measure their entropy
+    judge: str = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
+    mauve: bool = False  # … and MAUVE against held-out text (needs the judge, and `pip install mauve-text`)
     puzzles: int = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     out: str = ""  # write a JSON file with everything here; default with tasks: in results/
     tasks: tuple[str, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
-    only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names
+    only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names or labels
     include_path: str = ""  # a directory with more tasks, as lm-eval's YAML files
     local_data: str = ""  # a directory with copies of data sets, by their hub ids: org/name
     run_code: bool = False  # allow code tasks to run what the model wrote, in a subprocess without network
@@ -61,16 +65,19 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)} measures nothing; use at least 1")
 
 
-def likelihood(checkpoint, algorithm, s, seed, windows, meta):
-    """NELBO (exact for AR) of each of the windows (N, seq_len), nats per token, (N,)."""
-    n = meta.get("prompt_len", 0)
-    maskable = (torch.arange(windows.shape[1], device=windows.device) >= n).expand_as(windows)
+def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
+    """NELBO (exact for AR) of each of the windows (N, seq_len), nats per token, (N,). Where there are lengths (N,),
+    what stands behind so many tokens of a window is padding."""
+    place = torch.arange(windows.shape[1], device=windows.device).expand_as(windows)
+    real = None if lengths is None else place < lengths[:, None]
+    maskable = place >= meta.get("prompt_len", 0)
+    maskable = maskable if real is None else maskable & real
     nats = []
     for i in tqdm(range(0, len(windows), s.batch_size), desc="NELBO", disable=None, leave=False):
         part = slice(i, i + s.batch_size)
         keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
-        nats.append(algorithm.nelbo(checkpoint.model, windows[part], **keys))
-    return torch.cat(nats) / (windows.shape[1] - n)
+        nats.append(algorithm.nelbo(checkpoint.model, windows[part], real=None if real is None else real[part], **keys))
+    return mdlm.per_token(torch.cat(nats), maskable.sum(1).double())
 
 
 def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
@@ -98,26 +105,75 @@ def window(checkpoint):
     return min(checkpoint.facts.get("seq_len", checkpoint.model.config.seq_len), checkpoint.model.config.seq_len)
 
 
-def chain_rule(checkpoint, algorithm, s, windows, method, meta):
+def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
     options = algorithm.LikelihoodOptions(method=method, batch_size=s.batch_size)
-    given, rest = [x[:n] for x in windows], [x[n:] for x in windows]
+    ends = [None] * len(windows) if lengths is None else lengths.tolist()
+    given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
-    return -logp / (windows.shape[1] - n)
+    return mdlm.per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
 
 
-def sample_entropy(checkpoint, algorithm, options, n, device):
-    """Entropy of the token frequencies within each sample, in nats: mean and error. Low means repetitive."""
+def sample_quality(checkpoint, algorithm, options, s, windows, device):
+    """What samples from nothing are worth, a dict: the entropy of the token frequencies within each (nats; low means
+    repetitive), and under a judge their perplexity and MAUVE (arXiv 2102.01454). A low perplexity alone is no praise:
+    text that repeats itself has it, too."""
     room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
-    options = replace(options, max_new_tokens=room)
-    empty = torch.empty(0, dtype=torch.int64, device=device)
-    out = algorithm.generate(checkpoint.model, [empty] * n, options, mask_id=checkpoint.tokenizer.mask_id)
-    entropies = []
-    for tokens in out.tokens:
-        p = torch.bincount(tokens).double() / len(tokens)
-        entropies.append(-torch.special.xlogy(p, p).sum())
-    return mdlm.mean_and_error(torch.stack(entropies)), sum(out.num_forwards) / n
+    empty, out = torch.empty(0, dtype=torch.int64, device=device), []
+    for i in range(0, s.num_samples, s.batch_size):
+        o = replace(options, max_new_tokens=room)
+        numbers = torch.arange(i, min(i + s.batch_size, s.num_samples))
+        keys = dict(mask_id=checkpoint.tokenizer.mask_id, numbers=numbers)
+        out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), o, **keys))
+    tokens = [x for part in out for x in part.tokens]
+    p = [torch.bincount(x).double() / len(x) for x in tokens]
+    mean, error = mdlm.mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
+    forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
+    facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}
+    if s.judge:
+        facts["texts"] = [checkpoint.tokenizer.decode(x.tolist()) for x in tokens]
+        held = [checkpoint.tokenizer.decode(x[:room].tolist()) for x in windows[: len(tokens)]]
+        facts |= judge(facts["texts"], held, s, device)
+    return facts
+
+
+def judge(texts, held, s, device):
+    """Perplexity of texts under the autoregressive model s.judge, of all tokens behind a begin-of-text, in its own
+    tokens; and with s.mauve how near they are to held-out texts, by its last hidden states."""
+    j = pretrained.load(s.judge, device)
+    if j.algorithm != "ar":
+        sys.exit(
+            f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
+        )
+    begin = [] if j.tokenizer.mask_id is not None else list(j.tokenizer.frame[0]) or [j.tokenizer.eos_id]
+    size = j.model.config.seq_len - len(begin)
+
+    def tensor(ids):
+        return torch.tensor(ids, dtype=torch.int64, device=device)
+
+    ids = [j.tokenizer.encode(text) for text in texts]
+    cut = [common.windows(x, size, begin) for x in ids if x]
+    pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
+    o = ar.LikelihoodOptions(batch_size=s.batch_size)
+    logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
+    nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
+    mean, error = mdlm.mean_and_error(mdlm.per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
+    found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": math.exp(mean) * error}
+    if s.mauve:
+        try:
+            import mauve
+        except ImportError:
+            sys.exit("--mauve needs a library: pip install mauve-text")
+        features = []
+        with torch.no_grad():
+            for x in [*texts, *held]:
+                x = tensor(begin + j.tokenizer.encode(x)[:size])
+                features.append(j.model.hidden(x[None], rows=tensor([len(x) - 1]))[0].float().cpu().numpy())
+        n = len(texts)
+        keys = dict(p_features=np.stack(features[n:]), q_features=np.stack(features[:n]), verbose=False)
+        found["mauve"] = float(mauve.compute_mauve(**keys).mauve)
+    return found
 
 
 def solve(checkpoint, algorithm, options, s, dataset, meta, device):
@@ -163,6 +219,7 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     if not dataset:
         sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
+    result["dataset"] = dataset
     if sft.holds_chat(dataset):
         if checkpoint.tokenizer.template is None:
             sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
@@ -173,19 +230,25 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     if not tokenizers.alike(common.load_tokenizer(dataset, meta), checkpoint.tokenizer):
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]
+    result["policy"] = meta.get("policy", "windows of running text, without begin-of-text")
     if s.windows:
         windows = common.eval_windows(dataset, meta, window(checkpoint), s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
-        nats = likelihood(checkpoint, algorithm, s, options.seed, windows, meta)
+        if windows.shape[1] > checkpoint.model.config.seq_len:
+            sys.exit(f"the rows of {dataset} have {windows.shape[1]} tokens, more than the context of {path}")
+        lengths = common.eval_lengths(dataset, meta, s.windows)
+        lengths = lengths if lengths is None else torch.from_numpy(lengths).to(device)
+        nats = likelihood(checkpoint, algorithm, s, options.seed, windows, meta, lengths)
         exact = algorithm.CAUSAL
         result["likelihood"] = {"exact" if exact else "NELBO": row(nats, per_bit)}
         for method in () if exact else s.chain_rule:
-            some = windows[torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()]
-            nats = chain_rule(checkpoint, algorithm, s, some, method, meta)
+            some = torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()
+            ends = lengths if lengths is None else lengths[some]
+            nats = chain_rule(checkpoint, algorithm, s, windows[some], method, meta, ends)
             result["likelihood"][f"exact, {method}"] = row(nats, per_bit)
     if s.num_samples:
-        (mean, error), forwards = sample_entropy(checkpoint, algorithm, options, s.num_samples, device)
-        result["sample_entropy"] = {"nats": mean, "error": error, "forwards_per_sample": forwards}
+        held = torch.from_numpy(common.eval_windows(dataset, meta, window(checkpoint), s.num_samples).astype("int64"))
+        result["sample_entropy"] = sample_quality(checkpoint, algorithm, options, s, held, device)
     if meta.get("task") == "sudoku" and s.puzzles:
         p, error, forwards = solve(checkpoint, algorithm, options, s, dataset, meta, device)
         result["accuracy"] = {"solved": p, "error": error, "forwards_per_puzzle": forwards}
@@ -289,6 +352,8 @@ def row(per_window, per_bit):
 
 def print_table(results):
     """Markdown: a line per checkpoint and measure."""
+    for dataset, policy in dict.fromkeys((r["dataset"], r["policy"]) for r in results if "policy" in r):
+        print(f"{dataset}: {policy}")
     if any("likelihood" in r for r in results):
         print("| checkpoint | parameters | measure | nats per token | bits per byte | perplexity | windows |")
         print("|---|---|---|---|---|---|---|")
@@ -300,8 +365,13 @@ def print_table(results):
             print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
     for r in results:
         if e := r.get("sample_entropy"):
-            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats, ", end="")
-            print(f"{e['forwards_per_sample']:.0f} forwards each")
+            o = r["sampling"]
+            how = [f"{e['tokens']} tokens", f"{e['forwards_per_sample']:.0f} forwards", f"T={o['temperature']:g}"]
+            how += [f"top_p={o['top_p']:g}", e["dtype"]]
+            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats ({', '.join(how)})")
+            if "judge" in e:
+                print(f"    perplexity {e['perplexity']:.2f} ± {e['perplexity_error']:.2f} under {e['judge']}", end="")
+                print(f", MAUVE {e['mauve']:.3f}" if "mauve" in e else "")
         if a := r.get("accuracy"):
             print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
             print(f"{a['forwards_per_puzzle']:.1f} forwards each")

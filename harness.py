@@ -40,6 +40,7 @@ import configurator
 import execute
 import mdlm
 import pretrained
+from data import common
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Options:
     system: str = ""  # … after this system prompt
     preset: str = ""  # generation's options from config/presets, or none; default: the model's own
     prefix: str = ""  # text in front of every prompt, as Dream's <|beginoftext|>
-    until: tuple[str, ...] = ()  # more strings that end an answer
+    until: tuple[str, ...] | None = None  # strings that end an answer; default: the task's
     max_length: int = 0  # tokens of prompt and answer; longer prompts lose their beginning; 0: the model's context
     fewshot_seed: int = 1234  # of the choice of examples, where a task draws them
 
@@ -71,7 +72,7 @@ class Harness(LM):
         super().__init__()
         self.checkpoint, self.algorithm, self.answers = checkpoint, algorithm, answers
         self.tokenizer, self.config = checkpoint.tokenizer, checkpoint.model.config
-        self.tasks = {}  # name: lm-eval's task; given by evaluate()
+        self.manager = None  # Tasks; given by evaluate()
 
     def use(self, options, likelihood, sampling):
         """The settings of the next task: Options, LikelihoodOptions, and a function from what the task says about
@@ -101,30 +102,29 @@ class Harness(LM):
             return self.first, whole[len(self.begin) :]
         return prompt, whole[len(prompt) :]
 
-    def cut(self, prompt, room):
-        """The last `room` ids of the prompt, counted where that is not all of it."""
-        self.counts["truncated"] += len(prompt) > room
-        return prompt[len(prompt) - room :] if len(prompt) > room else prompt
+    def fit(self, pairs):
+        """Pairs of ids no longer than the context: a prompt loses its beginning, an answer only where it must."""
+        return [(p[max(0, len(p) + len(t) - self.length) :], t[-self.length :]) for p, t in pairs]
 
     def score(self, pairs):
         """log p(answer | prompt) in nats for each pair of ids."""
         o = self.likelihood
         if getattr(o, "method", "") == "dream":  # which counts an end-of-text, and never hides it
             pairs = [(p, [*t, self.tokenizer.eos_id]) for p, t in pairs]
-        fitting = [(self.cut(p, max(0, self.length - len(t))), t[-self.length :]) for p, t in pairs]
-        return [a["logp"] for a in self.ask("likelihood", o, fitting)]
+        self.counts["truncated"] += sum(len(p) + len(t) > self.length for p, t in pairs)
+        return [a["logp"] for a in self.ask("likelihood", o, self.fit(pairs))]
 
     def loglikelihood(self, requests):
         """[(nats, whether greedy decoding gives this answer: only where the task's score needs it)]."""
         pairs = [self.encode_pair(*r.args) for r in requests]
         wanted = [i for i, r in enumerate(requests) if self.wants_greedy(r)]
         greedy = self.algorithm.SampleOptions(max_new_tokens=0, temperature=0.0)
-        fitting = [(self.cut(p, self.length - len(t)), t) for p, t in (pairs[i] for i in wanted)]
-        same = {i: a["same"] for i, a in zip(wanted, self.ask("greedy", greedy, fitting))}
+        found = self.ask("greedy", greedy, self.fit([pairs[i] for i in wanted]))
+        same = {i: a["same"] for i, a in zip(wanted, found)}
         return [(logp, same.get(i, False)) for i, logp in enumerate(self.score(pairs))]
 
     def wants_greedy(self, request):
-        task = self.tasks.get(request.task_name)
+        task = self.manager and self.manager.loaded["tasks"].get(request.task_name)
         if task is None or task.OUTPUT_TYPE == "loglikelihood":
             return True
         return "exact_match" in getattr(task, "_metric_fn_list", ())
@@ -132,7 +132,7 @@ class Harness(LM):
     def loglikelihood_rolling(self, requests):
         """[nats] of whole texts, cut into windows as long as the context; the last one is given what stands before."""
         texts = [[self.encode(r.args[0])[len(self.begin) :]] for r in requests]
-        cut = [windows(ids, self.length - len(self.first), self.first) for (ids,) in texts]
+        cut = [common.windows(ids, self.length - len(self.first), self.first) for (ids,) in texts]
         logp = iter(self.score([pair for pairs in cut for pair in pairs]))
         return [sum(next(logp) for _ in pairs) for pairs in cut]
 
@@ -143,8 +143,8 @@ class Harness(LM):
             groups.setdefault(json.dumps(r.args[1], sort_keys=True), []).append(i)
         for said, mine in groups.items():
             said = json.loads(said)
-            until = said.get("until") or []
-            stops = [*([until] if isinstance(until, str) else until), *self.options.until]
+            until = said.get("until") or [] if self.options.until is None else self.options.until
+            stops = [until] if isinstance(until, str) else list(until)
             stops += [self.tokenizer.stop_text] if self.options.apply_chat_template else []
             stops = tuple(dict.fromkeys(s for s in stops if s))
             o = self.sampling(said)
@@ -154,7 +154,9 @@ class Harness(LM):
             if asdict(o) not in self.used:
                 self.used.append(asdict(o))
             prompts = [self.encode(requests[i].args[0]) or self.first for i in mine]
-            prompts = [self.cut(p, self.length - o.max_new_tokens) for p in prompts]
+            room = self.length - o.max_new_tokens
+            self.counts["truncated"] += sum(len(p) > room for p in prompts)
+            prompts = [p[-room:] for p in prompts]
             for i, a in zip(mine, self.ask("text", o, [(p, stops) for p in prompts])):
                 out[i] = functools.reduce(lambda text, stop: text.split(stop)[0], stops, a["text"])
         return out
@@ -176,16 +178,6 @@ class Harness(LM):
     @property
     def tokenizer_name(self):
         return str(self.checkpoint.path)
-
-
-def windows(ids, size, first):
-    """(given, predicted) pairs that predict each id once, `size` of them at a time, in windows of len(first) + size:
-    the first is given `first`, the last as much of the text before it as fits."""
-    out = [(list(first), ids[:size])]
-    for start in range(size, len(ids), size):
-        end = min(start + size, len(ids))
-        out.append((ids[end - size - len(first) : start], ids[start:end]))
-    return out
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -403,13 +395,24 @@ def settings_of(own, s, checkpoint, algorithm, classes):
     return options, likelihood, sampling
 
 
+class Tasks(lm_eval.tasks.TaskManager):
+    """lm-eval's index of tasks, which remembers what was loaded last."""
+
+    def load(self, names):
+        # A task's module may hold a random generator, as GPQA's, which shuffles choices: each time it begins anew.
+        for name in [n for n, m in sys.modules.items() if n.startswith("lm_eval.tasks.") and hasattr(m, "__mtime__")]:
+            del sys.modules[name]
+        self.loaded = super().load(names)
+        return self.loaded
+
+
 @functools.cache
 def task_manager(include_path):
     """lm-eval's index of tasks: its own, and those of a directory."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if include_path and not Path(include_path).is_dir():
         sys.exit(f"include_path={include_path} is no directory of task files (YAML)")
-    return lm_eval.tasks.TaskManager(include_path=include_path or None)
+    return Tasks(include_path=include_path or None)
 
 
 def check_names(names, manager):
@@ -458,9 +461,7 @@ def evaluate(model, name, manager):
     o = model.options
     if o.apply_chat_template and model.tokenizer.template is None:
         sys.exit(f"{model.checkpoint.path} has no chat template; leave out --apply_chat_template")
-    loaded = manager.load([name])
-    model.tasks = loaded["tasks"]
-    start = time.time()
+    start, model.manager = time.time(), manager
     out = lm_eval.evaluator.simple_evaluate(
         model=model,
         tasks=[name],
@@ -499,7 +500,7 @@ def headline(out, name, metric):
     parts = [name] if name in out["results"] and len(out["results"][name]) > 1 else list(out["n-samples"])
     there = [k for k in out["results"][parts[0]] if "_stderr" not in k and k not in ("alias", "sample_len", "name")]
     there = [k for k in there if isinstance(out["results"][parts[0]][k], int | float)]
-    found = [k for k in there if k == metric or k.partition(",")[0] == metric]
+    found = [k for k in there if metric in (k, *k.split(","))]
     if metric and not found:
         print(f"warning: {name} has no metric {metric!r}; it has {', '.join(there)}")
     key = (found or there)[0]
@@ -539,10 +540,11 @@ def rows(values, s, path, checkpoint, algorithm, classes, rank, world, store):
     model, manager = Harness(checkpoint, algorithm, answers), task_manager(s.include_path)
     entries = [settle(values, entry, classes) for entry in s.tasks]
     if s.only:
-        missing = sorted(set(s.only) - {name for name, _, _ in entries})
-        if missing:
-            sys.exit(f"only={missing[0]} is none of the recipe's tasks: {', '.join(name for name, _, _ in entries)}")
-        entries = [e for e in entries if e[0] in s.only]
+        names = [{name, *own.get("label", ())[:1]} for name, own, _ in entries]
+        if missing := sorted(set(s.only).difference(*names)):
+            there = ", ".join(dict.fromkeys(n for both in names for n in sorted(both)))
+            sys.exit(f"only={missing[0]} is none of the recipe's tasks: {there}")
+        entries = [e for e, both in zip(entries, names) if both & set(s.only)]
     check_names([name for name, _, _ in entries], manager)
     ready = [(name, over, *settings_of(own, s, checkpoint, algorithm, classes)) for name, own, over in entries]
     out = []
@@ -557,8 +559,6 @@ def rows(values, s, path, checkpoint, algorithm, classes, rank, world, store):
             row |= {"published": options.published, "published_speed": options.published_speed}
             row |= {"task_settings": asdict(options), "likelihood_options": asdict(likelihood), "sampling": model.used}
             row |= {"overridden": overridden, "settings": asdict(s)}
-            if n := row["counts"]["truncated"]:
-                print(f"{name}: {n} prompts lost their beginning: the context has {model.length} tokens")
             out.append(row)
     answers.done()
     return out

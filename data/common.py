@@ -4,7 +4,8 @@
     data/<name>/meta.json             tokenizer spec, vocab_size, mask_id, eos_id, dtype, bytes_per_token, …
 
 Documents are separated by end-of-text. Data made of rows of equal length (puzzles) says so: `row_len` ids a row,
-of which the first `prompt_len` are given and the rest is to be generated.
+of which the first `prompt_len` are given and the rest is to be generated. Where rows are `padded` behind their text,
+val.length.bin (int64) has the tokens of each that are no padding.
 """
 
 import hashlib
@@ -174,11 +175,21 @@ def replace_file(path, content):
     os.replace(part, path)
 
 
+def windows(ids, size, first):
+    """(given, predicted) pairs that predict each id once, `size` of them at a time, in windows of len(first) + size:
+    the first is given `first`, the last as much of the text before it as fits."""
+    out = [(list(first), ids[:size])]
+    for start in range(size, len(ids), size):
+        end = min(start + size, len(ids))
+        out.append((ids[end - size - len(first) : start], ids[start:end]))
+    return out
+
+
 def eval_windows(dataset, meta, seq_len, count):
     """`count` validation windows (count, seq_len), evenly spread and always the same; fewer where the text is short."""
     tokens = load_tokens(dataset, "val", meta)
     if tokens.ndim == 2:
-        return np.array(tokens[np.linspace(0, len(tokens) - 1, min(count, len(tokens))).astype(np.int64)])
+        return np.array(tokens[spread(len(tokens), count)])
     if len(tokens) < seq_len:
         sys.exit(
             f"the validation text of {dataset} has {len(tokens)} tokens, less than one window of seq_len={seq_len}"
@@ -186,3 +197,16 @@ def eval_windows(dataset, meta, seq_len, count):
     count = min(count, len(tokens) // seq_len)
     starts = np.linspace(0, len(tokens) - seq_len, count).astype(np.int64)
     return np.stack([tokens[i : i + seq_len] for i in starts])
+
+
+def eval_lengths(dataset, meta, count):
+    """How many tokens of each of eval_windows' rows are no padding (count,); None where rows have none."""
+    if not meta.get("padded"):
+        return None
+    lengths = np.fromfile(find(dataset) / "val.length.bin", dtype="<i8")
+    return lengths[spread(len(lengths), count)]
+
+
+def spread(n, count):
+    """`count` of n rows, or all of fewer: evenly spread and always the same."""
+    return np.linspace(0, n - 1, min(count, n)).astype(np.int64)

@@ -1,0 +1,361 @@
+"""Zero-shot texts: detokenized as MDLM's code does, cut as stated to the token, and measured on those very tokens."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval as evaluation
+import mdlm
+import pretrained
+import tokenizer as tokenizers
+from data import common
+from model import Config, Transformer
+
+ROOT = Path(__file__).resolve().parent.parent
+TIKTOKEN_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
+spec = importlib.util.spec_from_file_location("prepare_zeroshot", ROOT / "data/zeroshot/prepare.py")
+zeroshot = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(zeroshot)
+
+CHARS = tokenizers.load({"kind": "char", "chars": "\n abcdefgh\u00e9?"})
+EOS = CHARS.eos_id
+
+
+def save(path, algorithm="mdlm", tok=CHARS, files=None, **options):
+    """A tiny checkpoint with random weights."""
+    torch.manual_seed(1)
+    config = Config(
+        vocab_size=tok.vocab_size, seq_len=8, n_layer=1, n_head=2, n_embd=16, causal=algorithm == "ar", **options
+    )
+    weights = {name: torch.randn_like(p) * 0.3 for name, p in Transformer(config).named_parameters()}
+    pretrained.save(path, weights, config, tok, files, algorithm, {"dataset": "zeroshot", "seq_len": 8})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model") / "mdlm")
+
+
+def write(path, texts, field="text"):
+    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
+    return path
+
+
+def run(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, args)])
+    zeroshot.main()
+
+
+def made(directory):
+    """(what val.bin holds as lists, meta)."""
+    meta = common.load_meta(directory)
+    return common.load_tokens(directory, "val", meta).tolist(), meta
+
+
+@pytest.fixture
+def make(tmp_path, checkpoint, monkeypatch):
+    """Prepare AG News, whose texts stay as they are, from these texts; with the tokenizer of characters."""
+
+    def make(texts, *options, name="ag_news", field="text"):
+        source = write(tmp_path / "texts.jsonl", texts, field)
+        run(monkeypatch, name, f"--source={source}", f"--checkpoint={checkpoint}", f"--out={tmp_path}", *options)
+        return made(tmp_path / name)
+
+    return make
+
+
+# ---- detokenizers: expected by hand from what MDLM's dataloader.py says ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, text, expected",
+    [
+        ("wikitext", " = = Early life = = \n", " == Early life ==\n"),
+        ("wikitext", " = Robert Boulter = \n", " = Robert Boulter =\n"),
+        ("wikitext", "a 3 @,@ 500 @-@ ton ship of 2 @.@ 5 m", "a 3,500-ton ship of 2.5 m"),
+        ("wikitext", 'He said : " No , never ! " ( or so ) .', 'He said: "No, never!" (or so) .'),
+        ("wikitext", "the ship 's crew ; the dogs ' tails", "the ship's crew; the dogs' tails"),
+        ("wikitext", "at 20 ° C [ sic ]", "at 20°C [sic]"),
+        ("wikitext", "wait . . . what", "wait. .. what"),  # an oddity
+        ("wikitext", "", ""),
+        ("ptb", "the company 's N shares were n't sold", "the company's 1 shares weren't sold"),
+        ("ptb", "<unk> paid $ N million or N N", "? paid $1 million or 1 N"),  # none behind the last
+        ("ptb", "rose N N N times", "rose 1 1 1 times"),
+        ("ptb", "the sellers ' and\\/or buyers ' # N", "the sellers' and/or buyers' # N"),
+        ("lm1b", 'He said : " It \'s fine , really . "', 'He said: "It\'s fine, really."'),
+        ("lm1b", "Is it ( or not ) true ?", "Is it (or not) true?"),
+        ("lm1b", "See http : / / a.b / c ; it costs $ 5 .", "See http://a.b/c; it costs $5."),
+        ("lm1b", "Wow ! That is 1 / 2 of £ 3 !", "Wow! That is 1/2 of £3!"),
+        ("lambada", "  \u201cHello,\u201d she said. ", '\n"Hello," she said.'),
+        ("lambada", "", "\n"),
+        ("ag_news", "Fears for T N pension ( Reuters ) .", "Fears for T N pension ( Reuters ) ."),
+        (
+            "arxiv",
+            "we find ( see \u201c a \u201d ) that x is N ( 1 ) .",
+            "we find (see \u201c a \u201d) that x is 1 (1) .",
+        ),
+        ("arxiv", "is it 5 , ?", "is it 5,?"),  # in WikiText's order, then LM1B's
+        ("pubmed", "it is 5 @.@ 1 mm , and ' so ' ends .", "it is 5.1 mm, and'so' ends."),  # an oddity
+    ],
+)
+def test_texts_are_detokenized_as_mdlm_does(name, text, expected):
+    assert zeroshot.detokenize(text, zeroshot.SOURCES[name][3]) == expected
+
+
+def test_there_are_the_seven_texts_of_the_paper():
+    assert set(zeroshot.SOURCES) == {"wikitext", "ptb", "lm1b", "lambada", "ag_news", "arxiv", "pubmed"}
+
+
+# ---- layouts ---------------------------------------------------------------------------------------------------------
+
+TEXTS = ["abc", "", "defgh", "b\u00e9a"]  # 11 characters of 12 bytes
+
+
+def ids(text):
+    """Ids of a text in which | is an end-of-text."""
+    return [EOS if c == "|" else CHARS.encode(c)[0] for c in text]
+
+
+def test_wrap_joins_texts_with_nothing_between_and_frames_every_window(make):
+    rows, meta = make(TEXTS, "--seq_len=6")
+    assert rows == [ids("|abcd|"), ids("|efgh|")]  # béa is less than a window
+    assert meta["bytes_per_token"] == 8 / 12
+    assert (meta["row_len"], meta["prompt_len"], meta["padded"], meta["documents"]) == (6, 0, False, 4)
+    assert "nothing between" in meta["policy"] and "begin-of-text, 4 tokens and end-of-text" in meta["policy"]
+    assert "begin-of-text counts, too" in meta["policy"] and meta["packing"] == "wrap"
+
+
+def test_a_document_cut_by_the_end_counts_by_the_share_of_its_tokens(make):
+    rows, meta = make(TEXTS, "--seq_len=5")
+    assert rows == [ids("|abc|"), ids("|def|"), ids("|ghb|")]
+    assert meta["bytes_per_token"] == (8 + 4 / 3) / 15  # one of the three characters of béa, four bytes
+
+
+def test_wrap_eos_ends_every_row_of_the_source_even_an_empty_one(make):
+    rows, meta = make(TEXTS, "--packing=wrap_eos", "--seq_len=8")
+    assert rows == [ids("|abc||d|"), ids("|efgh|b|")]
+    assert meta["bytes_per_token"] == (3 + 1 + 0 + 1 + 5 + 1 + (4 + 1) / 4) / 16  # and one of the four tokens béa|
+    assert "joined with end-of-text" in meta["policy"]
+
+
+def test_documents_are_rows_of_their_own_padded_or_cut_and_the_lengths_say_which(make, tmp_path):
+    rows, meta = make(TEXTS, "--packing=documents", "--seq_len=6")
+    assert rows == [ids("|abc||"), ids("|defg|"), ids("|b\u00e9a||")]
+    assert np.fromfile(tmp_path / "ag_news/val.length.bin", "<i8").tolist() == [5, 6, 5]
+    assert meta["padded"] and meta["bytes_per_token"] == (3 + 4 + 4) / 16  # the h of defgh is cut away
+    make(TEXTS, "--seq_len=6")
+    assert {p.name for p in (tmp_path / "ag_news").iterdir()} == {"val.bin", "meta.json"}
+
+
+def test_a_begin_of_text_that_is_given_does_not_count(make):
+    rows, meta = make(TEXTS, "--seq_len=6", "--begin=given")
+    assert rows == [ids("|abcd|"), ids("|efgh|")] and meta["prompt_len"] == 1
+    assert meta["bytes_per_token"] == 8 / 10 and meta["policy"].endswith("begin-of-text is given")
+
+
+def test_stream_is_the_format_of_all_other_texts(make):
+    tokens, meta = make(TEXTS, "--packing=stream")
+    assert tokens == ids("abc|defgh|b\u00e9a|") and "row_len" not in meta
+    assert meta["bytes_per_token"] == (12 + 3) / 14  # an end-of-text counts as one byte
+    assert "without begin-of-text" in meta["policy"]
+
+
+def test_windows_are_as_long_as_the_checkpoints(make):
+    assert make(["abcdefgh" * 3])[1]["row_len"] == 8
+
+
+def test_max_documents_takes_the_first(make):
+    rows, meta = make(TEXTS, "--seq_len=5", "--max_documents=1")
+    assert rows == [ids("|abc|")] and meta["documents"] == 1
+
+
+def test_gpt2s_tokens_are_the_default_and_one_of_them_both_begins_and_ends(tmp_path, monkeypatch):
+    if not TIKTOKEN_FILES.is_dir():
+        pytest.skip(f"no GPT-2 vocabulary in {TIKTOKEN_FILES}")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(TIKTOKEN_FILES))
+    texts = ["the company 's N shares", "were n't sold <unk>"]
+    source = write(tmp_path / "a.jsonl", texts, "sentence")
+    run(monkeypatch, "ptb", f"--source={source}", f"--out={tmp_path}", "--seq_len=5")
+    rows, meta = made(tmp_path / "ptb")
+    gpt2 = tokenizers.load({"kind": "tiktoken", "name": "gpt2"})
+    first, second = gpt2.encode("the company's 1 shares"), gpt2.encode("weren't sold?")
+    flat = [*first, *second]
+    assert gpt2.decode(flat) == "the company's 1 sharesweren't sold?"  # PTB's lines have no space at their ends
+    assert rows == [[50256, *flat[i : i + 3], 50256] for i in range(0, len(flat) // 3 * 3, 3)]
+    assert meta["tokenizer"] == {"kind": "tiktoken", "name": "gpt2"} and meta["vocab_size"] == 50304
+
+
+def test_a_bpe_travels_with_the_text(tmp_path, monkeypatch):
+    bpe = ROOT / "data" / "pydocs"
+    tok = tokenizers.load({"kind": "bpe"}, bpe)
+    path = save(tmp_path / "model", tok=tok, files=bpe)
+    source = write(tmp_path / "a.jsonl", ["the function returns a list of strings"])
+    run(monkeypatch, "ag_news", f"--source={source}", f"--out={tmp_path}", f"--checkpoint={path}", "--seq_len=5")
+    rows, meta = made(tmp_path / "ag_news")
+    flat = tok.encode("the function returns a list of strings")
+    assert rows == [[tok.eos_id, *flat[i : i + 3], tok.eos_id] for i in range(0, len(flat) // 3 * 3, 3)]
+    assert tokenizers.alike(common.load_tokenizer(tmp_path / "ag_news", meta), tok)
+
+
+def test_a_frame_of_the_tokenizers_own_takes_the_place_of_end_of_text():
+    rows, lengths, size = zeroshot.lay_out(
+        np.array([5, 6, 7, 8, 9]), np.array([2, 3]), np.array([4.0, 6.0]), "wrap", 2, (1,), (2,)
+    )
+    assert rows.tolist() == [[1, 5, 6, 2], [1, 7, 8, 2]] and lengths.tolist() == [4, 4] and size == 8
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_file_a_parquet_file_and_jsonl_lines_give_the_same(make, tmp_path, monkeypatch, checkpoint):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows, _ = make(["abc ?", "de", "gh"], "--seq_len=5", name="ptb", field="sentence")
+    (tmp_path / "ptb.txt").write_text(" abc ?\nde\n gh \n")
+    texts = pyarrow.table({"sentence": ["abc ?", "de", "gh"]})
+    pyarrow.parquet.write_table(texts, tmp_path / "a.parquet")
+    for file in ("ptb.txt", "a.parquet"):
+        options = [f"--source={tmp_path / file}", f"--checkpoint={checkpoint}", f"--out={tmp_path / file}.out"]
+        run(monkeypatch, "ptb", *options, "--seq_len=5")
+        assert made(Path(f"{tmp_path / file}.out") / "ptb")[0] == rows
+
+
+def test_of_a_directory_the_files_of_the_split_are_read_and_wikitext_keeps_its_line_ends(
+    tmp_path, monkeypatch, checkpoint
+):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/wiki.train.raw").write_text("hhhhhhhhh\n")
+    (tmp_path / "raw/wiki.valid.raw").write_text(" \n a b ? c \n \n")
+    run(monkeypatch, "wikitext", f"--source={tmp_path / 'raw'}", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
+    rows, meta = made(tmp_path / "wikitext")
+    assert rows == [ids("| a b? |")]  # the c, and its line's end, are less than a window
+    assert meta["source"] == str(tmp_path / "raw")
+
+
+def test_offline_one_sentence_names_the_text_and_the_way_out(tmp_path, monkeypatch, checkpoint):
+    import datasets
+
+    def offline(kind, data_files, **keys):
+        assert kind == "parquet" and data_files.startswith("hf://datasets/ptb-text-only/ptb_text_only@refs")
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(SystemExit, match="did not give ptb .*no route to the hub; pass a copy with --source=") as e:
+        run(monkeypatch, "ptb", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
+    assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+
+
+def test_without_gpt2s_vocabulary_one_sentence_says_what_to_pass(tmp_path, monkeypatch):
+    def offline(*args):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(zeroshot.tokenizer, "load", offline)
+    with pytest.raises(SystemExit, match="set TIKTOKEN_CACHE_DIR to a copy, or pass a --checkpoint"):
+        run(monkeypatch, "ptb", f"--out={tmp_path}")
+
+
+def test_the_hubs_rows_are_read_as_a_stream(tmp_path, monkeypatch, checkpoint):
+    import datasets
+
+    def load(kind, data_files, split, streaming):
+        assert streaming and split == "train" and kind == "json" and data_files.endswith("lambada_test.jsonl")
+        return ({"text": text} for text in ("  abc ", "de"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    run(monkeypatch, "lambada", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
+    assert made(tmp_path / "lambada")[0] == [ids("|\nabc\nd|")]
+
+
+def test_an_unknown_name_names_the_nearest(monkeypatch):
+    with pytest.raises(SystemExit, match="no data set 'wikitex': did you mean wikitext"):
+        run(monkeypatch, "wikitex")
+
+
+@pytest.mark.parametrize(
+    "texts, options, sentence",
+    [
+        (["ab"], [], "ag_news has 2 tokens, less than a window of seq_len=8"),
+        (["ab"], ["--seq_len=2"], "seq_len=2 has no room"),
+        (["xyz"], [], "ag_news: the text has 'x'"),
+        (["ab"], ["--max_documents=0"], "max_documents=0 leaves nothing"),
+        ([None], [], "has a text under 'text', not"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence_and_leaves_what_was_there(make, tmp_path, texts, options, sentence):
+    make(TEXTS, "--seq_len=6")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "ag_news").iterdir()}
+    with pytest.raises(SystemExit, match=sentence):
+        make(texts, *options)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "ag_news").iterdir()} == before
+
+
+def test_the_script_runs_as_users_run_it(tmp_path, checkpoint):
+    source = write(tmp_path / "a.jsonl", ["abcdefgh"])
+    command = [sys.executable, ROOT / "data/zeroshot/prepare.py", "ag_news", f"--source={source}", f"--out={tmp_path}"]
+    done = subprocess.run([*command, f"--checkpoint={checkpoint}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "8 tokens of 0.750 bytes" in done.stdout and "1 rows here and 7,600 as published" in done.stdout
+
+
+# ---- measured --------------------------------------------------------------------------------------------------------
+
+LONG = ["abc", "defgh", "b\u00e9a gh", "hgfedcba", "a", "cab " * 5]
+
+
+def measure(data, tmp_path, *checkpoints):
+    out = tmp_path / "numbers.json"
+    paths = ",".join(map(str, checkpoints))
+    evaluation.main([f"--checkpoint={paths}", f"--dataset={data}", "--samples=3", "--device=cpu", f"--out={out}"])
+    return [next(iter(r["likelihood"].values())) for r in json.loads(out.read_text())]
+
+
+def left_to_right(path, row, begin=0):
+    """-log p(row[begin:] | row[:begin]) by hand, in nats."""
+    model = pretrained.load(path).model
+    row = torch.tensor([row])
+    inputs = torch.cat([torch.tensor([[CHARS.mask_id]]), row[:, :-1]], 1)
+    with torch.no_grad():
+        logits = model(inputs).double()
+    logits[..., CHARS.mask_id] = -math.inf
+    return -logits.log_softmax(-1).gather(-1, row[..., None])[0, begin:, 0].sum().item()
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_eval_measures_the_rows_and_all_their_tokens(make, tmp_path, checkpoint, given):
+    rows, meta = make(LONG, f"--begin={'given' if given else 'counted'}")
+    ar = save(tmp_path / "ar", "ar")
+    nelbo, exact = measure(tmp_path / "ag_news", tmp_path, checkpoint, ar)
+    expected = sum(left_to_right(ar, row, given) for row in rows) / len(rows) / (8 - given)
+    assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5) and exact["windows"] == len(rows) == 7
+    assert exact["bits_per_byte"] == pytest.approx(expected / math.log(2) / meta["bytes_per_token"], rel=1e-5)
+    x = torch.tensor(rows)
+    maskable = torch.ones_like(x, dtype=torch.bool)
+    maskable[:, :given] = False
+    model = pretrained.load(checkpoint).model
+    nats = mdlm.nelbo(model, x, mask_id=CHARS.mask_id, maskable=maskable, samples=3)
+    assert nelbo["nats_per_token"] == pytest.approx(nats.mean().item() / (8 - given), rel=1e-5)
+
+
+def test_eval_measures_each_document_as_if_alone(make, tmp_path, checkpoint):
+    rows, meta = make(LONG, "--packing=documents")
+    lengths = np.fromfile(tmp_path / "ag_news/val.length.bin", "<i8").tolist()
+    assert sorted(set(lengths)) == [3, 5, 7, 8]
+    ar = save(tmp_path / "ar", "ar")
+    nelbo, exact = measure(tmp_path / "ag_news", tmp_path, checkpoint, ar)
+    expected = sum(left_to_right(ar, row[:n]) for row, n in zip(rows, lengths)) / sum(lengths)
+    assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5)
+    model = pretrained.load(checkpoint).model
+    alone = [
+        mdlm.nelbo(model, torch.tensor([row[:n]]), mask_id=CHARS.mask_id, samples=3, first=i).item()
+        for i, (row, n) in enumerate(zip(rows, lengths))
+    ]
+    assert nelbo["nats_per_token"] == pytest.approx(sum(alone) / sum(lengths), rel=1e-5)
