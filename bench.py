@@ -283,9 +283,7 @@ def harness_group(s, device):
     texts = [("class Stack: a list of things that " * 9)[: 70 + 20 * i] for i in range(16)]
     prompts = [torch.tensor(tokenizer.encode(text), device=device) for text in texts]
     o = mdlm.SampleOptions(128, block_size=32, temperature=0.0)
-    requests = [
-        Instance("generate_until", {}, (text, {"until": ["qqqq", "zzzz"]}), i) for i, text in enumerate(texts)
-    ]
+    requests = [Instance("generate_until", {}, (text, {"until": ["qqqq", "zzzz"]}), i) for i, text in enumerate(texts)]
 
     def in_harness():
         with tempfile.TemporaryDirectory() as directory:

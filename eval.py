@@ -155,6 +155,8 @@ def judge(texts, held, s, device):
     ids = [j.tokenizer.encode(text) for text in texts]
     cut = [common.windows(x, size, begin) for x in ids if x]
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
+    if not pairs:
+        sys.exit("the samples are empty, so that there is nothing to judge")
     o = ar.LikelihoodOptions(batch_size=s.batch_size)
     logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
     nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
@@ -207,7 +209,7 @@ def environment(device):
         **{
             name.replace("-", "_"): importlib.metadata.version(name) for name in ("transformers", "datasets", "lm-eval")
         },
-        "machine": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
+        "machine": torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
     }
 
@@ -278,7 +280,7 @@ def write(file, results):
     print(f"wrote {file}")
 
 
-def run_tasks(values, s):
+def run_tasks(values, recipe, s):
     """Every task of s.tasks for each of s.checkpoint, on all processes; the table and the file are the first one's."""
     import harness  # and with it lm-eval, which takes its time
 
@@ -296,7 +298,7 @@ def run_tasks(values, s):
     classes = (Settings, harness.Options, *dict.fromkeys(classes))
     results, facts = [], environment(device)
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
-        rows = harness.rows(values, s, path, checkpoint, algorithm, classes, rank, world, requests)
+        rows = harness.rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, requests)
         results += [r | facts | {"processes": world} for r in rows]
     if not rank:
         tables.table([r | {"file": str(out)} for r in results])
@@ -320,7 +322,8 @@ def main(argv):
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
     if s.tasks:
-        return run_tasks(values, s)
+        recipe = configurator.read([word for word in argv if word.endswith(".py") and not word.startswith("-")])
+        return run_tasks(values, recipe, s)
     results = measure(values, s)
     print_table(results)
     if s.out:

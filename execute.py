@@ -221,6 +221,10 @@ class CodeEval:
         return {f"pass@{n}": sum(pass_at_k(*count, n) for count in counts) / len(counts) for n in possible}, results
 
 
+class Refused(ValueError):
+    pass
+
+
 @contextmanager
 def installed(allowed, **limits):
     """While active, evaluate.load("code_eval") gives a CodeEval, or refuses where model-written code is not `allowed`.
@@ -234,7 +238,7 @@ def installed(allowed, **limits):
         if path != "code_eval":
             return original(path, *args, **keys)
         if not allowed:
-            raise ValueError("this task runs code that the model wrote: allow it with --run_code")
+            raise Refused("this task runs code that the model wrote: allow it with --run_code")
         return CodeEval(**limits)
 
     evaluate.load = load

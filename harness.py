@@ -81,7 +81,7 @@ class Harness(LM):
         self.counts, self.used = Counter(), []
         # An autoregressive model without begin-of-text is given an end-of-text instead, and never predicts its first
         # token, so that one more fits. The others need nothing in front.
-        alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
+        self.alone = alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
         self.first = self.begin or ([self.tokenizer.eos_id] if alone else [])
@@ -148,13 +148,14 @@ class Harness(LM):
             stops += [self.tokenizer.stop_text] if self.options.apply_chat_template else []
             stops = tuple(dict.fromkeys(s for s in stops if s))
             o = self.sampling(said)
-            if o.max_new_tokens >= self.length:
-                fit = f"the {self.length} tokens of the context"
+            context = self.length - self.alone  # as lm-eval's own models have it
+            if o.max_new_tokens >= context:
+                fit = f"the {context} tokens of the context"
                 sys.exit(f"max_new_tokens={o.max_new_tokens} leaves no room for a prompt in {fit}; give fewer")
             if asdict(o) not in self.used:
                 self.used.append(asdict(o))
             prompts = [self.encode(requests[i].args[0]) or self.first for i in mine]
-            room = self.length - o.max_new_tokens
+            room = context - o.max_new_tokens
             self.counts["truncated"] += sum(len(p) > room for p in prompts)
             prompts = [p[-room:] for p in prompts]
             for i, a in zip(mine, self.ask("text", o, [(p, stops) for p in prompts])):
@@ -217,7 +218,7 @@ class Answers:
         self.repeated += sum(key in self.known for key in jobs)
         todo = [job for key, job in jobs.items() if key not in self.known]
         # Long ones first; those with the same prompt side by side, as they may share canvases.
-        todo.sort(key=lambda job: (-len(job[2]), job[2], len(job[3])))
+        todo.sort(key=lambda job: (kind == "greedy" and -len(job[3]), -len(job[2]), job[2], len(job[3])))
         batches = list(self.batches(kind, options, todo))
         if self.world > 1:
             dist.broadcast_object_list([(kind, options, batches)])
@@ -232,7 +233,8 @@ class Answers:
             ways = 1
             if kind == "likelihood" and getattr(options, "method", "") in ("nelbo", "llada", "dream"):
                 ways = min(options.mc_samples, 2 ** min(len(job[3]), 20) - 1)
-            if batch and size + ways > self.batch_size * (4 if kind == "likelihood" else 1):
+            other = batch and kind == "greedy" and len(job[3]) != len(batch[0][3])  # which may not fit the context
+            if other or batch and size + ways > self.batch_size * (4 if kind == "likelihood" else 1):
                 yield batch
                 batch, size = [], 0
             batch, size = [*batch, job], size + ways
@@ -346,20 +348,21 @@ def read_task(entry):
     return name, {k: (v, f"the task {name}") for k, (v, _) in said.items()}
 
 
-def settle(values, entry, classes):
+def settle(values, entry, classes, recipe=None):
     """(name, values, overridden) of one task: a recipe's settings, those of its task, those of the command line, which
-    may have been told otherwise than the recipe says. Of tasks named on the command line their own go last."""
+    may have been told otherwise than the recipe's file says (recipe, which values no longer hold). Of tasks named on
+    the command line their own go last."""
     name, own = read_task(entry)
     line = {k: v for k, v in values.items() if v[1] == "the command line"}
-    recipe = {k: v for k, v in values.items() if k not in line} | own
+    recipe = (recipe or {k: v for k, v in values.items() if k not in line}) | own
     if "tasks" in line:
         return name, values | own, []
     known = {f.name: f for c in classes for f in fields(c)}
-    overridden = [
-        f"{k}={v[0]}, where the recipe has {recipe[k][0] if k in recipe else known[k].default!r}"
-        for k, v in line.items()
-        if k in known and k not in NEUTRAL
-    ]
+    overridden = []
+    for key in [k for k in line if k in known and k not in NEUTRAL]:
+        pair = line[key], recipe.get(key, (known[key].default, "the default"))
+        now, before = (configurator.convert(value, known[key].type, key, where) for value, where in pair)
+        overridden += [f"{key}={now!r}, where the recipe has {before!r}"] if now != before else []
     return name, recipe | line, overridden
 
 
@@ -383,8 +386,8 @@ def settings_of(own, s, checkpoint, algorithm, classes):
     options, decoding = configurator.fill(part(Options), Options, quiet=True), part(algorithm.SampleOptions)
 
     def sampling(task):
-        said = {"temperature": 0.0} if not task.get("do_sample", task.get("temperature", 0) != 0) else {}
-        said |= {k: task[k] for k in ("temperature", "top_p", "top_k") if task.get("do_sample") and k in task}
+        draws = task.get("do_sample", task.get("temperature", 0) != 0)
+        said = {k: task[k] for k in ("temperature", "top_p", "top_k") if k in task} if draws else {"temperature": 0.0}
         length = [task[k] for k in ("max_gen_toks", "max_new_tokens", "max_tokens") if k in task]
         said |= {"max_new_tokens": length[0]} if length else {}
         preset = pretrained.preset_of(checkpoint, algorithm, decoding, options.preset)
@@ -408,11 +411,12 @@ class Tasks(lm_eval.tasks.TaskManager):
 
 @functools.cache
 def task_manager(include_path):
-    """lm-eval's index of tasks: its own, and those of a directory."""
+    """The index of tasks: lm-eval's, those in tasks/, and those of a directory."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if include_path and not Path(include_path).is_dir():
         sys.exit(f"include_path={include_path} is no directory of task files (YAML)")
-    return Tasks(include_path=include_path or None)
+    ours = Path(__file__).resolve().parent / "tasks"
+    return Tasks(include_path=[str(path) for path in (ours, include_path) if path])
 
 
 def check_names(names, manager):
@@ -462,7 +466,7 @@ def evaluate(model, name, manager):
     if o.apply_chat_template and model.tokenizer.template is None:
         sys.exit(f"{model.checkpoint.path} has no chat template; leave out --apply_chat_template")
     start, model.manager = time.time(), manager
-    out = lm_eval.evaluator.simple_evaluate(
+    keys = dict(
         model=model,
         tasks=[name],
         num_fewshot=o.num_fewshot,
@@ -474,6 +478,10 @@ def evaluate(model, name, manager):
         confirm_run_unsafe_code=True,  # execute.py has refused it, if it was not allowed
         fewshot_random_seed=o.fewshot_seed,
     )
+    try:
+        out = lm_eval.evaluator.simple_evaluate(**keys)
+    except execute.Refused as e:
+        sys.exit(str(e))
     wall = time.time() - start
     keep = ("doc_id", "target", "resps", "filtered_resps", "filter", "doc_hash", "prompt_hash")
     samples = [
@@ -497,9 +505,15 @@ def evaluate(model, name, manager):
 def headline(out, name, metric):
     """The score, its standard error and whether it is a percentage: of the task or group, or the mean over the parts of
     one that lm-eval does not sum up, each document counting once."""
-    parts = [name] if name in out["results"] and len(out["results"][name]) > 1 else list(out["n-samples"])
-    there = [k for k in out["results"][parts[0]] if "_stderr" not in k and k not in ("alias", "sample_len", "name")]
-    there = [k for k in there if isinstance(out["results"][parts[0]][k], int | float)]
+
+    def metrics(part):
+        said = {k: v for k, v in out["results"].get(part, {}).items() if "_stderr" not in k and k != "sample_len"}
+        return [k for k, v in said.items() if isinstance(v, int | float)]
+
+    parts = [name] if metrics(name) else list(out["n-samples"])
+    there = [k for k in metrics(parts[0]) if all(k in metrics(p) for p in parts)]
+    if not there:
+        sys.exit(f"the parts of {name} have no score in common; name them as tasks: {', '.join(parts)}")
     found = [k for k in there if metric in (k, *k.split(","))]
     if metric and not found:
         print(f"warning: {name} has no metric {metric!r}; it has {', '.join(there)}")
@@ -531,14 +545,14 @@ def tally(counts, wall):
     }
 
 
-def rows(values, s, path, checkpoint, algorithm, classes, rank, world, store):
+def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, store):
     """The results of every task of s.tasks for one checkpoint, dicts; none in any process but the first."""
     answers = Answers(checkpoint, algorithm, s.batch_size, store, rank, world)
     if rank:
         answers.serve()
         return []
     model, manager = Harness(checkpoint, algorithm, answers), task_manager(s.include_path)
-    entries = [settle(values, entry, classes) for entry in s.tasks]
+    entries = [settle(values, entry, classes, recipe) for entry in s.tasks]
     if s.only:
         names = [{name, *own.get("label", ())[:1]} for name, own, _ in entries]
         if missing := sorted(set(s.only).difference(*names)):

@@ -34,6 +34,8 @@ def read(files):
         try:
             found = json.loads(Path(file).read_text(encoding="utf-8"))
             for r in found:
+                if "task" in r and not {"counts", "documents", "score", "sampling"} <= r.keys():
+                    raise ValueError(f"the row of {r['task']} has no score")
                 (tasks if "task" in r else others).append({**r, "file": str(file)})
         except (OSError, ValueError, TypeError, AttributeError) as e:
             sys.exit(f"{file} is no results file of eval.py: {type(e).__name__}: {e}")
