@@ -1,12 +1,16 @@
-"""Measure checkpoints: likelihood bounds in one unit, exact chain-rule likelihoods, samples' entropy, puzzle accuracy.
+"""Measure checkpoints: likelihoods in one unit, lm-eval's tasks, samples under a judge, puzzles.
 
     python eval.py --checkpoint=out/quickstart,out/quickstart_ar       one table, AR and diffusion in bits per byte
     python eval.py --chain_rule=left_to_right,confidence
     python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
+    python eval.py --num_samples=32 --judge=out/quickstart_ar          entropy and perplexity of samples
     python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
+    torchrun --nproc_per_node=8 eval.py config/eval_llada_base.py      the tasks of lm-eval, by harness.py
+    python eval.py --table results/*.json                 … as one table; --plot: accuracy against forwards
 
 Windows and masks are fixed by the seed, so that two checkpoints see the same ones. Texts are cut into windows of the
-checkpoint's seq_len without begin-of-text; every token of a window is counted, the first one too.
+checkpoint's seq_len without begin-of-text, unless the data say otherwise (data/zeroshot); every token of a window is
+counted, the first one too.
 """
 
 import importlib.metadata
@@ -297,9 +301,12 @@ def run_tasks(values, recipe, s):
     classes = [o for a in algorithms for o in (a.SampleOptions, a.LikelihoodOptions)]
     classes = (Settings, harness.Options, *dict.fromkeys(classes))
     results, facts = [], environment(device)
-    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
-        rows = harness.rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, requests)
-        results += [r | facts | {"processes": world} for r in rows]
+    try:
+        for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
+            rows = harness.rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, requests)
+            results += [r | facts | {"processes": world} for r in rows]
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
     if not rank:
         tables.table([r | {"file": str(out)} for r in results])
         write(out, results)

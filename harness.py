@@ -379,8 +379,11 @@ def settings_of(own, s, checkpoint, algorithm, classes):
     def part(c):
         return {k: v for k, v in own.items() if k in {f.name for f in fields(c)}}
 
-    method = checkpoint.facts.get("preset")
-    method = {"method": (method, "its preset")} if algorithm is mdlm and method in ("llada", "dream", "illada") else {}
+    theirs, published = checkpoint.facts.get("preset"), ("llada", "dream", "illada")
+    method = {"method": (theirs, "its preset")} if algorithm is mdlm and theirs in published else {}
+    for key in ("method", "preset"):
+        if theirs in published and own.get(key, (theirs,))[0] in {*published} - {theirs}:
+            print(f"warning: {key}={own[key][0]} is another family's; the checkpoint's authors have {theirs}")
     likelihood = method | part(algorithm.LikelihoodOptions) | {"batch_size": (s.batch_size, "")}
     likelihood = configurator.fill(likelihood, algorithm.LikelihoodOptions, quiet=True)
     options, decoding = configurator.fill(part(Options), Options, quiet=True), part(algorithm.SampleOptions)

@@ -117,7 +117,8 @@ def warnings(rows):
         for name, path in COMPARABLE.items():
             x, y = (find(r, path) for r in (a, b))
             if x != y and None not in (x, y):
-                yield f"{b['task']}: {name} is {short(x)} in {a['file']}, and {short(y)} in {b['file']}"
+                places = [a["file"], b["file"]] if a["file"] != b["file"] else [f"the row {r['label']}" for r in (a, b)]
+                yield f"{b['task']}: {name} is {short(x)} in {places[0]}, and {short(y)} in {places[1]}"
 
 
 def find(r, path):

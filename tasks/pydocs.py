@@ -8,16 +8,17 @@ import numpy as np
 from data import common
 
 
-def continuations(count=250, given=40, asked=20, **metadata):
+def continuations(count=250, given=40, asked=16, **metadata):
     """{"test": data set} with text, choices and the number of the true one: `given` tokens of a document, and the next
-    `asked` of it and of three others, which begin at the same place of theirs."""
+    `asked` of it and of three other passages."""
     meta = common.load_meta("pydocs")
     tokenizer, ids = common.load_tokenizer("pydocs", meta), common.load_tokens("pydocs", "val", meta)
     texts = np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1)
-    texts = [x for x in texts if len(x) > given + asked]
+    size = given + asked
+    texts = [x[i : i + size] for x in texts for i in range(0, len(x) - size, size)]
     rng = random.Random(0)
     rng.shuffle(texts)
-    rest = [tokenizer.decode(x[given : given + asked].tolist()) for x in texts]
+    rest = [tokenizer.decode(x[given:].tolist()) for x in texts]
     rows = []
     for i in range(min(count, len(texts) - 3)):
         choices = rest[i : i + 4]

@@ -19,6 +19,7 @@ import bd3lm
 import compare
 import configurator
 import eval as evaluation
+import harness
 import mdlm
 import pretrained
 import sample
@@ -498,11 +499,13 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # where --html and --gif write
     if script == "train.py":
         two_small_steps(args, text_data, puzzle_data, tmp_path)
-    elif script in ("sample.py", "eval.py") and re.search(r"out/|--checkpoint=[\w-]+/[A-Z]|my-finetune", command):
-        # of checkpoints that a reader trains or downloads: the keys at least must be right
-        settings = sample.Settings if script == "sample.py" else evaluation.Settings
+    elif script == "eval.py" and args[0] not in ("--table", "--plot"):  # the keys at least must be right
+        options = (harness.Options, bd3lm.SampleOptions, mdlm.LikelihoodOptions)
+        configurator.fill(configurator.read(args), evaluation.Settings, *options)
+    elif script == "sample.py" and re.search(r"out/|--checkpoint=[\w-]+/[A-Z]|my-finetune", command):
+        # of checkpoints that a reader trains or downloads: here, too
         options = mdlm.SampleOptions if "--cache=dual" in args else bd3lm.SampleOptions
-        configurator.fill(configurator.read(args), settings, options)
+        configurator.fill(configurator.read(args), sample.Settings, options)
     elif script.startswith("convert_") or script == "pretrained.py":
         settings = importlib.import_module(script.removesuffix(".py")).Settings
         configurator.fill(configurator.read(args[script.startswith("convert_") :]), settings)
