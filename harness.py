@@ -466,8 +466,6 @@ def local_copies(directory):
 def evaluate(model, name, manager):
     """lm-eval's results for one task or group, as a dict, with the metrics of every part, and each document's."""
     o = model.options
-    if o.apply_chat_template and model.tokenizer.template is None:
-        sys.exit(f"{model.checkpoint.path} has no chat template; leave out --apply_chat_template")
     start, model.manager = time.time(), manager
     keys = dict(
         model=model,
@@ -564,6 +562,8 @@ def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, s
         entries = [e for e, both in zip(entries, names) if both & set(s.only)]
     check_names([name for name, _, _ in entries], manager)
     ready = [(name, over, *settings_of(own, s, checkpoint, algorithm, classes)) for name, own, over in entries]
+    if checkpoint.tokenizer.template is None and any(options.apply_chat_template for _, _, options, *_ in ready):
+        sys.exit(f"{checkpoint.path} has no chat template; leave out --apply_chat_template")
     out = []
     with local_copies(s.local_data), execute.installed(s.run_code):
         for name, overridden, options, likelihood, sampling in ready:
