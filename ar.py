@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mdlm import Output, choose_tokens, pad, uniform
+from mdlm import Output, batches, choose_tokens, pad, uniform
 from mdlm import SampleOptions as MdlmOptions
 from model import fp32
 
@@ -72,13 +72,15 @@ class LikelihoodOptions:
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact."""
     out = []
-    for start in range(0, len(prompts), options.batch_size):
-        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+    if not len(prompts):
+        return torch.zeros(0, dtype=torch.float64)
+    for part in batches(targets, options.batch_size, model.config.vocab_size):
+        pairs = list(zip(prompts, targets))[part]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id or 0)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
         out.append(-nelbo(model, x0, mask_id=mask_id, maskable=target, real=real))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(out)
 
 
 @dataclass

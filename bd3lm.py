@@ -244,8 +244,10 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
     if longest > seq_len:
         raise ValueError(f"a text of {longest} tokens exceeds the context of {seq_len}; cut it into windows")
-    for start in range(0, len(prompts), options.batch_size):
-        pairs = list(zip(prompts, targets))[start : start + options.batch_size]
+    if not len(prompts):
+        return torch.zeros(0, dtype=torch.float64)
+    for part in mdlm.batches(targets, options.batch_size, model.config.vocab_size):
+        pairs = list(zip(prompts, targets))[part]
         x0, real = mdlm.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         more = int(whole_blocks(real.sum(1), size, seq_len).max()) - x0.shape[1]
@@ -253,8 +255,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         position = torch.arange(x0.shape[1], device=x0.device)
         target = real & (position >= lengths[:, None])
         if options.method == "nelbo":
-            mine = numbers[start : start + options.batch_size].to(x0.device)
-            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed, first=mine)
+            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed)
+            keys["first"] = numbers[part].to(x0.device)
             out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
             continue
         total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
@@ -272,7 +274,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
             hidden &= ~best
         out.append(total.sum(1))
-    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(out)
 
 
 # ------------------------------------------------------------------------------------------------------------------

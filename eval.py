@@ -14,6 +14,7 @@ counted, the first one too.
 """
 
 import importlib.metadata
+import itertools
 import json
 import math
 import platform
@@ -27,6 +28,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 import ar
@@ -238,6 +240,11 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]
     result["policy"] = meta.get("policy", "windows of running text, without begin-of-text")
     if s.windows:
+        if algorithm.CAUSAL and checkpoint.tokenizer.mask_id is None and not meta.get("prompt_len"):
+            sys.exit(
+                f"{path} has no begin-of-text, so that it says nothing of a window's first token; use data whose "
+                "windows begin with a given one, as those of data/zeroshot/prepare.py --begin=given"
+            )
         windows = common.eval_windows(dataset, meta, window(checkpoint), s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
         if windows.shape[1] > checkpoint.model.config.seq_len:
@@ -293,7 +300,9 @@ def run_tasks(values, recipe, s):
     names = ["-".join(entry.split()[0] for entry in s.tasks)] if said else [Path(where.split(",")[0]).stem]
     if said or values.get("checkpoint", ("", ""))[1] == "the command line":
         names += [Path(path).name for path in s.checkpoint]
-    out = Path(s.out or f"results/{'-'.join(reversed(names))[:150]}.json")
+    names = [*reversed(names), *s.only]  # a part of a recipe has a file, and finished requests, of its own
+    names += [f"limit{values['limit'][0]}"] if "limit" in values else []
+    out = Path(s.out or f"results/{'-'.join(names)[:150]}.json")
     requests = out.with_suffix(".requests")
     rank, world, device = parallel.start(pick_device(s.device)[0])
     checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
@@ -308,9 +317,18 @@ def run_tasks(values, recipe, s):
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where it was")
     if not rank:
+        out = out if s.out else unused(out)
         tables.table([r | {"file": str(out)} for r in results])
         write(out, results)
         shutil.rmtree(requests, ignore_errors=True)  # what they answered stands in the results
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def unused(file):
+    """The file, or file-2, file-3, …: results that nobody named are not written over others."""
+    more = (file.with_stem(f"{file.stem}-{i}") for i in itertools.count(2))
+    return next(f for f in itertools.chain([file], more) if not f.exists())
 
 
 def main(argv):

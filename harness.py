@@ -7,8 +7,9 @@ extracts the answers and scores them; here is the model that it asks.
 
 A task may bring settings of its own, which go before those of the recipe: everything in Options, every option of
 generate and of log_likelihood. lm-eval runs in the first process alone; all processes share the requests, and since a
-request's random numbers come from its content, any number of processes, and any batch size, gives the same answers.
-What is answered is kept in a file, so that a run that was killed goes on where it was.
+request's random numbers come from its content, any number of processes, and any batch size, gives the same answers
+(but for rounding: in bfloat16 a near tie may fall otherwise in another batch). What is answered is kept in a file, so
+that a run that was killed goes on where it was.
 
 1 the model that lm-eval asks · 2 answering on all processes · 3 tasks and their settings · 4 a row of the results
 """
@@ -80,11 +81,13 @@ class Harness(LM):
         self.options, self.likelihood, self.sampling = options, likelihood, sampling
         self.counts, self.used = Counter(), []
         # An autoregressive model without begin-of-text is given an end-of-text instead, and never predicts its first
-        # token, so that one more fits. The others need nothing in front.
+        # token, so that one more fits. The others need nothing in front. Dream counts an end-of-text behind an answer,
+        # and never hides it.
         self.alone = alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
-        self.first = self.begin or ([self.tokenizer.eos_id] if alone else [])
+        self.first = self.encode("") or ([self.tokenizer.eos_id] if alone else [])  # stands before a text alone
+        self.behind = [self.tokenizer.eos_id] if getattr(likelihood, "method", "") == "dream" else []
 
     def encode(self, text):
         """Ids of a prompt. A template's text has its special tokens; elsewhere they stand in front, as in training."""
@@ -96,23 +99,20 @@ class Harness(LM):
 
     def encode_pair(self, context, continuation):
         """(ids of the prompt, of the answer), as lm-eval's own models cut them: spaces between belong to the answer."""
-        bare = context.rstrip()
-        whole, prompt = self.encode(context + continuation), self.encode(bare)
-        if not bare and self.first and not self.options.prefix:
-            return self.first, whole[len(self.begin) :]
-        return prompt, whole[len(prompt) :]
+        whole, prompt = self.encode(context + continuation), self.encode(context.rstrip())
+        return prompt or self.first, whole[len(prompt) :]
 
     def fit(self, pairs):
         """Pairs of ids no longer than the context: a prompt loses its beginning, an answer only where it must."""
-        return [(p[max(0, len(p) + len(t) - self.length) :], t[-self.length :]) for p, t in pairs]
+        room = self.length - self.alone  # a model that never predicts the first token keeps one of the prompt's
+        pairs = [(p, t[-room:]) for p, t in pairs]
+        return [(p[max(0, len(p) + len(t) - self.length) :], t) for p, t in pairs]
 
     def score(self, pairs):
         """log p(answer | prompt) in nats for each pair of ids."""
-        o = self.likelihood
-        if getattr(o, "method", "") == "dream":  # which counts an end-of-text, and never hides it
-            pairs = [(p, [*t, self.tokenizer.eos_id]) for p, t in pairs]
+        pairs = [(p, [*t, *self.behind]) for p, t in pairs]
         self.counts["truncated"] += sum(len(p) + len(t) > self.length for p, t in pairs)
-        return [a["logp"] for a in self.ask("likelihood", o, self.fit(pairs))]
+        return [a["logp"] for a in self.ask("likelihood", self.likelihood, self.fit(pairs))]
 
     def loglikelihood(self, requests):
         """[(nats, whether greedy decoding gives this answer: only where the task's score needs it)]."""
@@ -131,8 +131,8 @@ class Harness(LM):
 
     def loglikelihood_rolling(self, requests):
         """[nats] of whole texts, cut into windows as long as the context; the last one is given what stands before."""
-        texts = [[self.encode(r.args[0])[len(self.begin) :]] for r in requests]
-        cut = [common.windows(ids, self.length - len(self.first), self.first) for (ids,) in texts]
+        before, size = len(self.encode("")), self.length - len(self.first) - len(self.behind)
+        cut = [common.windows(self.encode(r.args[0])[before:], size, self.first) for r in requests]
         logp = iter(self.score([pair for pairs in cut for pair in pairs]))
         return [sum(next(logp) for _ in pairs) for pairs in cut]
 
@@ -164,7 +164,7 @@ class Harness(LM):
 
     def ask(self, kind, options, requests):
         found = self.answers(kind, options, requests)
-        for a in found:
+        for a in {id(a): a for a in found}.values():  # what was asked twice was computed once
             self.counts.update({f"{kind} {k}": v for k, v in a.items() if k in ("forwards", "tokens", "seconds")})
         return found
 
@@ -193,7 +193,7 @@ class Answers:
         self.checkpoint, self.algorithm, self.batch_size = checkpoint, algorithm, batch_size
         self.directory, self.rank, self.world = directory and Path(directory), rank, world
         self.device = next(checkpoint.model.parameters()).device
-        self.known, self.repeated = {}, 0
+        self.known = {}
         dtype = next(checkpoint.model.parameters()).dtype
         name = [str(checkpoint.path), pretrained.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
@@ -215,7 +215,6 @@ class Answers:
             told = f"{self.name} {json.dumps(facts)} {content} {times[content]}"
             keys.append(hashlib.sha256(told.encode()).hexdigest()[:32])
             jobs[keys[-1]] = (keys[-1], number, prompt, rest)
-        self.repeated += sum(key in self.known for key in jobs)
         todo = [job for key, job in jobs.items() if key not in self.known]
         # Long ones first; those with the same prompt side by side, as they may share canvases.
         todo.sort(key=lambda job: (kind == "greedy" and -len(job[3]), -len(job[2]), job[2], len(job[3])))
@@ -263,7 +262,10 @@ class Answers:
         with tqdm(**keys) as bar:
             for batch in batches[self.rank :: self.world]:
                 start = time.time()
-                answers = self.compute(kind, options, batch)
+                try:
+                    answers = self.compute(kind, options, batch)
+                except ValueError as e:  # a method or an option that this algorithm does not have
+                    sys.exit(str(e))
                 seconds = (time.time() - start) / len(batch)
                 new = {job[0]: {**a, "seconds": seconds} for job, a in zip(batch, answers)}
                 self.keep(new)
@@ -309,10 +311,7 @@ class Answers:
             return any(stop in text for stop in stops)
 
         ends = dict(eos_id=tokenizer.stop_ids or None, until=until if stops else None)
-        try:
-            out = algorithm.generate(model, prompts, options, **keys, **ends)
-        except ValueError as e:
-            sys.exit(str(e))
+        out = algorithm.generate(model, prompts, options, **keys, **ends)
         made = [x[len(job[2]) :].tolist() for x, job in zip(out.tokens, batch)]
         texts = [tokenizer.decode(ids) for ids in made]
         return [{"text": t, "tokens": len(m), "forwards": n} for t, m, n in zip(texts, made, out.num_forwards)]
@@ -402,20 +401,36 @@ def settings_of(own, s, checkpoint, algorithm, classes):
 
 
 class Tasks(lm_eval.tasks.TaskManager):
-    """lm-eval's index of tasks, which remembers what was loaded last."""
+    """lm-eval's index of tasks, which remembers what was loaded last, and refuses what cannot or may not run."""
 
     def load(self, names):
         # A task's module may hold a random generator, as GPQA's, which shuffles choices: each time it begins anew.
         for name in [n for n, m in sys.modules.items() if n.startswith("lm_eval.tasks.") and hasattr(m, "__mtime__")]:
             del sys.modules[name]
-        self.loaded = super().load(names)
+        try:
+            self.loaded = super().load(names)
+        except execute.Refused as e:
+            sys.exit(str(e))
+        except ImportError as e:
+            sys.exit(f"{' '.join(names)} needs what is not installed: {pretrained.first_line(e)}")
+        for name, task in self.loaded["tasks"].items():
+            if getattr(task, "UNSAFE_CODE", False) and not sandboxed(task):
+                sys.exit(f"the task {name} runs code that the model wrote in a way of its own, without our sandbox")
         return self.loaded
+
+
+def sandboxed(task):
+    """Whether what a task's own metrics run goes through execute.py."""
+    functions = [getattr(f, "__self__", f) for f in task._metric_fn_list.values()]
+    return any(isinstance(x, execute.CodeEval) for f in functions for x in getattr(f, "__globals__", {}).values())
 
 
 @functools.cache
 def task_manager(include_path):
     """The index of tasks: lm-eval's, those in tasks/, and those of a directory."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for name in ("add_env_info", "get_git_commit_hash"):  # seconds for each task; eval.py's environment() says it once
+        setattr(lm_eval.evaluator, name, lambda *_: None)
     if include_path and not Path(include_path).is_dir():
         sys.exit(f"include_path={include_path} is no directory of task files (YAML)")
     ours = Path(__file__).resolve().parent / "tasks"
@@ -424,7 +439,7 @@ def task_manager(include_path):
 
 def check_names(names, manager):
     for name in names:
-        if name not in manager.all_tasks and not manager.match_tasks([name]):
+        if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, 3, 0.6)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             sys.exit(f"lm-eval has no task {name!r}{hint}" + ("" if hint else "; --include_path adds your own"))
@@ -476,13 +491,10 @@ def evaluate(model, name, manager):
         apply_chat_template=o.apply_chat_template,
         fewshot_as_multiturn=o.fewshot_as_multiturn,
         task_manager=manager,
-        confirm_run_unsafe_code=True,  # execute.py has refused it, if it was not allowed
+        confirm_run_unsafe_code=True,  # Tasks has refused it, if it was not allowed
         fewshot_random_seed=o.fewshot_seed,
     )
-    try:
-        out = lm_eval.evaluator.simple_evaluate(**keys)
-    except execute.Refused as e:
-        sys.exit(str(e))
+    out = lm_eval.evaluator.simple_evaluate(**keys)
     wall = time.time() - start
     keep = ("doc_id", "target", "resps", "filtered_resps", "filter", "doc_hash", "prompt_hash")
     samples = [
@@ -527,7 +539,8 @@ def headline(out, name, metric):
     known = all(isinstance(e, int | float) for e in errors)
     error = math.sqrt(sum((e * n[p]) ** 2 for e, p in zip(errors, parts))) / total if known else None
     better = out["higher_is_better"].get(parts[0], {}).get(base.partition("@")[0], True)
-    scale = 100 if better in (True, None) else 1
+    fraction = score <= 1 and not base.startswith(("bleu", "chrf"))  # which are percentages, as are squad's f1 or rouge
+    scale = 100 if better in (True, None) and fraction else 1
     return {"metric": key, "score": score * scale, "error": error and error * scale, "percent": scale == 100}
 
 
@@ -566,6 +579,10 @@ def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, s
         sys.exit(f"{checkpoint.path} has no chat template; leave out --apply_chat_template")
     out = []
     with local_copies(s.local_data), execute.installed(s.run_code):
+        for name in list(dict.fromkeys(name for name, *_ in ready))[
+            1:
+        ]:  # what is refused is refused now, not hours later
+            manager.load([name])
         for name, overridden, options, likelihood, sampling in ready:
             print(f"task: {name}", flush=True)
             for what in overridden:

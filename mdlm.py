@@ -387,6 +387,18 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     return torch.cat([(minus_nelbo if bound else chain_rule)(model, *part, o, mask_id) for part in parts])
 
 
+def batches(targets, size, vocab_size):
+    """Slices of at most `size` targets, whose logits are 2^30 numbers (4 GB) at most, or of one target: for ar and
+    bd3lm, which have the logits of a batch all at once."""
+    begin, tokens = 0, 0
+    for i, target in enumerate(targets):
+        if i > begin and (i - begin == size or (tokens + len(target)) * vocab_size > 2**30):
+            yield slice(begin, i)
+            begin, tokens = i, 0
+        tokens += len(target)
+    yield slice(begin, len(targets))
+
+
 def minus_nelbo(model, x0, real, target, number, options, mask_id):
     """The estimate of each row's bound, float64 (B,). Equal canvases go through the network once: a short answer can be
     hidden in few ways, and the letters of a multiple choice are all hidden in the same."""

@@ -861,6 +861,35 @@ def test_an_answer_is_greedy_where_filling_its_place_in_gives_it(name, made):
     assert [a["same"] for a in model.ask("greedy", o, pairs)] == [True, False] * 3
 
 
+def test_what_is_asked_twice_is_counted_once(made):
+    model = asked(made / "mdlm", likelihood=LikelihoodOptions("left_to_right"))
+    n = len(model.encode_pair("some", " words")[1])
+    values = model.score([model.encode_pair("some", " words")] * 3)
+    assert len(set(values)) == 1 and model.counts["likelihood forwards"] == n
+
+
+def test_windows_leave_room_for_the_end_of_text_that_dream_counts(made):
+    """Every token of a text is predicted, whatever stands behind a window or before all prompts."""
+    for prefix in ("", "of the "):
+        o = harness.Options(prefix=prefix)
+        model = asked(made / "mdlm", o, LikelihoodOptions("dream", mc_samples=1))
+        seen = []
+        model.answers = lambda kind, options, pairs, seen=seen: seen.extend(pairs) or [{"logp": 0.0} for _ in pairs]
+        model.loglikelihood_rolling([request(TEXT[:500])])
+        end, begin = model.tokenizer.eos_id, model.tokenizer.encode(prefix)
+        whole = model.encode(TEXT[:500])
+        assert begin == whole[: len(begin)] and seen[0][0] == begin and all(t[-1] == end for _, t in seen)
+        assert [i for _, t in seen for i in t[:-1]] == whole[len(begin) :]
+        assert max(len(p) + len(t) for p, t in seen) == 96 and model.counts["truncated"] == 0
+
+
+def test_an_answer_longer_than_the_context_has_a_likelihood(tmp_path):
+    """A model without begin-of-text is given one token at least."""
+    model = asked(write_family(tmp_path / "gpt2", "gpt2"))
+    ((logp, same),) = model.loglikelihood([request("a", TEXT[:600])])
+    assert -1000 < logp < -48 and not same and model.counts["truncated"] == 1
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # GSM8K and HumanEval, as they are
 
@@ -1090,7 +1119,7 @@ def settled(run, monkeypatch, tmp_path):
 
 
 def test_an_entry_brings_settings_of_its_own(settled):
-    words = "gsm8k num_fewshot=2 max_new_tokens=8 label=x mc_samples=7 'system=Be brief.'"
+    words = "toy_gen num_fewshot=2 max_new_tokens=8 label=x mc_samples=7 'system=Be brief.'"
     o, likelihood, s, overridden = settled(words)
     assert (o.num_fewshot, o.label, o.system, s.max_new_tokens, overridden) == (2, "x", "Be brief.", 8, [])
     assert likelihood == LikelihoodOptions(mc_samples=7)
@@ -1191,6 +1220,40 @@ def test_bad_input_is_one_clear_sentence(tasks, more, words, run, tmp_path):
     with pytest.raises(SystemExit, match=words) as e:
         run(tasks, *more)
     assert "\n" not in str(e.value) and not (tmp_path / "results.json").exists()
+
+
+def test_code_that_would_run_outside_of_the_sandbox_is_refused(run, toys, monkeypatch):
+    """Before another task is asked, with and without --run_code."""
+    where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
+    (toys / "unsafe.yaml").write_text(f"task: toy_unsafe\nunsafe_code: true\n{where}{TOYS['gen']}")
+    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
+    monkeypatch.setattr(harness, "task_manager", lambda _: manager)
+    monkeypatch.setattr(harness.Answers, "compute", lambda *_: pytest.fail("computed before the refusal"))
+    for more in ([], ["--run_code"]):
+        with pytest.raises(SystemExit, match="toy_unsafe runs code that the model wrote in a way of its own"):
+            run("toy_gen,toy_unsafe", *more)
+
+
+def test_a_method_that_an_algorithm_lacks_is_one_sentence(run):
+    with pytest.raises(SystemExit, match="method=llada, .* is defined for mdlm only"):
+        run("toy_mc", "--method=llada", checkpoint="bd3lm")
+
+
+def test_scores_that_are_percentages_stay_what_they_are():
+    def found(metric, score):
+        results = {"t": {"name": "t", f"{metric},none": score, f"{metric}_stderr,none": 0.01}}
+        n = {"t": {"effective": 4, "original": 4}}
+        better = {"t": {metric: True}}
+        return harness.headline({"results": results, "n-samples": n, "higher_is_better": better}, "t", "")["score"]
+
+    assert [found("acc", 0.5), found("acc", 1.0), found("f1", 81.5), found("chrf", 0.07)] == [50.0, 100.0, 81.5, 0.07]
+
+
+def test_results_are_not_written_over_others(tmp_path):
+    file = tmp_path / "base-piqa.json"
+    for name in ("base-piqa.json", "base-piqa-2.json", "base-piqa-3.json"):
+        assert evaluation.unused(file).name == name
+        (tmp_path / name).write_text("[]")
 
 
 def test_max_length_shortens_prompts_and_says_so(run, capsys):
