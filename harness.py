@@ -108,11 +108,11 @@ class Harness(LM):
         pairs = [(p, t[-room:]) for p, t in pairs]
         return [(p[max(0, len(p) + len(t) - self.length) :], t) for p, t in pairs]
 
-    def score(self, pairs):
+    def score(self, pairs, kind="likelihood"):
         """log p(answer | prompt) in nats for each pair of ids."""
         pairs = [(p, [*t, *self.behind]) for p, t in pairs]
         self.counts["truncated"] += sum(len(p) + len(t) > self.length for p, t in pairs)
-        return [a["logp"] for a in self.ask("likelihood", self.likelihood, self.fit(pairs))]
+        return [a["logp"] for a in self.ask(kind, self.likelihood, self.fit(pairs))]
 
     def loglikelihood(self, requests):
         """[(nats, whether greedy decoding gives this answer: only where the task's score needs it)]."""
@@ -133,7 +133,7 @@ class Harness(LM):
         """[nats] of whole texts, cut into windows as long as the context; the last one is given what stands before."""
         before, size = len(self.encode("")), self.length - len(self.first) - len(self.behind)
         cut = [common.windows(self.encode(r.args[0])[before:], size, self.first) for r in requests]
-        logp = iter(self.score([pair for pairs in cut for pair in pairs]))
+        logp = iter(self.score([pair for pairs in cut for pair in pairs], "rolling"))
         return [sum(next(logp) for _ in pairs) for pairs in cut]
 
     def generate_until(self, requests):
@@ -211,7 +211,10 @@ class Answers:
         for prompt, rest in requests:
             content = json.dumps([kind, prompt, rest])
             times[content] += kind == "text"  # a task may ask the same several times, to be answered differently
-            number = zlib.crc32(f"{content} {times[content]}".encode()) >> 8
+            # Answers to one question share their masks, so that their differences have less noise than they have; but
+            # published estimators drew them independently.
+            shared = kind == "likelihood" and getattr(options, "method", "") == "nelbo"
+            number = zlib.crc32(json.dumps(prompt).encode() if shared else f"{content} {times[content]}".encode()) >> 8
             told = f"{self.name} {json.dumps(facts)} {content} {times[content]}"
             keys.append(hashlib.sha256(told.encode()).hexdigest()[:32])
             jobs[keys[-1]] = (keys[-1], number, prompt, rest)
@@ -230,10 +233,10 @@ class Answers:
         batch, size = [], 0
         for job in jobs:
             ways = 1
-            if kind == "likelihood" and getattr(options, "method", "") in ("nelbo", "llada", "dream"):
+            if kind in ("likelihood", "rolling") and getattr(options, "method", "") in ("nelbo", "llada", "dream"):
                 ways = min(options.mc_samples, 2 ** min(len(job[3]), 20) - 1)
             other = batch and kind == "greedy" and len(job[3]) != len(batch[0][3])  # which may not fit the context
-            if other or batch and size + ways > self.batch_size * (4 if kind == "likelihood" else 1):
+            if other or batch and size + ways > self.batch_size * (4 if kind in ("likelihood", "rolling") else 1):
                 yield batch
                 batch, size = [], 0
             batch, size = [*batch, job], size + ways
@@ -289,7 +292,7 @@ class Answers:
         numbers = torch.tensor([job[1] for job in batch])
         prompts = [torch.tensor(job[2], dtype=torch.int64, device=self.device) for job in batch]
         rest, keys = [job[3] for job in batch], dict(mask_id=tokenizer.mask_id, numbers=numbers)
-        if kind == "likelihood":
+        if kind in ("likelihood", "rolling"):
             targets = [torch.tensor(ids, dtype=torch.int64, device=self.device) for ids in rest]
             with counted(model) as forwards:
                 logp = algorithm.log_likelihood(model, prompts, targets, options, **keys).tolist()

@@ -564,14 +564,15 @@ def values(sample):
     return [float(r[0][0]) for r in sample["resps"]]
 
 
-def logp(checkpoint, prompt, target, **keys):
+def logp(checkpoint, prompt, target, kind="likelihood", **keys):
     """log p of an answer, the algorithm's own function asked for it alone, with the masks that its content gives."""
     import zlib
 
     algorithm, tok = ALGORITHMS[checkpoint.algorithm], checkpoint.tokenizer
     room = 96 - len(target)
     prompt = prompt[max(0, len(prompt) - room) :]
-    number = zlib.crc32(f"{json.dumps(['likelihood', prompt, target])} 0".encode()) >> 8
+    content = json.dumps(prompt) if kind == "likelihood" else f"{json.dumps([kind, prompt, target])} 0"
+    number = zlib.crc32(content.encode()) >> 8
     options = algorithm.LikelihoodOptions(**keys)
     pair = ([torch.tensor(ids, dtype=torch.int64)] for ids in (prompt, target))
     return algorithm.log_likelihood(checkpoint.model, *pair, options, mask_id=tok.mask_id, numbers=ids(number)).item()
@@ -594,7 +595,7 @@ def test_tasks_of_all_kinds_get_what_the_algorithms_own_functions_say(name, run,
         assert found["toy_mc", i, "none"]["acc"] == right[-1]
         assert abs(float(found["toy_ll", i, "none"]["resps"][0][0][0]) - values[0]) < 1e-4
         text = tok.encode(doc["q"])
-        rolled = sum(logp(c, *window, **keys) for window in common.windows(text, 96, []))
+        rolled = sum(logp(c, *window, "rolling", **keys) for window in common.windows(text, 96, []))
         said = found["toy_roll", i, "none"]["resps"][0][0]
         assert abs(float(said[0] if isinstance(said, list) else said) - rolled) < 1e-3
         bits -= rolled / math.log(2)
@@ -657,12 +658,31 @@ def test_the_results_file_says_all_that_a_score_depends_on(run, made):
     assert set(r["metrics"]["toy_drawn"]) >= {"exact_match,none", "exact_match_stderr,none"}
 
 
+def test_answers_to_one_question_share_their_masks_but_not_in_published_estimates(made, monkeypatch):
+    """So that noise does not choose between them; texts that all begin with nothing share none."""
+    seen = []
+    original = mdlm.log_likelihood
+    monkeypatch.setattr(
+        mdlm,
+        "log_likelihood",
+        lambda *args, numbers, **keys: seen.append(numbers.tolist()) or original(*args, numbers=numbers, **keys),
+    )
+    questions = [request("a question of", f" {word}") for word in ("some", "more", "other words")]
+    for method, different in (("nelbo", 1), ("llada", 3)):
+        seen.clear()
+        asked(made / "mdlm", likelihood=LikelihoodOptions(method)).loglikelihood(questions)
+        assert len({n for numbers in seen for n in numbers}) == different
+    seen.clear()
+    asked(made / "mdlm").loglikelihood_rolling([request(text) for text in ("some words", "more", "other words")])
+    assert len({n for numbers in seen for n in numbers}) == 3
+
+
 def test_forwards_are_counted_and_equal_questions_cost_nothing(made):
     """Sequences through the network: one for each token of left_to_right; one for all letters of a question."""
     model = asked(made / "mdlm", likelihood=LikelihoodOptions("left_to_right"))
     n = len(model.tokenizer.encode("some words")) - len(model.tokenizer.encode("some"))
     model.loglikelihood_rolling([request("a question of some words")])
-    assert model.counts["likelihood forwards"] == len(model.tokenizer.encode("a question of some words")) > n > 0
+    assert model.counts["rolling forwards"] == len(model.tokenizer.encode("a question of some words")) > n > 0
     model = asked(made / "mdlm", likelihood=LikelihoodOptions("llada", mc_samples=32))
     task = SimpleNamespace(OUTPUT_TYPE="multiple_choice", _metric_fn_list={"acc": 0})
     model.manager = SimpleNamespace(loaded={"tasks": {None: task}})
