@@ -196,6 +196,8 @@ class Answers:
         self.known = {}
         dtype = next(checkpoint.model.parameters()).dtype
         name = [str(checkpoint.path), pretrained.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
+        sources = algorithm.__file__, mdlm.__file__, common.ROOT / "model.py"  # which may be edited before it goes on
+        name += [Path(source).read_text(encoding="utf-8") for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
         for file in sorted(self.directory.glob("*.jsonl")) if directory else ():
             for line in file.read_text(encoding="utf-8").splitlines():
@@ -222,9 +224,9 @@ class Answers:
         # Long ones first; those with the same prompt side by side, as they may share canvases.
         todo.sort(key=lambda job: (kind == "greedy" and -len(job[3]), -len(job[2]), job[2], len(job[3])))
         batches = list(self.batches(kind, options, todo))
-        if self.world > 1:
-            dist.broadcast_object_list([(kind, options, batches)])
-        self.known |= self.work(kind, options, batches, len(jobs) - len(todo))
+        progress = (len(jobs) - len(todo), len(jobs))
+        shares = [(kind, options, batches[i :: self.world], progress) for i in range(self.world)]
+        self.known |= self.work(*self.share(shares))
         return [self.known[key] for key in keys]
 
     def batches(self, kind, options, jobs):
@@ -245,25 +247,27 @@ class Answers:
 
     def serve(self):
         """What all processes but the first do until it is done."""
-        while (job := self.receive()) is not None:
-            self.work(*job, 0)
-
-    def receive(self):
-        box = [None]
-        dist.broadcast_object_list(box)
-        return box[0]
+        while (job := self.share(None)) is not None:
+            self.work(*job)
 
     def done(self):
         """Send the other processes home."""
-        if self.world > 1:
-            dist.broadcast_object_list([None])
+        self.share([None] * self.world)
 
-    def work(self, kind, options, batches, before):
-        """{key: answer} of all batches in the first process; each computes its share."""
-        found, total = {}, sum(map(len, batches))
-        keys = dict(desc=kind, total=before + total, initial=before, disable=self.rank > 0 or None, leave=False)
+    def share(self, jobs):
+        """What this process is given of the first one's jobs, of which there is one for each."""
+        if self.world == 1:
+            return jobs[0]
+        box = [None]
+        dist.scatter_object_list(box, jobs)
+        return box[0]
+
+    def work(self, kind, options, batches, progress):
+        """{key: answer} of this process's batches; of all in the first one."""
+        found, (before, total) = {}, progress
+        keys = dict(desc=kind, total=total, initial=before, disable=self.rank > 0 or None, leave=False)
         with tqdm(**keys) as bar:
-            for batch in batches[self.rank :: self.world]:
+            for batch in batches:
                 start = time.time()
                 try:
                     answers = self.compute(kind, options, batch)
