@@ -373,7 +373,7 @@ def settle(values, entry, classes, recipe=None):
 
 
 # What changes no score.
-NEUTRAL = ("out", "only", "batch_size", "device", "run_code", "local_data", "include_path", "label", "tasks", "log")
+NEUTRAL = ("out", "only", "batch_size", "device", "run_code", "local_data", "include_path", "label", "tasks")
 
 
 def settings_of(own, s, checkpoint, algorithm, classes):

@@ -658,6 +658,36 @@ def test_the_results_file_says_all_that_a_score_depends_on(run, made):
     assert set(r["metrics"]["toy_drawn"]) >= {"exact_match,none", "exact_match_stderr,none"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "dream", "llada", "illada", "distilbert", "gpt2", "llama"])
+def test_every_family_answers_every_kind_of_request(name, dtype, tmp_path):
+    """As released checkpoints come, with tokens around a text, shifted, or through transformers."""
+    from test_families import write
+
+    write(name, tmp_path)
+    c = pretrained.load(tmp_path, dtype=dtype)
+    algorithm, tok = ALGORITHMS[c.algorithm], c.tokenizer
+    o = algorithm.LikelihoodOptions() if c.algorithm == "ar" else algorithm.LikelihoodOptions("confidence")
+    model = asked(c, likelihood=o, sampling=lambda _: algorithm.SampleOptions(max_new_tokens=5, temperature=0.0))
+    prompt, target = (tok.encode(text) for text in ("w1 w2 w3", "w4 w5"))
+    begin = list(tok.frame[0])
+    pair = [torch.tensor([*begin, *prompt])], [torch.tensor(target)]
+    expected = algorithm.log_likelihood(c.model, *pair, o, mask_id=tok.mask_id).item()
+    said = model.loglikelihood([request("w1 w2 w3 ", "w4 w5"), request("", "w4")])
+    assert said[0][0] == pytest.approx(expected, rel=0.02 if dtype == torch.bfloat16 else 1e-5) and said[1][0] < 0
+    first = begin or ([tok.eos_id] if c.algorithm == "ar" else [])
+    pair = [torch.tensor(first, dtype=torch.int64)], [torch.tensor(prompt)]
+    whole = algorithm.log_likelihood(c.model, *pair, o, mask_id=tok.mask_id).item()
+    rolled = model.loglikelihood_rolling([request("w1 w2 w3")])[0]
+    assert rolled == pytest.approx(whole, rel=0.02 if dtype == torch.bfloat16 else 1e-5)
+    keys = dict(mask_id=tok.mask_id, eos_id=tok.stop_ids or None)
+    out = algorithm.generate(c.model, [torch.tensor([*begin, *prompt])], model.sampling({}), **keys).tokens[0]
+    text = tok.decode(out[len(begin) + len(prompt) :].tolist())
+    assert model.generate_until([request("w1 w2 w3", {"until": []})]) == [text]
+    stop = text[2:4]
+    assert model.generate_until([request("w1 w2 w3", {"until": [stop]})]) == [text.split(stop)[0] if stop else text]
+
+
 def test_answers_to_one_question_share_their_masks_but_not_in_published_estimates(made, monkeypatch):
     """So that noise does not choose between them; texts that all begin with nothing share none."""
     seen = []
