@@ -85,7 +85,8 @@ def report(group, variants, rounds, device, warm=True):
         first = first or speeds
         ratio = statistics.median(a / b for a, b in zip(speeds, first))
         mfu = f"{statistics.median(speeds) * flops / peak:.1%}" if peak and flops else ""
-        print(f"| {group} | {name} | {statistics.median(speeds):,.0f} | {ratio:.2f} | {mfu} |", flush=True)
+        speed = statistics.median(speeds)
+        print(f"| {group} | {name} | {speed:,.{0 if speed > 20 else 1}f} | {ratio:.2f} | {mfu} |", flush=True)
 
 
 def training_step(model, config, batch_size, device, dtype, full=False, block_size=0):
