@@ -6,10 +6,10 @@ extracts the answers and scores them; here is the model that it asks.
     torchrun --nproc_per_node=8 eval.py config/eval_llada_base.py
 
 A task may bring settings of its own, which go before those of the recipe: everything in Options, every option of
-generate and of log_likelihood. lm-eval runs in the first process alone; all processes share the requests, and since a
-request's random numbers come from its content, any number of processes, and any batch size, gives the same answers
-(but for rounding: in bfloat16 a near tie may fall otherwise in another batch). What is answered is kept in a file, so
-that a run that was killed goes on where it was.
+generate and of log_likelihood. lm-eval runs in the first process alone; all processes share the requests. A request's
+random numbers come from its content, or from its document, so that any number of processes and any batch size give the
+same answers (but for rounding: in bfloat16 a near tie may fall otherwise in another batch). What is answered is kept in
+a file, and a run that was killed goes on where it was.
 
 1 the model that lm-eval asks · 2 answering on all processes · 3 tasks and their settings · 4 a row of the results
 """
@@ -108,11 +108,11 @@ class Harness(LM):
         pairs = [(p, t[-room:]) for p, t in pairs]
         return [(p[max(0, len(p) + len(t) - self.length) :], t) for p, t in pairs]
 
-    def score(self, pairs, kind="likelihood"):
-        """log p(answer | prompt) in nats for each pair of ids."""
+    def score(self, pairs, questions=None):
+        """log p(answer | prompt) in nats for each pair of ids; questions: what each is an answer to."""
         pairs = [(p, [*t, *self.behind]) for p, t in pairs]
         self.counts["truncated"] += sum(len(p) + len(t) > self.length for p, t in pairs)
-        return [a["logp"] for a in self.ask(kind, self.likelihood, self.fit(pairs))]
+        return [a["logp"] for a in self.ask("likelihood", self.likelihood, self.fit(pairs), questions)]
 
     def loglikelihood(self, requests):
         """[(nats, whether greedy decoding gives this answer: only where the task's score needs it)]."""
@@ -121,7 +121,8 @@ class Harness(LM):
         greedy = self.algorithm.SampleOptions(max_new_tokens=0, temperature=0.0)
         found = self.ask("greedy", greedy, self.fit([pairs[i] for i in wanted]))
         same = {i: a["same"] for i, a in zip(wanted, found)}
-        return [(logp, same.get(i, False)) for i, logp in enumerate(self.score(pairs))]
+        scores = self.score(pairs, [f"{r.task_name} {r.doc_id}" for r in requests])
+        return [(logp, same.get(i, False)) for i, logp in enumerate(scores)]
 
     def wants_greedy(self, request):
         task = self.manager and self.manager.loaded["tasks"].get(request.task_name)
@@ -133,7 +134,7 @@ class Harness(LM):
         """[nats] of whole texts, cut into windows as long as the context; the last one is given what stands before."""
         before, size = len(self.encode("")), self.length - len(self.first) - len(self.behind)
         cut = [common.windows(self.encode(r.args[0])[before:], size, self.first) for r in requests]
-        logp = iter(self.score([pair for pairs in cut for pair in pairs], "rolling"))
+        logp = iter(self.score([pair for pairs in cut for pair in pairs]))
         return [sum(next(logp) for _ in pairs) for pairs in cut]
 
     def generate_until(self, requests):
@@ -162,8 +163,8 @@ class Harness(LM):
                 out[i] = functools.reduce(lambda text, stop: text.split(stop)[0], stops, a["text"])
         return out
 
-    def ask(self, kind, options, requests):
-        found = self.answers(kind, options, requests)
+    def ask(self, kind, options, requests, questions=None):
+        found = self.answers(kind, options, requests, questions)
         for a in {id(a): a for a in found}.values():  # what was asked twice was computed once
             self.counts.update({f"{kind} {k}": v for k, v in a.items() if k in ("forwards", "tokens", "seconds")})
         return found
@@ -205,19 +206,19 @@ class Answers:
                     key, answer = json.loads(line)
                     self.known[key] = answer
 
-    def __call__(self, kind, options, requests):
+    def __call__(self, kind, options, requests, questions=None):
         """requests: [(ids of the prompt, ids of the answer, or the strings that end one)] -> [answer]."""
         facts = {k: v for k, v in asdict(options).items() if k != "batch_size"}
         jobs, times = {}, Counter()
         keys = []
-        for prompt, rest in requests:
+        for i, (prompt, rest) in enumerate(requests):
             content = json.dumps([kind, prompt, rest])
             times[content] += kind == "text"  # a task may ask the same several times, to be answered differently
             # Answers to one question share their masks, so that their differences have less noise than they have; but
             # published estimators drew them independently.
-            shared = kind == "likelihood" and getattr(options, "method", "") == "nelbo"
-            number = zlib.crc32(json.dumps(prompt).encode() if shared else f"{content} {times[content]}".encode()) >> 8
-            told = f"{self.name} {json.dumps(facts)} {content} {times[content]}"
+            shared = questions and getattr(options, "method", "") == "nelbo"
+            number = zlib.crc32((questions[i] if shared else f"{content} {times[content]}").encode()) >> 8
+            told = f"{self.name} {json.dumps(facts)} {content} {times[content]} {number}"
             keys.append(hashlib.sha256(told.encode()).hexdigest()[:32])
             jobs[keys[-1]] = (keys[-1], number, prompt, rest)
         todo = [job for key, job in jobs.items() if key not in self.known]
@@ -235,10 +236,10 @@ class Answers:
         batch, size = [], 0
         for job in jobs:
             ways = 1
-            if kind in ("likelihood", "rolling") and getattr(options, "method", "") in ("nelbo", "llada", "dream"):
+            if kind == "likelihood" and getattr(options, "method", "") in ("nelbo", "llada", "dream"):
                 ways = min(options.mc_samples, 2 ** min(len(job[3]), 20) - 1)
             other = batch and kind == "greedy" and len(job[3]) != len(batch[0][3])  # which may not fit the context
-            if other or batch and size + ways > self.batch_size * (4 if kind in ("likelihood", "rolling") else 1):
+            if other or batch and size + ways > self.batch_size * (4 if kind == "likelihood" else 1):
                 yield batch
                 batch, size = [], 0
             batch, size = [*batch, job], size + ways
@@ -296,7 +297,7 @@ class Answers:
         numbers = torch.tensor([job[1] for job in batch])
         prompts = [torch.tensor(job[2], dtype=torch.int64, device=self.device) for job in batch]
         rest, keys = [job[3] for job in batch], dict(mask_id=tokenizer.mask_id, numbers=numbers)
-        if kind in ("likelihood", "rolling"):
+        if kind == "likelihood":
             targets = [torch.tensor(ids, dtype=torch.int64, device=self.device) for ids in rest]
             with counted(model) as forwards:
                 logp = algorithm.log_likelihood(model, prompts, targets, options, **keys).tolist()

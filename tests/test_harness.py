@@ -564,15 +564,14 @@ def values(sample):
     return [float(r[0][0]) for r in sample["resps"]]
 
 
-def logp(checkpoint, prompt, target, kind="likelihood", **keys):
+def logp(checkpoint, prompt, target, question="", **keys):
     """log p of an answer, the algorithm's own function asked for it alone, with the masks that its content gives."""
     import zlib
 
     algorithm, tok = ALGORITHMS[checkpoint.algorithm], checkpoint.tokenizer
     room = 96 - len(target)
     prompt = prompt[max(0, len(prompt) - room) :]
-    content = json.dumps(prompt) if kind == "likelihood" else f"{json.dumps([kind, prompt, target])} 0"
-    number = zlib.crc32(content.encode()) >> 8
+    number = zlib.crc32((question or f"{json.dumps(['likelihood', prompt, target])} 0").encode()) >> 8
     options = algorithm.LikelihoodOptions(**keys)
     pair = ([torch.tensor(ids, dtype=torch.int64)] for ids in (prompt, target))
     return algorithm.log_likelihood(checkpoint.model, *pair, options, mask_id=tok.mask_id, numbers=ids(number)).item()
@@ -588,14 +587,15 @@ def test_tasks_of_all_kinds_get_what_the_algorithms_own_functions_say(name, run,
     right, bits, exact, words, cost = [], 0.0, [], 0, [0, 0]
     for i, doc in enumerate(DOCS):
         context, whole = tok.encode(doc["q"]), [tok.encode(f"{doc['q']} {choice}") for choice in doc["c"]]
-        values = [logp(c, context, w[len(context) :], **keys) for w in whole]
+        values = [logp(c, context, w[len(context) :], f"toy_mc {i}", **keys) for w in whole]
         said = [float(resp[0][0]) for resp in found["toy_mc", i, "none"]["resps"]]
         assert np.allclose(said, values, atol=1e-4)
         right.append(int(np.argmax(values)) == doc["a"])
         assert found["toy_mc", i, "none"]["acc"] == right[-1]
-        assert abs(float(found["toy_ll", i, "none"]["resps"][0][0][0]) - values[0]) < 1e-4
+        alone = logp(c, context, whole[0][len(context) :], f"toy_ll {i}", **keys)
+        assert abs(float(found["toy_ll", i, "none"]["resps"][0][0][0]) - alone) < 1e-4
         text = tok.encode(doc["q"])
-        rolled = sum(logp(c, *window, "rolling", **keys) for window in common.windows(text, 96, []))
+        rolled = sum(logp(c, *window, **keys) for window in common.windows(text, 96, []))
         said = found["toy_roll", i, "none"]["resps"][0][0]
         assert abs(float(said[0] if isinstance(said, list) else said) - rolled) < 1e-3
         bits -= rolled / math.log(2)
@@ -689,7 +689,7 @@ def test_every_family_answers_every_kind_of_request(name, dtype, tmp_path):
 
 
 def test_answers_to_one_question_share_their_masks_but_not_in_published_estimates(made, monkeypatch):
-    """So that noise does not choose between them; texts that all begin with nothing share none."""
+    """So that noise does not choose between them; neither do documents share them, nor windows of texts."""
     seen = []
     original = mdlm.log_likelihood
     monkeypatch.setattr(
@@ -697,8 +697,12 @@ def test_answers_to_one_question_share_their_masks_but_not_in_published_estimate
         "log_likelihood",
         lambda *args, numbers, **keys: seen.append(numbers.tolist()) or original(*args, numbers=numbers, **keys),
     )
-    questions = [request("a question of", f" {word}") for word in ("some", "more", "other words")]
-    for method, different in (("nelbo", 1), ("llada", 3)):
+    questions = [
+        Instance("loglikelihood", {}, ("", f"{word} {i}"), 0, ("task", i, 1))
+        for i in range(2)
+        for word in ("some", "more", "other words")
+    ]
+    for method, different in (("nelbo", 2), ("llada", 6)):
         seen.clear()
         asked(made / "mdlm", likelihood=LikelihoodOptions(method)).loglikelihood(questions)
         assert len({n for numbers in seen for n in numbers}) == different
@@ -712,7 +716,7 @@ def test_forwards_are_counted_and_equal_questions_cost_nothing(made):
     model = asked(made / "mdlm", likelihood=LikelihoodOptions("left_to_right"))
     n = len(model.tokenizer.encode("some words")) - len(model.tokenizer.encode("some"))
     model.loglikelihood_rolling([request("a question of some words")])
-    assert model.counts["rolling forwards"] == len(model.tokenizer.encode("a question of some words")) > n > 0
+    assert model.counts["likelihood forwards"] == len(model.tokenizer.encode("a question of some words")) > n > 0
     model = asked(made / "mdlm", likelihood=LikelihoodOptions("llada", mc_samples=32))
     task = SimpleNamespace(OUTPUT_TYPE="multiple_choice", _metric_fn_list={"acc": 0})
     model.manager = SimpleNamespace(loaded={"tasks": {None: task}})
@@ -924,7 +928,9 @@ def test_windows_leave_room_for_the_end_of_text_that_dream_counts(made):
         o = harness.Options(prefix=prefix)
         model = asked(made / "mdlm", o, LikelihoodOptions("dream", mc_samples=1))
         seen = []
-        model.answers = lambda kind, options, pairs, seen=seen: seen.extend(pairs) or [{"logp": 0.0} for _ in pairs]
+        model.answers = lambda kind, options, pairs, questions, seen=seen: (
+            seen.extend(pairs) or [{"logp": 0.0} for _ in pairs]
+        )
         model.loglikelihood_rolling([request(TEXT[:500])])
         end, begin = model.tokenizer.eos_id, model.tokenizer.encode(prefix)
         whole = model.encode(TEXT[:500])
