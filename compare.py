@@ -26,6 +26,7 @@ import configurator
 import eval as evaluation
 import mdlm
 import pretrained
+import results as tables
 import train
 from data import sft
 from model import pick_device
@@ -183,7 +184,7 @@ def ladder(values, s, file):
     torch.set_float32_matmul_precision("highest")  # training lowers it; as if they had been trained elsewhere
     results = evaluation.measure(values, s)
     speed(results, pick_device(s.device)[0])
-    evaluation.print_table(results)
+    tables.data_table(results)
     print_ladder(results)
     if file:
         evaluation.write(file, results)

@@ -127,11 +127,11 @@ def sample_quality(checkpoint, algorithm, options, s, windows, device):
     text that repeats itself has it, too."""
     room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
     empty, out = torch.empty(0, dtype=torch.int64, device=device), []
+    options = replace(options, max_new_tokens=room)
     for i in range(0, s.num_samples, s.batch_size):
-        o = replace(options, max_new_tokens=room)
         numbers = torch.arange(i, min(i + s.batch_size, s.num_samples))
         keys = dict(mask_id=checkpoint.tokenizer.mask_id, numbers=numbers)
-        out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), o, **keys))
+        out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), options, **keys))
     tokens = [x for part in out for x in part.tokens]
     p = [torch.bincount(x).double() / len(x) for x in tokens]
     mean, error = mdlm.mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
@@ -337,7 +337,7 @@ def main(argv):
         if argv[0] == "--plot":
             return tables.plot(tasks, "accuracy.png")
         tables.table(tasks)
-        return print_table(others)
+        return tables.data_table(others)
     values = configurator.read(argv)
     if "help" in values:
         import harness
@@ -346,11 +346,17 @@ def main(argv):
         configurator.fill(values, Settings, harness.Options, *options)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
+    data = ("dataset", "windows", "samples", "chain_rule", "chain_windows", "num_samples", "judge", "mauve", "puzzles")
+    for name in data if s.tasks else ("only", "include_path", "local_data", "run_code"):
+        if name in values:
+            sys.exit(f"{name} does nothing {'beside' if s.tasks else 'without'} tasks; leave it out")
     if s.tasks:
         recipe = configurator.read([word for word in argv if word.endswith(".py") and not word.startswith("-")])
         return run_tasks(values, recipe, s)
+    if s.judge and not s.num_samples or s.mauve and not s.judge:
+        sys.exit("a judge reads samples, and mauve is the judge's: say num_samples, and judge, too")
     results = measure(values, s)
-    print_table(results)
+    tables.data_table(results)
     if s.out:
         write(s.out, results)
 
@@ -376,33 +382,6 @@ def row(per_window, per_bit):
         "windows": len(per_window),
         "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],
     }
-
-
-def print_table(results):
-    """Markdown: a line per checkpoint and measure."""
-    for dataset, policy in dict.fromkeys((r["dataset"], r["policy"]) for r in results if "policy" in r):
-        print(f"{dataset}: {policy}")
-    if any("likelihood" in r for r in results):
-        print("| checkpoint | parameters | measure | nats per token | bits per byte | perplexity | windows |")
-        print("|---|---|---|---|---|---|---|")
-    for r in results:
-        for kind, x in r.get("likelihood", {}).items():
-            nats = f"{x['nats_per_token']:.4f} ± {x['nats_error']:.4f}"
-            bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
-            name, n = r["checkpoint"], f"{r['parameters']:,}"
-            print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
-    for r in results:
-        if e := r.get("sample_entropy"):
-            o = r["sampling"]
-            how = [f"{e['tokens']} tokens", f"{e['forwards_per_sample']:.0f} forwards", f"T={o['temperature']:g}"]
-            how += [f"top_p={o['top_p']:g}", e["dtype"]]
-            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats ({', '.join(how)})")
-            if "judge" in e:
-                print(f"    perplexity {e['perplexity']:.2f} ± {e['perplexity_error']:.2f} under {e['judge']}", end="")
-                print(f", MAUVE {e['mauve']:.3f}" if "mauve" in e else "")
-        if a := r.get("accuracy"):
-            print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
-            print(f"{a['forwards_per_puzzle']:.1f} forwards each")
 
 
 if __name__ == "__main__":

@@ -83,10 +83,10 @@ class Harness(LM):
         # An autoregressive model without begin-of-text is given an end-of-text instead, and never predicts its first
         # token, so that one more fits. The others need nothing in front. Dream counts an end-of-text behind an answer,
         # and never hides it.
-        self.alone = alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
-        self.length = min(options.max_length or math.inf, self.config.seq_len) + int(alone)
+        self.alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
+        self.length = min(options.max_length or math.inf, self.config.seq_len) + int(self.alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
-        self.first = self.encode("") or ([self.tokenizer.eos_id] if alone else [])  # stands before a text alone
+        self.first = self.encode("") or ([self.tokenizer.eos_id] if self.alone else [])  # stands before a text alone
         self.behind = [self.tokenizer.eos_id] if getattr(likelihood, "method", "") == "dream" else []
 
     def encode(self, text):
@@ -360,6 +360,9 @@ def settle(values, entry, classes, recipe=None):
     may have been told otherwise than the recipe's file says (recipe, which values no longer hold). Of tasks named on
     the command line their own go last."""
     name, own = read_task(entry)
+    for f in fields(classes[0]):
+        if f.name in own:
+            sys.exit(f"{f.name} is a setting of a whole run, which the task {name} cannot have for itself")
     line = {k: v for k, v in values.items() if v[1] == "the command line"}
     recipe = (recipe or {k: v for k, v in values.items() if k not in line}) | own
     if "tasks" in line:
@@ -490,7 +493,7 @@ def evaluate(model, name, manager):
     """lm-eval's results for one task or group, as a dict, with the metrics of every part, and each document's."""
     o = model.options
     start, model.manager = time.time(), manager
-    keys = dict(
+    out = lm_eval.evaluator.simple_evaluate(
         model=model,
         tasks=[name],
         num_fewshot=o.num_fewshot,
@@ -502,7 +505,6 @@ def evaluate(model, name, manager):
         confirm_run_unsafe_code=True,  # Tasks has refused it, if it was not allowed
         fewshot_random_seed=o.fewshot_seed,
     )
-    out = lm_eval.evaluator.simple_evaluate(**keys)
     wall = time.time() - start
     keep = ("doc_id", "target", "resps", "filtered_resps", "filter", "doc_hash", "prompt_hash")
     samples = [
@@ -587,9 +589,7 @@ def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, s
         sys.exit(f"{checkpoint.path} has no chat template; leave out --apply_chat_template")
     out = []
     with local_copies(s.local_data), execute.installed(s.run_code):
-        for name in list(dict.fromkeys(name for name, *_ in ready))[
-            1:
-        ]:  # what is refused is refused now, not hours later
+        for name in [*dict.fromkeys(name for name, *_ in ready)][1:]:  # what is refused is refused now, not in hours
             manager.load([name])
         for name, overridden, options, likelihood, sampling in ready:
             print(f"task: {name}", flush=True)

@@ -356,6 +356,9 @@ class LikelihoodOptions:
 
     def __post_init__(self):
         check_choices(self)
+        for name in ("mc_samples", "mc_batch", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} estimates nothing; use at least 1")
 
 
 @torch.no_grad()
@@ -383,7 +386,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
     numbers = numbers.to(x0.device)
     size = max(1, 2**22 // (x0.shape[1] * (o.mc_samples if bound else 1) or 1))  # what follows is a few such tables
-    parts = zip(*(v.split(size) for v in (x0, real, target, numbers)))
+    parts = zip(*(v.split(size) for v in (x0, real, target, *([numbers] if bound else []))))
     return torch.cat([(minus_nelbo if bound else chain_rule)(model, *part, o, mask_id) for part in parts])
 
 
@@ -431,7 +434,7 @@ def minus_nelbo(model, x0, real, target, number, options, mask_id):
     return total
 
 
-def chain_rule(model, x0, real, target, number, options, mask_id):
+def chain_rule(model, x0, real, target, options, mask_id):
     """log p of each row's target, one token after the other, float64 (B,)."""
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     hidden, position = target.clone(), torch.arange(x0.shape[1], device=x0.device)

@@ -66,6 +66,33 @@ def table(rows):
         print(f"warning: {line}")
 
 
+def data_table(results):
+    """Markdown: a line per checkpoint and measure, of rows about data sets."""
+    for dataset, policy in dict.fromkeys((r["dataset"], r["policy"]) for r in results if "policy" in r):
+        print(f"{dataset}: {policy}")
+    if any("likelihood" in r for r in results):
+        print("| checkpoint | parameters | measure | nats per token | bits per byte | perplexity | windows |")
+        print("|---|---|---|---|---|---|---|")
+    for r in results:
+        for kind, x in r.get("likelihood", {}).items():
+            nats = f"{x['nats_per_token']:.4f} ± {x['nats_error']:.4f}"
+            bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
+            name, n = r["checkpoint"], f"{r['parameters']:,}"
+            print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
+    for r in results:
+        if e := r.get("sample_entropy"):
+            o = r["sampling"]
+            how = [f"{e['tokens']} tokens", f"{e['forwards_per_sample']:.0f} forwards", f"T={o['temperature']:g}"]
+            how += [f"top_p={o['top_p']:g}", e["dtype"]]
+            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats ({', '.join(how)})")
+            if "judge" in e:
+                print(f"    perplexity {e['perplexity']:.2f} ± {e['perplexity_error']:.2f} under {e['judge']}", end="")
+                print(f", MAUVE {e['mauve']:.3f}" if "mauve" in e else "")
+        if a := r.get("accuracy"):
+            print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
+            print(f"{a['forwards_per_puzzle']:.1f} forwards each")
+
+
 def with_error(value, error):
     return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 

@@ -1558,3 +1558,22 @@ def test_what_frames_a_text_stands_before_prompts_but_not_before_a_templates_tex
     chat = asked(checkpoint, harness.Options(apply_chat_template=True))
     assert chat.encode("some text") == both and chat.encode_pair("some", " text") == (a, b)
     assert asked(checkpoint, harness.Options(prefix="some")).encode(" text") == [7, *both]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--tasks=toy_mc dtype=bfloat16"], "dtype is a setting of a whole run"),
+        (["--tasks=toy_mc", "--judge=x"], "judge does nothing beside tasks"),
+        (["--run_code=true"], "run_code does nothing without tasks"),
+        (["--judge=x"], "a judge reads samples"),
+        (["--num_samples=1", "--mauve=true"], "mauve is the judge's"),
+        (["--tasks=toy_mc", "--mc_samples=0"], "mc_samples=0 estimates nothing"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(words, said, made, toys, monkeypatch):
+    monkeypatch.setattr(
+        harness, "task_manager", lambda _: harness.Tasks(include_path=str(toys), include_defaults=False)
+    )
+    with pytest.raises(SystemExit, match=said):
+        evaluation.main([f"--checkpoint={made / 'mdlm'}", "--device=cpu", *words])

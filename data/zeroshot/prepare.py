@@ -133,8 +133,11 @@ def rows_of(name, source):
         try:
             yield from load_dataset(kind, data_files=url, split="train", streaming=True)
         except Exception as e:
-            said = (str(e).strip() or type(e).__name__).splitlines()[0]
-            sys.exit(f"the hub did not give {name} ({url}): {said}; pass a copy with --source=FILE_OR_DIRECTORY")
+            from pretrained import first_line
+
+            sys.exit(
+                f"the hub did not give {name} ({url}): {first_line(e)}; pass a copy with --source=FILE_OR_DIRECTORY"
+            )
         return
     files = [source] if source.is_file() else sorted(source.rglob("*"))
     files = [f for f in files if f.suffix in READERS]
