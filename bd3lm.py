@@ -269,7 +269,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             logits = predict(model, xt, x0, rows.flatten().nonzero()[:, 0], size, mask_id)
             if options.method == "confidence":
                 score = to_blocks(mdlm.scatter(mdlm.certainty(logits, "confidence"), hidden), size)
-                best = from_blocks(mdlm.one_per_row(score, to_blocks(hidden, size)), x0.shape[1])
+                best = mdlm.one_per_row(score, to_blocks(hidden, size), mdlm.resolution(model))
+                best = from_blocks(best, x0.shape[1])
                 logits = logits[best[hidden]]
             total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
             hidden &= ~best

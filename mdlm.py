@@ -448,16 +448,16 @@ def chain_rule(model, x0, real, target, options, mask_id):
             token, xt = x[wanted], torch.where(h, mask_id, x)
             state = torch.arange(len(token), device=x.device)
             logp, sure = own_tokens(model, xt, visible, answer, wanted, state, token, mask_id, options)
-            if options.method != "left_to_right":  # an impossible token comes last, but come it does: -inf never would
-                best = one_per_row(scatter(sure, wanted).nan_to_num(-1e300, neginf=-1e300), h)
+            if options.method != "left_to_right":
+                best = one_per_row(scatter(sure, wanted).nan_to_num(0.0), h, resolution(model))
             total[r] += torch.where(best, scatter(logp, wanted), 0.0).sum(1)
             hidden[r, :T] = h & ~best
     return total
 
 
 def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
-    """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and how early the method
-    reveals each of these; both float64. llada and dream leave the mask token among the alternatives, as published."""
+    """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and the probability by which
+    the method says how early it reveals each of these; both float64. llada and dream leave the mask token among the alternatives, as published."""
     scale, rows = options.cfg_scale, wanted.flatten().nonzero()[:, 0]
     if not len(rows):
         return (torch.zeros(0, dtype=torch.float64, device=xt.device),) * 2
@@ -473,7 +473,7 @@ def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
         logp[ask] = (logits[at, token[ask]] - logits.logsumexp(-1)[at]).double()
         if options.method == "confidence":
             sure[part] = certainty(logits, "confidence").double()
-    return logp, sure if options.method == "confidence" else logp
+    return logp, sure if options.method == "confidence" else logp.exp()
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -573,15 +573,30 @@ def look(logits, u, options, mask_id, dtype, trace):
     return tokens, sure, chance
 
 
-def top_per_row(score, count):
-    """bool (B, L): the count (B,) largest finite scores of each row."""
-    ranks = score.argsort(dim=1, descending=True, stable=True).argsort(1)
-    return (ranks < count[:, None]) & (score > -torch.inf)
+def resolution(model):
+    """How far apart the log-odds of two certainties have to be to count as different: half of the dtype's digits.
+
+    Where certainties are equal by symmetry, as all are on a canvas of masks under RoPE, rounding would decide who goes
+    first, and so the batch and the machine. This is far coarser than rounding, and far finer than what it means."""
+    return torch.finfo(next(model.parameters()).dtype).eps ** 0.5
 
 
-def one_per_row(score, candidates):
-    """bool (B, L): the largest score among the candidates of each row that has any."""
-    return top_per_row(score.masked_fill(~candidates, -torch.inf), torch.ones_like(score[:, 0], dtype=torch.int64))
+def top_per_row(score, count, slack=0.0):
+    """bool (B, L): the count (B,) largest finite scores of each row. Those that equal the last of them, probabilities
+    p whose log-odds differ by up to `slack` (see resolution), fill the places that are left from left to right."""
+    last = score.sort(1, descending=True).values.gather(1, (count[:, None] - 1).clamp(0, score.shape[1] - 1))
+    p = last.clamp(0, 1)
+    alike = slack * p * (1 - p + 1 / 256)  # a logit moves p by p (1 - p) times itself; near 1 by fp32's last digits
+    level = (score > last + alike).long() + (score >= last - alike).long()
+    finite = score > -torch.inf
+    ranks = level.masked_fill(~finite, -1).argsort(dim=1, descending=True, stable=True).argsort(1)
+    return (ranks < count[:, None]) & finite
+
+
+def one_per_row(score, candidates, slack=0.0):
+    """bool (B, L): the largest score among the candidates of each row that has any; the leftmost of equals."""
+    ones = torch.ones_like(score[:, 0], dtype=torch.int64)
+    return top_per_row(score.masked_fill(~candidates, -torch.inf), ones, slack)
 
 
 def quota(masks, left, step, steps, schedule):
@@ -610,8 +625,9 @@ def dream_time(step, steps):
     return torch.where(step >= steps, 0.0, t.float())
 
 
-def choose_positions(score, candidates, options, count, u=None):
-    """Which candidates (bool, B, L) to reveal, by score (B, L): at least one in every row that has any.
+def choose_positions(score, candidates, options, count, u=None, slack=0.0):
+    """Which candidates (bool, B, L) to reveal, by score (B, L): at least one in every row that has any. Scores that are
+    equal up to `slack` (see resolution) go from left to right.
 
     steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
                    adding Gumbel noise from u (B, L)
@@ -621,23 +637,24 @@ def choose_positions(score, candidates, options, count, u=None):
                    (EB-Sampler, arXiv 2505.24857)
     """
     score = score.double().masked_fill(~candidates, -torch.inf)
+    level = (1 + score) / 2 if options.order == "margin" else score  # how a difference of two probabilities rounds
     if options.quota == "steps":
         if options.order_temperature:
             weight = score.clamp(min=1e-300).log() if options.order == "entropy" else score
             noisy = weight / options.order_temperature - (-u.log()).log()
-            score = torch.where(candidates, noisy, -torch.inf)
-        return top_per_row(score, count)
-    best = one_per_row(score, candidates)
+            return top_per_row(torch.where(candidates, noisy, -torch.inf), count)
+        return top_per_row(level, count, slack)
+    best = one_per_row(level, candidates, slack)
     if options.quota == "threshold":
         return (score >= options.threshold) & candidates | best
     ordered = score.sort(1, descending=True).values
     rank = torch.arange(1, score.shape[1] + 1, device=score.device)
     if options.quota == "factor":
         ok = ordered >= 1 - options.factor / (rank + 1)
-        return top_per_row(score, torch.where(ok, rank, 0).amax(1)) | best
+        return top_per_row(level, torch.where(ok, rank, 0).amax(1), slack) | best
     entropy = -ordered.clamp(min=1e-300).log()  # the score is exp(-H)
     ok = (entropy.cumsum(1) - entropy <= options.entropy_bound) & (ordered > -torch.inf)
-    return top_per_row(score, ok.cumprod(1).sum(1)) | best
+    return top_per_row(level, ok.cumprod(1).sum(1), slack) | best
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -985,7 +1002,8 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
             sure.append(certainty(read(part).index_fill_(1, banned, -torch.inf), o.order))
         sure = torch.cat(sure)
     w = uniform(*key, 2, position) if o.order_temperature else None
-    chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w)
+    slack = 0.0 if o.exact else resolution(model)
+    chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w, slack)
     index = chosen[wanted].nonzero()[:, 0]
     if first:
         return chosen, tokens[index], chance[index]

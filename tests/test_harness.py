@@ -91,7 +91,7 @@ PROMPTS = [ids(1, 2, 3), ids(), ids(7), ids(10, 0), ids(10, 0), ids(10, 0), ids(
 ANSWERS = [ids(9, 4, 4, 8), ids(1, 2), ids(6, 0, 11, 3, 8, 2), ids(3), ids(4), ids(3, 2), ids(8, 1, 0, 7, 2)]
 NUMBERS = torch.tensor([70, 3, 12345678, 41, 5, 0, 999])
 BOUNDS = ["nelbo", "llada", "dream"]
-NETWORK = NETS["plain"]  # with learned positions: on an empty canvas none tie
+NETWORK = NETS["plain"]
 METHODS = [*BOUNDS, "left_to_right", "confidence", "illada"]
 
 
