@@ -36,6 +36,7 @@ import bd3lm
 import configurator
 import mdlm
 import parallel
+import presets
 import pretrained
 import results as tables
 import tokenizer as tokenizers
@@ -279,6 +280,7 @@ def measure(values, s):
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
+        presets.refuse_idle(options, keys)
         if algorithm is bd3lm and options.block_size:
             use_block_size(path, checkpoint.model.config, options.block_size)
         results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)

@@ -40,6 +40,7 @@ from tqdm import tqdm
 import configurator
 import execute
 import mdlm
+import presets
 import pretrained
 from data import common
 
@@ -403,11 +404,12 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         said = {k: task[k] for k in ("temperature", "top_p", "top_k") if k in task} if draws else {"temperature": 0.0}
         length = [task[k] for k in ("max_gen_toks", "max_new_tokens", "max_tokens") if k in task]
         said |= {"max_new_tokens": length[0]} if length else {}
-        preset = pretrained.preset_of(checkpoint, algorithm, decoding, options.preset)
+        _, settled = presets.settle(checkpoint, algorithm, decoding, options.preset)
         said = {k: (v, "the task") for k, v in said.items() if hasattr(algorithm.SampleOptions, k)}
-        return configurator.fill(preset | said | decoding, algorithm.SampleOptions, quiet=True)
+        return configurator.fill(settled | said | decoding, algorithm.SampleOptions, quiet=True)
 
-    sampling({})  # refuses what does not go together, before anything is computed
+    line = {k: v for k, v in decoding.items() if v[1] == "the command line"}  # a recipe's may become idle beside it
+    presets.refuse_idle(sampling({"do_sample": True}), line)  # before anything is computed
     return options, likelihood, sampling
 
 

@@ -457,7 +457,8 @@ def chain_rule(model, x0, real, target, options, mask_id):
 
 def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
     """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and the probability by which
-    the method says how early it reveals each of these; both float64. llada and dream leave the mask token among the alternatives, as published."""
+    the method says how early it reveals each of these; both float64. llada and dream leave the mask token among the
+    alternatives, as published."""
     scale, rows = options.cfg_scale, wanted.flatten().nonzero()[:, 0]
     if not len(rows):
         return (torch.zeros(0, dtype=torch.float64, device=xt.device),) * 2

@@ -90,28 +90,6 @@ def algorithm(name):
     return importlib.import_module(name)
 
 
-def preset_of(checkpoint, algorithm, said, name=""):
-    """What a preset (config/presets) says beside what was said, {key: (value, where)}; without a name the model's own,
-    of which is left out what another algorithm does not know."""
-    preset, name = {}, name or checkpoint.facts.get("preset") or "none"
-    there = sorted(p.stem for p in (ROOT / "config" / "presets").glob("*.py"))
-    if name not in (*there, "none"):
-        sys.exit(f"no preset {name!r}; there are {', '.join(there)}, and none")
-    if name != "none":
-        preset = configurator.read_file(f"config/presets/{name}.py")
-    if name == checkpoint.facts.get("preset"):
-        preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
-    if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
-        preset.pop("block_size", None)
-    cached = (preset | said).get("cache", ("none", ""))[0] in ("prefix", "dual")
-    if cached and "block_size" not in said and not preset.get("block_size", (0, ""))[0]:
-        preset["block_size"] = (32, "--cache")  # which keeps what is outside a block
-    for quota in ("threshold", "factor", "entropy_bound"):
-        if quota in said and "quota" not in said:
-            preset["quota"] = (quota, f"--{quota}")
-    return preset
-
-
 def files_of(path):
     """The directory that holds a checkpoint's tokenizer: an adapter's base, or the checkpoint itself."""
     facts = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ import bd3lm
 import chat
 import configurator
 import mdlm
+import presets
 import pretrained
 import replay
 from model import pick_device
@@ -78,11 +79,25 @@ def canvas_of(s, tokenizer):
 
 
 def options_of(values, s, checkpoint, algorithm):
-    """The algorithm's SampleOptions: the preset's, then what was said on the command line."""
-    preset = pretrained.preset_of(checkpoint, algorithm, values, s.preset)
-    if preset:
-        print(f"preset: {s.preset or checkpoint.facts['preset']}")
-    return configurator.fill(preset | values, Settings, algorithm.SampleOptions)
+    """(Settings, SampleOptions): the preset's, then what was said on the command line."""
+    name, settled = presets.settle(checkpoint, algorithm, values, s.preset)
+    if name:
+        print(f"preset: {name}")
+    s, options = configurator.fill(settled, Settings, algorithm.SampleOptions)
+    presets.refuse_idle(options, values)
+    return s, options
+
+
+def refuse_idle(s, values):
+    """Exit where something was said that does nothing beside the other settings."""
+    asked = ("prompt", "infill", "template", "num_samples", "html", "gif")
+    idle = dict.fromkeys(asked, "--chat, which asks and answers in the terminal") if s.chat else {}
+    idle |= {} if s.watch else {"delay": "no --watch"}
+    idle |= {} if s.chat or s.template else {"system": "neither --chat nor --template"}
+    idle |= {"stop": "--infill"} if s.infill else {}
+    for name in idle.keys() & values.keys():
+        if getattr(s, name) != getattr(Settings, name):
+            sys.exit(f"{name} ({values[name][1]}) does nothing with {idle[name]}; leave it out")
 
 
 def main(argv):
@@ -90,6 +105,7 @@ def main(argv):
     if "help" in values:
         configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
+    refuse_idle(s, values)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = pretrained.load(s.checkpoint, device, dtype, s.pickle)

@@ -282,13 +282,16 @@ def test_naming_a_threshold_or_factor_is_asking_for_it(said, quota, preset, made
 
 
 def test_naming_a_bound_of_entropy_is_asking_for_it(made, fake):
-    command(made / "plain", "--prompt=to be", "--order=entropy", "--entropy_bound=0.2")
+    command(made / "plain", "--prompt=to be", "--entropy_bound=0.2")
     assert fake.options[0].quota == "entropy_bound" and fake.options[0].entropy_bound == 0.2
+    assert fake.options[0].order == "entropy"
 
 
 def test_a_quota_that_is_said_goes_before_the_one_that_a_threshold_implies(made, fake):
-    command(made / "plain", "--prompt=to be", "--quota=steps", "--threshold=0.5")
-    assert fake.options[0].quota == "steps"
+    said = refused(made / "plain", "--prompt=to be", "--quota=steps", "--threshold=0.5")
+    assert said == "threshold=0.5 (the command line) does nothing with quota=steps; leave it out"
+    command(made / "plain", "--prompt=to be", "--quota=ancestral", "--entropy_bound=0.1")  # its usual value
+    assert fake.options[0].quota == "ancestral"
 
 
 def test_a_threshold_decodes_in_fewer_forwards(made, capsys):

@@ -1,0 +1,135 @@
+"""Every option of sample.py's --help, said once: on the checkpoint that ships with the repository, which names no
+preset, and on one that names LLaDA's. Each does what it says, or is refused in one sentence."""
+
+import functools
+from dataclasses import fields
+
+import pytest
+import torch
+from test_chat import made  # noqa: F401
+
+import bd3lm
+import mdlm
+import pretrained
+import sample
+
+torch.set_num_threads(1)
+SHIPPED = "checkpoints/pydocs_mdlm"
+RUNS = {  # with what else it takes
+    "checkpoint": "--checkpoint=checkpoints/pydocs_mdlm",
+    "preset": "--preset=llada",
+    "algorithm": "--algorithm=mdlm",
+    "pickle": "--pickle",
+    "stop": "--stop=x",
+    "prompt": "--prompt=class",
+    "infill": "--infill=a[MASK*2]b",
+    "num_samples": "--num_samples=2",
+    "stop_at_eos": "--stop_at_eos=false",
+    "watch": "--watch",
+    "delay": "--watch --delay=0",
+    "html": "--html=a.html",
+    "gif": "--gif=a.gif",
+    "dtype": "--dtype=bfloat16",
+    "device": "--device=cpu",
+    "max_new_tokens": "--max_new_tokens=5",
+    "block_size": "--block_size=4",
+    "steps": "--steps=2",
+    "order": "--order=margin",
+    "quota": "--quota=ancestral",
+    "schedule": "--schedule=cosine",
+    "threshold": "--threshold=0.8",
+    "factor": "--factor=2",
+    "entropy_bound": "--entropy_bound=0.3",
+    "remask": "--quota=ancestral --remask=0.1",
+    "remask_from": "--quota=ancestral --remask=0.1 --remask_from=0.9",
+    "remask_until": "--quota=ancestral --remask=0.1 --remask_until=0.1",
+    "temperature": "--temperature=0.5",
+    "top_k": "--temperature=1 --top_k=5",
+    "top_p": "--temperature=1 --top_p=0.5",
+    "measure": "--measure=draw",
+    "order_temperature": "--order_temperature=0.5",
+    "cfg_scale": "--cfg_scale=0.5",
+    "suppress": "--suppress=3,4",
+    "last": "--last=5",
+    "lookahead": "--block_size=2 --lookahead=false",
+    "cache": "--cache=dual",
+    "exact": "--exact",
+    "seed": "--seed=3",
+}
+REFUSED = {
+    "--chat --prompt=a": "prompt .the command line. does nothing with --chat",
+    "--chat --num_samples=2": "num_samples .* --chat",
+    "--delay=1": "delay .* does nothing with no --watch",
+    "--system=a": "system .* neither --chat nor --template",
+    "--infill=a[MASK] --stop=b": "stop .* --infill",
+    "--template --prompt=a": "a checkpoint with a chat template",
+    "--compile": "compile=True needs cache=dual",
+    "--window=8": "unknown key 'window'",
+    "--threshold=0.8 --steps=2": "steps=2 .* quota=threshold",
+    "--factor=2 --schedule=cosine": "schedule=cosine .* quota=factor",
+    "--threshold=0.8 --factor=2": "threshold=0.8 .* quota=factor",
+    "--quota=steps --threshold=0.8": "threshold=0.8 .* quota=steps",
+    "--temperature=0 --top_p=0.5": "top_p=0.5 .* temperature=0",
+    "--temperature=0 --top_k=5": "top_k=5 .* temperature=0",
+    "--quota=ancestral --order=margin": "order=margin .* at random",
+    "--order=random --last=5": "last=.5,. .* order=random",
+    "--order=random --measure=draw": "measure=draw .* order=random",
+    "--order=margin --measure=token": "measure=token .* no token",
+    "--threshold=0.8 --order_temperature=1": "order_temperature=1.0 .* quota=threshold",
+    "--block_size=0 --lookahead=false": "lookahead=False .* block_size=0",
+    "--remask=0.1": "remask=0.1 is defined for quota=ancestral",
+    "--quota=ancestral --remask_from=0.5": "remask_from=0.5 .* remask=0",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(made):  # noqa: F811
+    return {"shipped": SHIPPED, "llada": str(made / "plain")}
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "load", load)
+    monkeypatch.chdir(tmp_path)
+
+
+load = functools.cache(pretrained.load)
+
+
+def command(path, words):
+    """sample.main with as little to do as the words allow."""
+    words = words.split()
+    said = {w[2:].partition("=")[0] for w in words}
+    words += [] if said & {"infill", "chat", "max_new_tokens"} else ["--max_new_tokens=4"]
+    words += [] if "checkpoint" in said else [f"--checkpoint={path}"]
+    sample.main(words if "device" in said else [*words, "--device=cpu"])
+
+
+def test_no_option_is_forgotten():
+    names = {f.name for c in (sample.Settings, mdlm.SampleOptions, bd3lm.SampleOptions) for f in fields(c)}
+    refused = {w[2:].partition("=")[0] for words in REFUSED for w in words.split()}
+    assert RUNS.keys() <= names and names <= RUNS.keys() | refused
+
+
+@pytest.mark.parametrize("which", ["shipped", "llada"])
+@pytest.mark.parametrize("name", RUNS)
+def test_every_option_works(name, which, checkpoints, capsys):
+    command(checkpoints[which], RUNS[name])
+    out = capsys.readouterr().out
+    assert "tokens per forward" in out
+    assert ("preset: llada" in out) == (which == "llada" and name != "checkpoint" or name == "preset")
+
+
+@pytest.mark.parametrize("which", ["shipped", "llada"])
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_does_nothing_is_refused_in_one_sentence(words, which, checkpoints):
+    with pytest.raises(SystemExit, match=REFUSED[words]) as e:
+        command(checkpoints[which], words)
+    assert "\n" not in e.value.code
+
+
+def test_what_a_preset_says_may_do_nothing(checkpoints, capsys):
+    """It was not asked for: Dream's has 512 steps and a nucleus."""
+    for words in ("--preset=dream --threshold=0.9", "--preset=dream --temperature=0 --measure=network"):
+        command(checkpoints["llada"], words)
+        assert "preset: dream" in capsys.readouterr().out
