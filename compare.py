@@ -11,6 +11,7 @@ A run that was stopped goes on; one that is finished is not trained again: delet
 """
 
 import json
+import math
 import shlex
 import statistics
 import sys
@@ -99,10 +100,11 @@ def run(words, path):
     there = facts()
     if not there or there["iter"] < there["train"]["max_iters"]:
         print(f"compare: {path}", flush=True)
-        train.main([*words, f"--out_dir={path}", "--init_from=resume" if there else "--overwrite=true"])
+        status = train.main([*words, f"--out_dir={path}", "--init_from=resume" if there else "--overwrite=true"])
         there = facts()
-        if there["iter"] < there["train"]["max_iters"]:
-            sys.exit("stopped; the same command goes on")
+        if status or there["iter"] < there["train"]["max_iters"]:
+            print("stopped; the same command goes on")
+            sys.exit(status)
     return there
 
 
@@ -114,10 +116,11 @@ def table(rows):
         ahead = ""
         if i % 2 == 0 and i + 1 < len(rows):
             other = rows[i + 1][1]
-            error = (f["val_bpb_error"] ** 2 + other["val_bpb_error"] ** 2) ** 0.5
-            difference = other["val_bpb"] - f["val_bpb"]
-            ahead = f"{difference:.3f} bits, {difference / max(error, 1e-9):.1f} standard errors"
-        nats, bits = (f"{f[k]:.3f} ± {f[k + '_error']:.3f}" for k in ("val_nats", "val_bpb"))
+            difference, errors = other["val_bpb"] - f["val_bpb"], (f["val_bpb_error"], other["val_bpb_error"])
+            ahead = f"{difference:.3f} bits"
+            if None not in errors:
+                ahead += f", {difference / max(math.hypot(*errors), 1e-9):.1f} standard errors"
+        nats, bits = (tables.with_error(f[k], f[f"{k}_error"], 3) for k in ("val_nats", "val_bpb"))
         print(f"| {name} | {f['iter']} | {nats} | {bits} | {ahead} |")
 
 
@@ -140,7 +143,7 @@ def endings(rows, s):
             made = [t[len(p) :] for t, p in zip(out.tokens, prompts)]
             ended = [len(t) for t in made if len(t) and int(t[-1]) in tokenizer.stop_ids]
             mean = f"{sum(ended) / len(ended):.0f}" if ended else ""
-            nats = f"{facts['val_nats']:.3f} ± {facts['val_nats_error']:.3f}"
+            nats = tables.with_error(facts["val_nats"], facts["val_nats_error"], 3)
             print(f"| {name} | {nats} | {how} | {len(ended)} of {len(made)} | {mean} | {true:.0f} |", flush=True)
 
 
@@ -172,8 +175,9 @@ def print_ladder(results):
         x = next(iter(r["likelihood"].values()))
         here, more = torch.tensor(x["bits_per_window"]), ""
         if above is not None:
-            more = "{:.4f} ± {:.4f}".format(*mdlm.mean_and_error(here - above))
-        line = [Path(r["checkpoint"]).parent.name, f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}", more]
+            more = tables.with_error(*mdlm.mean_and_error(here - above), 4)
+        bits = tables.with_error(x["bits_per_byte"], x["bits_error"], 4)
+        line = [Path(r["checkpoint"]).parent.name, bits, more]
         line += [f"{r['speed']['forwards_per_token']:.2f}", f"{r['speed']['tokens_per_s']:,.0f}"]
         print(f"| {' | '.join(line)} |")
         above = here

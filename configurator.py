@@ -18,23 +18,25 @@ from typing import Literal, Union, get_args, get_origin
 ROOT = Path(__file__).resolve().parent
 
 
-def read(argv):
+def read(argv, skip=None):
     """The key-value pairs of config files and --key=value words, {key: (value, where it was said)}; later wins.
 
     Values from the command line stay strings until fill() knows their type. `--key value` is read as --key=value,
-    and --key alone as true. --help is returned as a key."""
+    and --key alone as true. --help is returned as a key.
+    skip  (key, value) that is passed over, so that what was said of the key before holds"""
     values, words = {}, list(argv)
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
-            values["help"] = (True, word)
+            new = {"help": (True, word)}
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             if not equals:
                 value = True if not words or words[0].startswith("--") or words[0].endswith(".py") else words.pop(0)
-            values[key.replace("-", "_")] = (value, "the command line")
+            new = {key.replace("-", "_"): (value, "the command line")}
         else:
-            values.update(read_file(word))
+            new = read_file(word)
+        values |= {k: v for k, v in new.items() if (k, v[0]) != skip}
     return values
 
 

@@ -15,7 +15,6 @@ counted, the first one too.
 
 import importlib.metadata
 import itertools
-import json
 import math
 import platform
 import shutil
@@ -28,7 +27,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 import ar
@@ -168,7 +166,7 @@ def judge(texts, held, s, device):
     logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
     nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
     mean, error = mdlm.mean_and_error(mdlm.per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
-    found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": math.exp(mean) * error}
+    found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
     if s.mauve:
         try:
             import mauve
@@ -289,7 +287,7 @@ def measure(values, s):
 
 def write(file, results):
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    common.replace_file(Path(file), json.dumps(results, indent=1).encode())
+    common.replace_file(Path(file), common.to_json(results, indent=1).encode())
     print(f"wrote {file}")
 
 
@@ -323,8 +321,6 @@ def run_tasks(values, recipe, s):
         tables.table([r | {"file": str(out)} for r in results])
         write(out, results)
         shutil.rmtree(requests, ignore_errors=True)  # what they answered stands in the results
-    if world > 1:
-        dist.destroy_process_group()
 
 
 def unused(file):
@@ -354,7 +350,8 @@ def main(argv):
             sys.exit(f"{name} does nothing {'beside' if s.tasks else 'without'} tasks; leave it out")
     if s.tasks:
         recipe = configurator.read([word for word in argv if word.endswith(".py") and not word.startswith("-")])
-        return run_tasks(values, recipe, s)
+        with parallel.processes():
+            return run_tasks(values, recipe, s)
     if s.judge and not s.num_samples or s.mauve and not s.judge:
         sys.exit("a judge reads samples, and mauve is the judge's: say num_samples, and judge, too")
     results = measure(values, s)
@@ -379,7 +376,7 @@ def row(per_window, per_bit):
         "nats_per_token": nats,
         "nats_error": error,
         "bits_per_byte": nats * per_bit,
-        "bits_error": error * per_bit,
+        "bits_error": error and error * per_bit,
         "perplexity": math.exp(nats),
         "windows": len(per_window),
         "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],

@@ -205,7 +205,8 @@ class Answers:
             for line in file.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # the line in which a killed run ended
                     key, answer = json.loads(line)
-                    self.known[key] = answer
+                    impossible = {"logp": -math.inf} if answer.get("logp", 0) is None else {}  # JSON has no infinity
+                    self.known[key] = answer | impossible
 
     def __call__(self, kind, options, requests, questions=None):
         """requests: [(ids of the prompt, ids of the answer, or the strings that end one)] -> [answer]."""
@@ -290,7 +291,7 @@ class Answers:
         if self.directory:
             self.directory.mkdir(parents=True, exist_ok=True)
             with open(self.directory / f"{self.rank}.jsonl", "a", encoding="utf-8") as f:
-                f.write("".join(f"\n{json.dumps(pair)}" for pair in new.items()))  # a torn line does not spoil the next
+                f.write("".join(f"\n{common.to_json(pair)}" for pair in new.items()))  # a torn line spoils no other
 
     def compute(self, kind, options, batch):
         """One answer for each (key, number, prompt, rest)."""
@@ -466,19 +467,20 @@ def local_copies(directory):
 
     def load(path, name=None, **keys):
         copy = Path(directory) / path if directory else None
-        try:
-            if copy is None or not copy.is_dir():
-                return plain(path, name, **keys)
+        if copy is not None and copy.is_dir():
             keys.pop("revision", None)
             configs = "configs:" in (copy / "README.md").read_text() if (copy / "README.md").is_file() else False
-            return plain(str(copy), name if configs else None, **keys)
-        except Exception as e:
-            where = f"{directory or 'DIR'}/{path}"
-            sys.exit(
-                f"the data set {path}{f' ({name})' if name else ''} cannot be loaded: {pretrained.first_line(e)}. "
-                f"Without a network, bring a copy, `hf download {path} --repo-type=dataset --local-dir={where}`, "
-                f"and say --local_data={directory or 'DIR'}"
-            )
+            path, name = str(copy), name if configs else None
+        if "data_files" in keys or Path(path).is_dir():
+            try:
+                return plain(path, name, **keys)
+            except Exception as e:
+                sys.exit(f"the data set {path} cannot be read: {pretrained.first_line(e)}")
+        revision, place = keys.get("revision"), directory or "DIR"
+        bring = f"`hf download {path} --repo-type=dataset --local-dir={place}/{path}`"
+        instead = f"bring a copy, {bring}, and say --local_data={place}"
+        wanted = f"{path}@{revision}" if revision else path
+        return hub.dataset(wanted, lambda: plain(path, name, **keys), instead)
 
     datasets.load_dataset = load
     try:

@@ -333,9 +333,9 @@ def row_numbers(first, x):
 
 
 def mean_and_error(values):
-    """Mean and standard error of a float tensor (N,), as floats; the error of a single value is nan."""
+    """Mean and standard error of a float tensor (N,), as floats; a single value has no error: None."""
     values = values.double()
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
 
 
 def per_token(nats, tokens):

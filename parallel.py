@@ -4,24 +4,152 @@ Sharded tensors (DTensors) are gathered before they are saved and cut up again w
 looks the same whoever wrote it, and a run may be resumed by another number of processes.
 """
 
+import contextlib
+import gc
 import os
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from runs import REQUEUE
 
-def start(device):
-    """(rank, number of processes, device of this one), with the processes connected."""
+
+def start(device, patience=120.0):
+    """(rank, number of processes, device of this one), with the processes connected, and each watching for the others.
+    Call it inside of processes()."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
-        # Long: machines that tokenize for themselves are not equally fast, and all wait while the first one saves.
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=2))
+        # Both: what is on the CPU, as a flag, waits for no GPU. Long: machines that tokenize for themselves are not
+        # equally fast, and all wait while the first one saves. A process that is gone is found by watch().
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        limit = timedelta(hours=2)
+        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
+        name = meet(store, rank, world)
+        ended.clear()
+        failed.clear()
+        threading.Thread(target=watch, args=(name, rank, world, patience), daemon=True).start()
+        store = dist.PrefixStore(name, store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     return rank, world, device
+
+
+def meet(store, rank, world):
+    """A name for this start of the processes, the same in all, which no earlier one had.
+
+    torchrun keeps its store when it starts lost processes anew. What reads there what a dead process has written tries
+    to connect to it for ever; so each process asks the first one for the name under a key of its own."""
+    mine = uuid.uuid4().hex
+    store.set(f"asks/{rank}", mine)
+    if rank:
+        name = store.get(f"name/{mine}").decode()
+        store.set(f"{name}/met/{rank}", "")
+        return name
+    left = set(range(1, world))
+    while left:
+        for r in left:
+            if store.check([f"asks/{r}"]):  # by a dead process, perhaps: then it is asked again
+                store.set(f"name/{store.get(f'asks/{r}').decode()}", mine)
+        left = {r for r in left if not store.check([f"{mine}/met/{r}"])}
+        time.sleep(0.02)
+    return mine
+
+
+@contextlib.contextmanager
+def processes():
+    """Around everything that several processes do together: however it ends, the connections go last.
+
+    Whatever holds the group must be gone when it is destroyed. A DistributedDataParallel that is freed later frees the
+    group under the interpreter's lock, and waits for a thread of the group that waits for that lock: for ever."""
+    try:
+        yield
+        any_of(False)  # nobody leaves before the last one is done
+    except BaseException as e:
+        if dist.is_initialized():
+            if isinstance(e, RuntimeError):  # a broken connection, perhaps: watch() will know whose, and end this
+                failed.set()
+                time.sleep(8)
+            traceback.clear_frames(e.__traceback__)
+        raise
+    finally:
+        ended.set()
+        if dist.is_initialized():
+            gc.collect()
+            dist.destroy_process_group()
+
+
+def any_of(flag):
+    """Whether it is true in any process. All processes call this together."""
+    if not dist.is_initialized():
+        return bool(flag)
+    flag = torch.tensor(float(flag))
+    dist.all_reduce(flag)
+    return bool(flag)
+
+
+def gather(value):
+    """The values of all processes, a list. All call this together."""
+    found = [value]
+    if dist.is_initialized():
+        found *= dist.get_world_size()
+        dist.all_gather_object(found, value)
+    return found
+
+
+ended, failed = threading.Event(), threading.Event()  # for watch(): all is over; a collective has gone wrong
+
+
+def watch(name, rank, world, patience):
+    """Give a sign of life twice a second, and end this process once another one has given none for `patience` seconds,
+    or for 3 where a collective has already failed. It says which. Without this, what waits for a process that is gone
+    would wait for hours.
+
+    The signs are counters in the store that connected the processes. The first process looks at all of them, the others
+    at the first one's, and at what it found."""
+    here = f"{socket.gethostname()}, process {os.getpid()}"
+    seen = {}
+
+    def lost(store):
+        """What is wrong, or nothing."""
+        store.add(f"{name}/alive/{rank}", 1)
+        if store.check([f"{name}/lost"]):
+            return store.get(f"{name}/lost").decode()
+        for r in range(world) if rank == 0 or failed.is_set() else (0,):
+            count, now = store.add(f"{name}/alive/{r}", 0), time.monotonic()
+            if seen.get(r, (-1, 0))[0] != count:
+                seen[r] = count, now
+            quiet = now - seen[r][1]
+            if r != rank and quiet > (min(3.0, patience) if failed.is_set() else patience):
+                who = store.get(f"{name}/who/{r}").decode() if store.check([f"{name}/who/{r}"]) else "never heard of"
+                store.set(f"{name}/lost", f"rank {r} ({who}) has given no sign of life for {quiet:.0f} s")
+                return store.get(f"{name}/lost").decode()
+        return ""
+
+    try:
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        limit = timedelta(seconds=max(patience, 5))
+        store = dist.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=limit)
+        store.set(f"{name}/who/{rank}", here)
+        while not ended.wait(0.5):
+            if found := lost(store):
+                break
+        else:
+            return
+    except Exception as e:
+        found = f"rank 0, which keeps the connections, cannot be reached ({str(e).splitlines()[0][:80]})"
+    if not ended.wait(1.5):  # the others read it, too
+        print(f"{found}; rank {rank} ({here}) ends. Start the same command to go on", file=sys.stderr, flush=True)
+        os._exit(REQUEUE)
 
 
 def blocks(model):

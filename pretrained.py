@@ -24,7 +24,9 @@ from typing import Literal
 import torch
 
 import configurator
+import hub
 import tokenizer as tokenizers
+from data import common
 from families import BERT_IGNORE, FAMILIES, modern, their_names
 from model import Config, KVCache, Transformer
 
@@ -63,16 +65,8 @@ def find(path, pickle=False):
 
 
 def download(name, pickle):
-    """The directory of a hub snapshot, with progress; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are huggingface_hub's."""
-    import huggingface_hub
-
-    repository, _, revision = name.partition("@")
-    files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", *(["*.bin"] if pickle else [])]
-    try:
-        keys = dict(revision=revision or None, allow_patterns=files, ignore_patterns=["*/*"])  # no folders
-        path = Path(huggingface_hub.snapshot_download(repository, **keys))
-    except Exception as e:  # no network, no such repository, no right to read it: their sentence says which
-        sys.exit(f"no checkpoint in {name!r}, and the hub did not give one: {first_line(e)}")
+    """The directory of a model of the hub; exits where there is none, or it is no model of ours."""
+    path = hub.snapshot(name, pickle)
     if not (path / "config.json").is_file():
         sys.exit(f"no checkpoint in {name!r}: the hub's repository has no config.json")
     return path
@@ -484,7 +478,7 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
             tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
         if train_state is not None:
             torch.save(train_state, tmp / "train_state.pt")
-        (tmp / "config.json").write_text(json.dumps(content, indent=1))
+        (tmp / "config.json").write_text(common.to_json(content, indent=1))
         for file in tmp.iterdir():  # on disk before it gets its name
             with file.open("rb") as f:
                 os.fsync(f.fileno())

@@ -75,8 +75,8 @@ def data_table(results):
         print("|---|---|---|---|---|---|---|")
     for r in results:
         for kind, x in r.get("likelihood", {}).items():
-            nats = f"{x['nats_per_token']:.4f} ± {x['nats_error']:.4f}"
-            bits = f"{x['bits_per_byte']:.4f} ± {x['bits_error']:.4f}"
+            nats = with_error(x["nats_per_token"], x["nats_error"], 4)
+            bits = with_error(x["bits_per_byte"], x["bits_error"], 4)
             name, n = r["checkpoint"], f"{r['parameters']:,}"
             print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
     for r in results:
@@ -84,17 +84,19 @@ def data_table(results):
             o = r["sampling"]
             how = [f"{e['tokens']} tokens", f"{e['forwards_per_sample']:.0f} forwards", f"T={o['temperature']:g}"]
             how += [f"top_p={o['top_p']:g}", e["dtype"]]
-            print(f"{r['checkpoint']}: sample entropy {e['nats']:.3f} ± {e['error']:.3f} nats ({', '.join(how)})")
+            print(f"{r['checkpoint']}: sample entropy {with_error(e['nats'], e['error'], 3)} nats ({', '.join(how)})")
             if "judge" in e:
-                print(f"    perplexity {e['perplexity']:.2f} ± {e['perplexity_error']:.2f} under {e['judge']}", end="")
+                perplexity = with_error(e["perplexity"], e["perplexity_error"])
+                print(f"    perplexity {perplexity} under {e['judge']}", end="")
                 print(f", MAUVE {e['mauve']:.3f}" if "mauve" in e else "")
         if a := r.get("accuracy"):
             print(f"{r['checkpoint']}: {a['solved']:.2%} ± {a['error']:.2%} of puzzles solved, ", end="")
             print(f"{a['forwards_per_puzzle']:.1f} forwards each")
 
 
-def with_error(value, error):
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+def with_error(value, error, digits=2):
+    """A mean, and its standard error where it has one: a single value has none."""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def difference(r):

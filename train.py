@@ -3,7 +3,7 @@
     python train.py config/quickstart.py
     python train.py config/quickstart.py --learning_rate=2e-3 --out_dir=out/try2
     torchrun --nproc_per_node=8 train.py config/owt_mdlm.py
-    python train.py config/quickstart.py --init_from=resume
+    python train.py config/quickstart.py --init_from=resume       auto: go on with it, or begin
     torchrun --nproc_per_node=8 train.py config/modernbert_chat.py      makes what it starts from, if need be
 
 Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,9 +32,11 @@ import configurator
 import mdlm
 import parallel
 import pretrained
+import runs
 import tokenizer as tokenizers
 from data import common, sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
+from results import with_error
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Settings:
     algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, ar, or one of your own
     dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json; conversations: tulu3:2,my.jsonl:1
     out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
-    init_from: str = "scratch"  # scratch, resume (go on with out_dir/last), or a checkpoint to start from
+    init_from: str = "scratch"  # scratch; a checkpoint; resume (go on with out_dir/last); auto: that, or the recipe's
     convert: str = ""  # what init_from is converted from, where it is not there yet: a directory or a name on the hub
     preset: str = ""  # how to decode what is trained: one of config/presets; default: as what it starts from
     random_weights: bool = False  # of the checkpoint to start from take the architecture only, to compare with
@@ -59,8 +60,8 @@ class Settings:
     learning_rate: float = 1e-3  # AdamW's
     muon_learning_rate: float = 1e-2  # Muon's, scaled per matrix to AdamW's update size
     lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; wsd: constant, then linear to 0
-    warmup_iters: int = 100  # linear from 0
-    warmup_fraction: float = 0.0  # … or this part of all iterations
+    warmup_iters: int | None = None  # linear from 0
+    warmup_fraction: float = 0.05  # … or where they are not given, over this part of all iterations
     min_lr_fraction: float = 0.1  # cosine ends at this fraction of the learning rate
     decay_fraction: float = 0.2  # wsd: the last part of the run, in which the rate falls
     weight_decay: float = 0.1  # of matrices; not of norms and biases
@@ -73,6 +74,7 @@ class Settings:
     sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     ema: float = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
+    patience: float = 120.0  # seconds without a sign of life from another process before this one ends, too
     eval_interval: int = 200  # iterations between evaluations, each of which saves out_dir/last
     eval_windows: int = 128  # validation windows, always the same
     eval_samples: int = 2  # masks per validation window, always the same
@@ -95,6 +97,8 @@ class Settings:
             raise ValueError("stages begin at iterations: with them give max_iters, not epochs")
         if self.optimizer == "muon" and (self.sharding == "fsdp" or self.lora_r):
             raise ValueError("optimizer=muon needs whole matrices: with sharding=fsdp or lora_r use adamw")
+        if self.patience <= 0:
+            raise ValueError(f"patience={self.patience} must be positive: seconds")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, as {self.seed} is")
 
@@ -160,6 +164,19 @@ def make_optimizers(model, s, device):
     return optimizers
 
 
+def settle_length(s, rows_of_a_pass, global_rows, say):
+    """Settings with max_iters and warmup_iters as what was said comes to."""
+    if s.epochs:
+        s = replace(s, max_iters=max(1, round(s.epochs * rows_of_a_pass() / global_rows)))
+    warmup = round(s.warmup_fraction * s.max_iters) if s.warmup_iters is None else s.warmup_iters
+    if warmup >= s.max_iters > 1:
+        say(
+            f"warning: the warm-up of {warmup} iterations is as long as the run of {s.max_iters}, so that the learning "
+            "rate never reaches its peak; say --warmup_iters=, or train for longer"
+        )
+    return replace(s, warmup_iters=warmup)
+
+
 def read_metrics(path):
     """The lines of metrics.jsonl as dicts, without one that a kill cut short."""
     lines = []
@@ -180,7 +197,7 @@ def plot(out, unit, say):
 
     lines = read_metrics(out / "metrics.jsonl")
     train = [(m["iter"], m["train_loss"]) for m in lines if "train_loss" in m]
-    val = [(m["iter"], m["val_nats"], m["val_nats_error"]) for m in lines if "val_nats" in m]
+    val = [(m["iter"], m["val_nats"], m["val_nats_error"] or 0.0) for m in lines if "val_nats" in m]
     fig, ax = plt.subplots(figsize=(7, 4))
     if train:
         ax.plot(*zip(*train), lw=0.6, alpha=0.6, label="training loss")
@@ -245,6 +262,13 @@ def config_from(source, config, said, context):
 
 
 def main(argv):
+    """Train as the words of a command line say. Returns the exit status: 0, or runs.REQUEUE where the run was asked to
+    stop and has saved."""
+    with parallel.processes(), contextlib.ExitStack() as stack:
+        return run(argv, stack)
+
+
+def run(argv, stack):
     # ---------------------------------------------------------------------------------------------------------------
     # settings, processes, device
     values = configurator.read(argv)
@@ -260,12 +284,11 @@ def main(argv):
     # the checkpoint to start from, and the data: made here where they are missing, before the processes wait for each
     # other
     out = Path(s.out_dir)
-    holds_run = any((out / d / "config.json").is_file() for d in ("last", "last.old", "best"))
-    if holds_run and s.init_from != "resume" and not s.overwrite:
-        sys.exit(
-            f"{out} already holds a run: go on with --init_from=resume, replace it with --overwrite=true, "
-            "or use another --out_dir"
-        )
+    before = configurator.read(argv, skip=("init_from", "auto")).get("init_from", (Settings.init_from, ""))[0]
+    s = replace(s, init_from=runs.begin(out, s.init_from, before, s.overwrite))
+    holds_run = runs.is_there(out)
+    if master:
+        stack.enter_context(runs.held(out))
     if s.convert and s.init_from != "resume":
         convert_first(s, config.shift)
     is_chat = sft.holds_chat(s.dataset)
@@ -340,11 +363,10 @@ def main(argv):
                 sys.exit(f"fill={chat.fill} is no multiple of block_size={size}: every answer ends with a whole block")
         if chat.packing and not chat.fill:
             sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
+        if s.epochs and chat.streaming:
+            sys.exit("epochs: nobody knows how long a stream is; use max_iters")
         conversations = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
-        if s.epochs:
-            if chat.streaming:
-                sys.exit("epochs: nobody knows how long a stream is; use max_iters")
-            s = replace(s, max_iters=max(1, round(s.epochs * conversations.rows_per_pass() / global_rows)))
+        s = settle_length(s, conversations.rows_per_pass, global_rows, say)
         alone = replace(chat, packing=False)
         eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(s.eval_windows)
         say(conversations.summary())
@@ -354,13 +376,18 @@ def main(argv):
     else:
         if s.epochs:
             sys.exit("epochs counts passes over conversations; for running text use max_iters")
+        s = settle_length(s, None, global_rows, say)
         eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
     if s.preset not in ("", "none") and not (pretrained.ROOT / f"config/presets/{s.preset}.py").is_file():
         sys.exit(f"there is no preset config/presets/{s.preset}.py")
-    if s.warmup_fraction:
-        s = replace(s, warmup_iters=round(s.warmup_fraction * s.max_iters))
+    content = conversations.content() if is_chat else common.content(s.dataset)
+    identity = runs.identity(s, L, global_rows, content, options, chat if is_chat else None)
 
-    rank, world, device = parallel.start(device)
+    state = pretrained.load_train_state(source.path) if s.init_from == "resume" else None
+    if state:
+        runs.check(source.path, state.get("run", {}), identity)
+
+    rank, world, device = parallel.start(device, s.patience)
     kind = torch.device(device).type
     if s.sharding == "fsdp" and world == 1:
         sys.exit("sharding=fsdp cuts the model into parts for several processes: start them with torchrun")
@@ -417,8 +444,6 @@ def main(argv):
     # ---------------------------------------------------------------------------------------------------------------
     # model, optimiser, or the run to go on with
     torch.manual_seed(s.seed)
-    state = None
-    what_rows = json.dumps([s.dataset, L, asdict(chat)]) if is_chat else None  # a place in them means nothing elsewhere
     base = {}  # what the checkpoint says of itself that goes into those of this run
     if source is None:
         model = Transformer(config)
@@ -428,8 +453,6 @@ def main(argv):
             if not isinstance(model, Transformer):
                 sys.exit("random_weights: this model runs through transformers; use a family that is known here")
             model = Transformer(config)
-        if s.init_from == "resume":
-            state = pretrained.load_train_state(source.path)
         base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
         changed = pretrained.network_facts(config, source.model.config)  # what an adapter has to remember
         for name, module in model.named_modules():  # what is not a weight follows this run's settings
@@ -469,17 +492,6 @@ def main(argv):
     ema = {n: p.detach().clone() for n, p in trained.items()} if s.ema else None
     start, evaluated, best, seconds, facts, adapted = 0, 0, math.inf, 0.0, {}, {}
     if state:
-        if state["seed"] != s.seed or state["global_rows"] != global_rows or state["optimizer_name"] != s.optimizer:
-            sys.exit(
-                "a run cannot be resumed with another seed, optimizer or global batch "
-                f"(it had {state['global_rows']} rows, this one {global_rows}: {world} processes x {B} x {accum}); "
-                f"--init_from={source.path} starts a new run from its weights"
-            )
-        if state.get("rows") != what_rows:
-            sys.exit(
-                f"a run cannot be resumed on other rows: it had {state.get('rows')}, this one has {what_rows}; "
-                f"--init_from={source.path} starts a new run from its weights"
-            )
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
         evaluated, adapted = state.get("evaluated", start), state.get("adapted", {})
         if is_chat:
@@ -509,11 +521,12 @@ def main(argv):
     # ---------------------------------------------------------------------------------------------------------------
     # evaluation, logs, checkpoints
     metrics = out / "metrics.jsonl"
+    launchers = parallel.gather(runs.launcher())
     writer = run = None
     if master:
-        out.mkdir(parents=True, exist_ok=True)
+        common.replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
         old = read_metrics(metrics) if s.init_from == "resume" else []
-        common.replace_file(metrics, "".join(json.dumps(m) + "\n" for m in old if m["iter"] <= start).encode())
+        common.replace_file(metrics, "".join(common.to_json(m) + "\n" for m in old if m["iter"] <= start).encode())
         if s.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -531,7 +544,7 @@ def main(argv):
         if master:
             try:
                 with metrics.open("a") as f:
-                    f.write(json.dumps({"iter": it, **numbers}) + "\n")
+                    f.write(common.to_json({"iter": it, **numbers}) + "\n")
             except OSError as e:
                 say(f"warning: {metrics} misses a line: {e}")
             for key, value in numbers.items():
@@ -561,8 +574,10 @@ def main(argv):
             copy_weights(kept)
 
     def estimate_loss():
-        """Nats per token (mean, standard error) over the fixed windows or conversations; each rank takes its share."""
+        """Nats per token (mean, standard error) over the fixed windows or conversations; each rank takes its share.
+        None where somebody asks to stop meanwhile."""
         raw.eval()
+        stopped = False
         total = len(eval_rows) if is_chat else len(eval_x)
         nats = torch.zeros(total, dtype=torch.float64, device=device)
         tokens = torch.zeros_like(nats)
@@ -582,8 +597,10 @@ def main(argv):
                 if i < total:
                     nats[i : i + n] = found
                     tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
+                if stopped := parallel.any_of(stop.asked):
+                    break
         raw.train()
-        return mdlm.mean_and_error(mdlm.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
+        return None if stopped else mdlm.mean_and_error(mdlm.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
 
     def options_at(it):
         """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
@@ -620,10 +637,7 @@ def main(argv):
                 "facts": facts,
                 "evaluated": evaluated,
                 "adapted": adapted,
-                "seed": s.seed,
-                "global_rows": global_rows,
-                "optimizer_name": s.optimizer,
-                "rows": what_rows,
+                "run": identity,
                 "data": (taken["state"] if taken.get("it") == it else conversations.state) if is_chat else None,
                 "weights": parallel.whole(trained) if ema else weights,
                 "ema": weights if ema else None,
@@ -639,12 +653,11 @@ def main(argv):
             except OSError as e:
                 say(f"warning: {e}")
                 failed = True
-        return not sum_over_ranks(torch.tensor(float(failed), device=device))
+        return not parallel.any_of(failed)
 
     # ---------------------------------------------------------------------------------------------------------------
     # the loop
-    stop_signal = []
-    handlers = {n: signal.signal(n, lambda n, _: stop_signal.append(n)) for n in (signal.SIGTERM, signal.SIGINT)}
+    stop = stack.enter_context(runs.signals())  # until now there was nothing to save: a signal just ended the process
     counted = kind == "cuda" and isinstance(raw, Transformer)  # what runs through transformers has no flops_per_token
     gpu = torch.cuda.get_device_name() if counted else ""
     peak = next((f for name, f in PEAK_FLOPS.items() if name in gpu), None)
@@ -654,22 +667,20 @@ def main(argv):
     batch = get_batch(it, 0)
     while True:
         # once in a while: log, evaluate, save
-        stopping = bool(stop_signal)
-        if world > 1:  # the ranks agree on when to stop, now and then
-            agreed = it % min(10, s.log_interval) == 0 and sum_over_ranks(torch.tensor(float(stopping), device=device))
-            stopping = bool(agreed)
+        stopping = parallel.any_of(stop.asked)
         last = it >= s.max_iters or stopping
         saving = last or (it % s.eval_interval == 0 and it > evaluated)
         if since and (it % s.log_interval == 0 or saving):
             value = sum_over_ranks(running / world).item() / since
             bad = not math.isfinite(value) or saving and not all(map(parallel.is_finite, raw.parameters()))
-            if sum_over_ranks(torch.tensor(float(bad), device=device)):  # each may see another part of the weights
+            if parallel.any_of(bad):  # each may see another part of the weights
                 bar.close()
-                sys.exit(
+                what = (
                     f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); "
                     f"what was saved in {out} is intact. Try a lower learning rate, a longer warmup_iters, or "
                     "dtype=float32"
                 )
+                sys.exit(what if master else 1)
             elapsed = time.time() - tick
             seconds += elapsed
             speed = tokens_since / elapsed
@@ -688,18 +699,23 @@ def main(argv):
             since = tokens_since = 0
         if saving:
             better = False
-            if not stopping:  # whoever sends a signal may not wait for an evaluation
-                nats, error = estimate_loss()
+            measured = None if stopping else estimate_loss()  # whoever sends a signal may not wait for one
+            if measured is None:
+                stopping = last = True
+            else:
+                nats, error = measured
                 size = sft.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"]
                 bpb = 1 / math.log(2) / size
-                facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": nats * bpb, "val_bpb_error": error * bpb}
+                bits, bits_error = nats * bpb, error and error * bpb
+                facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}
                 evaluated = it
                 if hasattr(algorithm, "adapt"):
                     adapted = adapt(it)
                 log(it, **facts, **adapted, seconds=seconds)
+                in_nats, in_bits = with_error(nats, error, 4), with_error(bits, bits_error, 4)
                 say(
-                    f"iteration {it}: validation {nats:.4f} ± {error:.4f} nats per token, {nats * bpb:.4f} ± "
-                    f"{error * bpb:.4f} bits per byte, {seconds:.0f} s of training"
+                    f"iteration {it}: validation {in_nats} nats per token, {in_bits} bits per byte, "
+                    f"{seconds:.0f} s of training"
                 )
                 better = nats < best
             best_ok = not better or save(it, "best")  # best first: last says how good it is
@@ -744,17 +760,14 @@ def main(argv):
         bar.update()
 
     bar.close()
-    for n, handler in handlers.items():
-        signal.signal(n, handler)
-    if stopping and saved_ok:
-        say(f"stopped at iteration {it}, saved; go on with --init_from=resume")
-    if master and not saved_ok:
-        sys.exit(f"the last checkpoint of {out} could not be saved (see the warning above)")
     if writer:
         writer.close()
-    if world > 1:
-        dist.destroy_process_group()
+    if not saved_ok:
+        sys.exit(f"the last checkpoint of {out} could not be saved (see the warning above)" if master else 1)
+    if stopping:
+        say(f"stopped at iteration {it}, saved; go on with --init_from=resume, or auto")
+    return runs.REQUEUE if stopping else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -20,6 +20,7 @@ optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2
 lr_schedule = "wsd"
+warmup_iters = 100
 decay_fraction = 0.5
 eval_interval = 500
 eval_windows = 512

@@ -24,13 +24,14 @@ from bisect import bisect_left, insort
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+import hub
 import tokenizer as tokenizers
 from data import common
 
@@ -105,22 +106,15 @@ def jsonl(path):
             yield record
 
 
-def hub(name, *configs, split="train", streaming=False):
-    """The records of a data set on the hub, one of its configurations after the other."""
-    from datasets import load_dataset
-
-    for config in configs or (None,):
-        try:
-            rows = load_dataset(name, config, split=split, streaming=streaming)
-        except Exception as e:
-            sys.exit(f"the hub did not give {name}: {(str(e).strip() or type(e).__name__).splitlines()[0]}")
-        yield from rows
-
-
-def local_or_hub(here, name, *configs, streaming=False, **keys):
-    """The records of train.jsonl beside a prepare.py, where there is one, or else of the hub."""
+def local_or_hub(here, name, *configs, streaming=False):
+    """The records of train.jsonl beside a prepare.py, where there is one, or else of a data set on the hub, one of its
+    configurations after the other."""
     file = Path(here) / "train.jsonl"
-    return jsonl(file) if file.is_file() else hub(name, *configs, streaming=streaming, **keys)
+    if file.is_file():
+        return jsonl(file)
+    instead = f"put the records into data/{file.parent.name}/train.jsonl"
+    tables = (hub.rows(name, config, streaming=streaming, instead=instead) for config in configs or (None,))
+    return chain.from_iterable(tables)
 
 
 def find_records(name, streaming=False):
@@ -539,6 +533,18 @@ class Conversations:
         out, short = (sum(getattr(x, k) for x in self.sources) for k in ("left_out", "shortened"))
         lost = f"; longer than seq_len={self.seq_len}: {out} left out, {short} shortened" if out or short else ""
         return f"{self.conversations:,} conversations: {shares}{lost}"
+
+    def content(self):
+        """Tells these data from others, with their shares: of stored ones by all that is learnt from, of a stream by
+        its file, or its name."""
+        words = []
+        for (name, weight), source in zip(self.parts, self.sources):
+            if isinstance(source, Stored):
+                found = common.content(source.directory, [f"train{k}.bin" for k in ("", ".learn", ".start")])
+            else:
+                found = file_digest(Path(name)) if name.endswith(".jsonl") else name
+            words.append(found + ("" if weight is None else f":{weight:g}"))
+        return ",".join(words)
 
     def rows_per_pass(self):
         """Rows of one pass over all conversations."""

@@ -23,9 +23,8 @@ NAME = "OpenCoder-LLM/opc-sft-stage2"
 def records(streaming=False):
     yield from sft.local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
     if not (HERE / "train.jsonl").is_file():
-        for record in sft.hub(NAME, "evol_instruct", "mceval_instruct", streaming=streaming):
-            if "```python" in record["output"]:
-                yield record
+        others = sft.local_or_hub(HERE, NAME, "evol_instruct", "mceval_instruct", streaming=streaming)
+        yield from (record for record in others if "```python" in record["output"])
 
 
 if __name__ == "__main__":

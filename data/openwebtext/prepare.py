@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+import hub  # noqa: E402
 import tokenizer  # noqa: E402
 from data.common import stream_dataset  # noqa: E402
 
@@ -26,11 +27,10 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
 
-    from datasets import load_dataset
+    def documents(first):
+        return (row["text"] for row in hub.rows("Skylion007/openwebtext", streaming=True, first=first))
 
-    documents = load_dataset("Skylion007/openwebtext", split="train", streaming=True)
-    tok = tokenizer.load({"kind": "tiktoken", "name": "gpt2"})
-    stream_dataset(lambda n: (row["text"] for row in documents.skip(n)), args.out, tok, args.max_tokens)
+    stream_dataset(documents, args.out, tokenizer.gpt2(), args.max_tokens)
     print(f"token files: {args.out}")
 
 

@@ -1,0 +1,124 @@
+"""A run is what its directory says it is: who may write to it, whether to go on with what is there, and how it stops.
+
+    --init_from=auto     go on with the run in out_dir if there is one, or else start as the recipe says
+    torchrun --max-restarts=3 …, a cluster that starts the same command again: nothing needs to be changed
+
+Everything a run is made of is part of it (`identity`), except what stands in MAY_CHANGE.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict
+
+REQUEUE = 75  # exit status of a run that was asked to stop and has saved: start the same command again (EX_TEMPFAIL)
+
+# Of train.Settings, what may be another when a run goes on. The rest is what the run is, or (batch_size, accumulation)
+# counts by what it comes to: the rows of an iteration.
+MAY_CHANGE = (
+    *("out_dir", "init_from", "convert", "overwrite", "preset", "random_weights"),  # where it is, how it began
+    *("max_iters", "epochs", "stages", "anneal_iters"),  # how long, and what changes on the way
+    *("learning_rate", "muon_learning_rate", "lr_schedule", "warmup_iters", "warmup_fraction", "min_lr_fraction"),
+    *("decay_fraction", "weight_decay", "beta1", "beta2", "grad_clip", "ema"),
+    *("eval_interval", "eval_windows", "eval_samples", "log_interval", "wandb_project", "tensorboard"),
+    *("device", "dtype", "compile", "save_dtype", "sharding", "recompute", "patience"),  # how it is computed and kept
+    "dataset",  # a name; what counts is the content
+    *("batch_size", "gradient_accumulation_steps"),  # times the processes: the rows of an iteration
+    *("lora_r", "lora_alpha", "lora_dropout"),  # compared with the adapter in the checkpoint
+)
+
+
+def identity(s, seq_len, rows, content, options, chat):
+    """What a run is, {name: value}, besides its network, which is the checkpoint's: of train.Settings what may not
+    change, the context, the rows of an iteration, the data by content, the loss options and those of conversations."""
+    own = {k: v for k, v in asdict(s).items() if k not in MAY_CHANGE}
+    own |= {"processes x batch_size x gradient_accumulation_steps": rows}
+    own |= {"seq_len": seq_len, "content of the data": content}
+    return json.loads(json.dumps(own | asdict(options) | (asdict(chat) if chat else {})))
+
+
+def check(directory, before, now):
+    """Exit where the run in a directory is another one than what was asked for."""
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            sys.exit(
+                f"{directory.parent} holds another run: its {name} is {before[name]}, and here it is {now[name]}; say "
+                f"the same, or start a new run from its weights with --init_from={directory} and another --out_dir"
+            )
+
+
+def launcher():
+    """The torchrun that has started this process, or nothing. Its restarts have the same; a count of them has only the
+    machine on which a process was lost."""
+    return f"{socket.gethostname()} {os.getppid()}" if "TORCHELASTIC_RUN_ID" in os.environ else ""
+
+
+def launched(out):
+    """Whether the torchrun that has started this process had begun, or gone on with, the run that is there."""
+    file = out / "launched"
+    return bool(launcher()) and file.is_file() and launcher() in file.read_text(encoding="utf-8").splitlines()
+
+
+def is_there(out):
+    """Whether a directory holds a run."""
+    return any((out / d / "config.json").is_file() for d in ("last", "last.old", "best"))
+
+
+def begin(out, init_from, before, overwrite):
+    """What init_from means: "resume", or what to start from. `before` is what was said ahead of init_from=auto."""
+    start = before if init_from == "auto" else init_from
+    if init_from == "auto" or launched(out):
+        if any((out / d / "config.json").is_file() for d in ("last", "last.old")):
+            return "resume"
+    if is_there(out) and start != "resume" and not overwrite:
+        sys.exit(
+            f"{out} already holds a run: go on with --init_from=resume (or auto), replace it with --overwrite=true, "
+            "or use another --out_dir"
+        )
+    return start
+
+
+@contextlib.contextmanager
+def held(out):
+    """This process alone writes to the directory; the lock goes with the process, however it ends."""
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(out / "lock"), out / "lock.holder"
+    try:
+        lock.acquire(timeout=30 if launched(out) else 0)  # the lost process may not be quite gone
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        sys.exit(f"{out} is being written by {who}; wait until that run ends, or use another --out_dir")
+    try:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+class Stop:
+    asked = False
+
+
+@contextlib.contextmanager
+def signals():
+    """Stop, whose `asked` turns true when the process is told to end: by a cluster (SIGTERM, SIGUSR1) or by Ctrl-C."""
+    stop = Stop()
+
+    def told(number, frame):
+        stop.asked = True
+
+    names = [n for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n)]  # Windows has no SIGUSR1
+    before = {n: signal.signal(getattr(signal, n), told) for n in names}
+    try:
+        yield stop
+    finally:
+        for n, handler in before.items():
+            signal.signal(getattr(signal, n), handler)
