@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 import configurator
 import execute
+import hub
 import mdlm
 import presets
 import pretrained

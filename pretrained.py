@@ -148,9 +148,9 @@ def load_released(path, content, device, dtype, pickle):
         sys.exit(str(e))
     parts = path.resolve().parts  # …/models--org--name/snapshots/revision, or …/name
     if parts[-2] == "snapshots":  # where transformers finds code that is not beside the weights
-        hub = parts[-3].removeprefix("models--").replace("--", "/", 1)
+        origin = parts[-3].removeprefix("models--").replace("--", "/", 1)
         code = content.get("auto_map", {})
-        there = {k: f"{hub}--{v}" for k, v in code.items() if isinstance(v, str) and "--" not in v}
+        there = {k: f"{origin}--{v}" for k, v in code.items() if isinstance(v, str) and "--" not in v}
         content |= {"auto_map": code | there} if code else {}
     facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
     network = facts.pop("network", {})  # what training or conversion made otherwise than the architecture's name says

@@ -111,7 +111,10 @@ def tiktoken_tokenizer(spec):
 
     if spec["name"] != "gpt2":
         raise ValueError(f"tiktoken encoding {spec['name']!r} is not supported; use gpt2")
-    enc = tiktoken.get_encoding("gpt2")
+    try:
+        enc = tiktoken.get_encoding("gpt2")
+    except OSError as e:  # of the network, too
+        raise ValueError(f"GPT-2's vocabulary could not be had: set TIKTOKEN_CACHE_DIR to a copy ({e})") from e
     # 50304 rows instead of 50258: a multiple of 64 is what tensor cores want. The ids after the mask are unused.
     return Tokenizer(
         spec,

@@ -73,15 +73,15 @@ def assert_same(a, b, tolerance=0.0):
         torch.testing.assert_close(a["weights"][name], b["weights"][name], rtol=tolerance, atol=tolerance)
 
 
-def stop_at(monkeypatch, iteration):
-    """Send this process SIGTERM during the given iteration's loss."""
+def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
+    """Send this process a signal during the given iteration's loss."""
     calls = []
 
     def stopping(original):
         def loss(*args, **keys):
             calls.append(1)
             if len(calls) == iteration:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return original(*args, **keys)
 
         return loss
@@ -512,7 +512,7 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     elif script == "compare.py":
         assert args[0] in compare.COMPARISONS
     elif script == "sample.py" and args != ["--help"]:
-        sample.main([*args, "--delay=0", "--device=cpu"])
+        sample.main([*args, *(["--delay=0"] if "--watch" in args else []), "--device=cpu"])
 
 
 def test_a_comparison_trains_its_pairs_once_and_prints_by_how_much_the_first_is_ahead(text_data, tmp_path, capsys):

@@ -15,8 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 import hub  # noqa: E402
-import tokenizer  # noqa: E402
-from data.common import stream_dataset  # noqa: E402
+from data.common import load_tokenizer, stream_dataset  # noqa: E402
 
 
 def main():
@@ -30,7 +29,8 @@ def main():
             row["text"] for row in hub.rows("HuggingFaceFW/fineweb-edu", "sample-10BT", streaming=True, first=first)
         )
 
-    stream_dataset(documents, args.out, tokenizer.gpt2(), args.max_tokens)
+    tok = load_tokenizer(args.out, {"tokenizer": {"kind": "tiktoken", "name": "gpt2"}})
+    stream_dataset(documents, args.out, tok, args.max_tokens)
     print(f"token files: {args.out}")
 
 

@@ -43,6 +43,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+import hub  # noqa: E402
 import tokenizer  # noqa: E402
 from data import common  # noqa: E402
 
@@ -80,16 +81,18 @@ LAMBADA = [("[“”]", '"'), (r"\s+\Z", ""), (r"\A\s*", "\n")]
 # rows; arxiv's conversion is called partial, for its training split: another number of rows than this is told.
 # WikiText-2 and -103 have one validation text. AG News passes WikiText's and LM1B's detokenizers in Duo's words, and
 # none in the code of MDLM, BD3-LM and Duo: here none.
-PARQUET = "@refs%2Fconvert%2Fparquet"
-PAPERS, LM = f"armanc/scientific_papers{PARQUET}", f"billion-word-benchmark/lm1b{PARQUET}/plain_text"
+PARQUET = "@refs/convert/parquet"
+PAPERS, LM = f"armanc/scientific_papers{PARQUET}", f"billion-word-benchmark/lm1b{PARQUET}"
+WIKI = ("Salesforce/wikitext", "wikitext-2-raw-v1/validation-*.parquet")
+TREEBANK = (f"ptb-text-only/ptb_text_only{PARQUET}", "*/validation/*.parquet")
 SOURCES = {
-    "wikitext": ("Salesforce/wikitext/wikitext-2-raw-v1/validation-*.parquet", "validation", "text", WIKITEXT, 3760),
-    "ptb": (f"ptb-text-only/ptb_text_only{PARQUET}/*/validation/*.parquet", "validation", "sentence", PTB, 3370),
-    "lm1b": (f"{LM}/test/*.parquet", "test", "text", LM1B, 306688),
-    "lambada": ("EleutherAI/lambada_openai/data/lambada_test.jsonl", "test", "text", LAMBADA, 5153),
-    "ag_news": ("fancyzhx/ag_news/data/test-*.parquet", "test", "text", [], 7600),
-    "arxiv": (f"{PAPERS}/arxiv/*validation/*.parquet", "validation", "article", WIKITEXT + LM1B, 6436),
-    "pubmed": (f"{PAPERS}/pubmed/*validation/*.parquet", "validation", "article", WIKITEXT + LM1B, 6633),
+    "wikitext": (WIKI, "validation", "text", WIKITEXT, 3760),
+    "ptb": (TREEBANK, "validation", "sentence", PTB, 3370),
+    "lm1b": ((LM, "plain_text/test/*.parquet"), "test", "text", LM1B, 306688),
+    "lambada": (("EleutherAI/lambada_openai", "data/lambada_test.jsonl"), "test", "text", LAMBADA, 5153),
+    "ag_news": (("fancyzhx/ag_news", "data/test-*.parquet"), "test", "text", [], 7600),
+    "arxiv": ((PAPERS, "arxiv/*validation/*.parquet"), "validation", "article", WIKITEXT + LM1B, 6436),
+    "pubmed": ((PAPERS, "pubmed/*validation/*.parquet"), "validation", "article", WIKITEXT + LM1B, 6633),
 }
 
 WINDOWS = "in windows of begin-of-text, {} tokens and end-of-text"
@@ -125,19 +128,10 @@ READERS = {
 
 def rows_of(name, source):
     """The rows of a data set: of the hub, or of a file or a directory's files, those of its split if they say so."""
-    url, split = f"hf://datasets/{SOURCES[name][0]}", SOURCES[name][1]
+    (repository, wanted), split = SOURCES[name][:2]
     if not source:
-        from datasets import load_dataset
-
-        kind = "json" if url.endswith("jsonl") else "parquet"
-        try:
-            yield from load_dataset(kind, data_files=url, split="train", streaming=True)
-        except Exception as e:
-            from pretrained import first_line
-
-            sys.exit(
-                f"the hub did not give {name} ({url}): {first_line(e)}; pass a copy with --source=FILE_OR_DIRECTORY"
-            )
+        instead = "pass a copy with --source=FILE_OR_DIRECTORY"
+        yield from hub.rows(repository, files=wanted, streaming=True, instead=instead)
         return
     files = [source] if source.is_file() else sorted(source.rglob("*"))
     files = [f for f in files if f.suffix in READERS]
@@ -209,7 +203,8 @@ def prepare(name, tok, files, args):
         sys.exit(f"{name}: {e}")
     if not args.max_documents and len(counts) != count:
         print(f"warning: {name} has {len(counts):,} rows here and {count:,} as published")
-    facts = {"source": str(args.source or SOURCES[name][0]), "documents": len(counts), "packing": args.packing}
+    source = str(args.source or "/".join(SOURCES[name][0]))
+    facts = {"source": source, "documents": len(counts), "packing": args.packing}
     val, counted, size, policy = ids, len(ids), sizes.sum(), PACKINGS[args.packing].format(room)
     if args.packing != "stream":
         val, lengths, size = lay_out(ids, counts, sizes, args.packing, room, begin, end)
@@ -267,8 +262,8 @@ def main():
     else:
         try:
             tok, files, usual = tokenizer.load({"kind": "tiktoken", "name": "gpt2"}), None, 1024
-        except OSError:  # of the network, too
-            sys.exit("GPT-2's vocabulary could not be had: set TIKTOKEN_CACHE_DIR to a copy, or pass a --checkpoint")
+        except ValueError as e:
+            sys.exit(f"{e}, or pass a --checkpoint")
     args.seq_len = usual if args.seq_len is None else args.seq_len
     for name in SOURCES if args.name == "all" else [args.name]:
         prepare(name, tok, files, args)

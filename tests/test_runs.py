@@ -1,0 +1,389 @@
+"""A run is what its directory says it is: it goes on after whatever happened, and only where it is the same run.
+
+Processes are real ones, started by torchrun or by hand, killed, stopped and started again.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train import ROOT, TEXT, TINY, assert_same, run, stop_at, text_data  # noqa: F401
+
+import mdlm
+import pretrained
+import runs
+import tokenizer as tokenizers
+import train
+from data import common
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def refused(data, out, *more):
+    """The sentence that train.py exits with."""
+    with pytest.raises(SystemExit) as e:
+        run(data, out, *more)
+    assert isinstance(e.value.code, str) and "\n" not in e.value.code
+    return e.value.code
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# the same run
+
+
+def test_every_setting_is_part_of_what_a_run_is_or_may_change():
+    names = {f.name for f in fields(train.Settings)}
+    assert set(runs.MAY_CHANGE) <= names
+    assert names - set(runs.MAY_CHANGE) == {"algorithm", "seed", "optimizer"}
+
+
+OTHER = {
+    "--algorithm=ar": "algorithm is mdlm, and here it is ar",
+    "--seed=2": "seed is 1, and here it is 2",
+    "--optimizer=muon": "optimizer is adamw, and here it is muon",
+    "--seq_len=16": "seq_len=32, this run asks for 16",
+    "--batch_size=4": "gradient_accumulation_steps is 8, and here it is 4",
+    "--t_max=0.5": "t_max is 1.0, and here it is 0.5",
+    "--objective=masked_ce": "objective is nelbo, and here it is masked_ce",
+    "--n_embd=16": "n_embd=32, this run asks for 16",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(text_data, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("finished")
+    run(text_data, out)
+    return out
+
+
+@pytest.mark.parametrize("how", ["resume", "auto"])
+@pytest.mark.parametrize("word", OTHER)
+def test_another_run_is_refused_with_both_values(word, how, text_data, finished):  # noqa: F811
+    before = (finished / "last/train_state.pt").read_bytes()
+    said = refused(text_data, finished, f"--init_from={how}", "--max_iters=6", word)
+    assert OTHER[word] in said
+    assert (finished / "last/train_state.pt").read_bytes() == before
+
+
+def test_other_text_in_the_same_place_is_another_run(tmp_path, finished):
+    text = TEXT.replace("fox", "cat") * 100
+    tok = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))})
+    common.write_dataset(tmp_path, tok, {"train": tok.encode(text), "val": tok.encode(text)}, bytes_per_token=1.0)
+    assert "its content of the data is " in refused(tmp_path, finished, "--init_from=resume", "--max_iters=6")
+
+
+def test_the_content_of_large_files_is_told_from_pieces_of_them(tmp_path):
+    (tmp_path / "meta.json").write_text("{}")
+    found = set()
+    for size, change in ((2**24 + 8, None), (2**24 + 8, 0), (2**24 + 8, 2**24 + 7), (2**24 + 9, None)):
+        content = bytearray(size)
+        if change is not None:
+            content[change] = 1
+        (tmp_path / "train.bin").write_bytes(content)
+        found.add(common.content(tmp_path))
+    assert len(found) == 4
+
+
+def test_what_may_change_may_change(text_data, tmp_path):  # noqa: F811
+    run(text_data, tmp_path)
+    more = ["--learning_rate=2e-3", "--max_iters=6", "--stages=5:t_max=0.5", "--dtype=bfloat16", "--dropout=0.1"]
+    more += ["--batch_size=4", "--gradient_accumulation_steps=2", "--ema=0.9", "--grad_clip=0", "--eval_interval=2"]
+    assert run(text_data, tmp_path, "--init_from=resume", *more)["iter"] == 6
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# auto
+
+
+def test_auto_begins_as_the_recipe_says_and_then_goes_on(text_data, tmp_path, monkeypatch):  # noqa: F811
+    """Stopped at iteration 2 of 4, the same words finish it: to the weights of the unbroken run."""
+    start = f"--init_from={tmp_path / 'start'}"
+    run(text_data, tmp_path / "start", "--max_iters=1")
+    whole = run(text_data, tmp_path / "whole", start)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert run(text_data, tmp_path / "cut", start, "--init_from=auto")["iter"] == 2
+    cut = run(text_data, tmp_path / "cut", start, "--init_from", "auto")
+    assert cut["iter"] == 4
+    assert_same(whole, cut)
+    assert run(text_data, tmp_path / "cut", start, "--init_from=auto", "--overwrite=true")["iter"] == 4
+
+
+def test_auto_needs_a_recipe_that_is_possible(text_data, tmp_path):  # noqa: F811
+    said = refused(text_data, tmp_path, "--init_from=nowhere", "--init_from=auto")
+    assert "no checkpoint in 'nowhere'" in said
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# one run holds its directory
+
+
+HOLD = "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import runs\nwith runs.held(pathlib.Path({!r})): "
+HOLD += "print('held', flush=True); time.sleep(100)"
+
+
+def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_is_no_obstacle(text_data, tmp_path):  # noqa: F811
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(str(tmp_path)), str(ROOT)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "held\n"
+        for more in ((), ("--overwrite=true",), ("--init_from=auto",)):
+            said = refused(text_data, tmp_path, *more)
+            assert f"is being written by process {first.pid} on {socket.gethostname()}, since 20" in said
+    finally:
+        first.kill()
+        first.wait()
+    assert run(text_data, tmp_path)["iter"] == 4
+    assert not (tmp_path / "lock.holder").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# told to stop
+
+
+@pytest.mark.parametrize("name", [n for n in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, n)])
+def test_a_signal_saves_and_asks_to_be_started_again(name, text_data, tmp_path, monkeypatch):  # noqa: F811
+    stop_at(monkeypatch, 3, getattr(signal, name))
+    before = signal.getsignal(getattr(signal, name))
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}"]
+    assert train.main(args) == runs.REQUEUE == 75
+    assert pretrained.load_train_state(tmp_path / "last")["iter"] == 3
+    assert signal.getsignal(getattr(signal, name)) is before
+    assert train.main([*args, "--init_from=auto"]) == 0
+
+
+def test_a_signal_does_not_wait_for_an_evaluation(text_data, tmp_path, monkeypatch):  # noqa: F811
+    calls, nelbo = [], mdlm.nelbo
+
+    def slow(*args, **keys):
+        calls.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return nelbo(*args, **keys)
+
+    monkeypatch.setattr(mdlm, "nelbo", slow)
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}", "--batch_size=1", "--eval_interval=2"]
+    assert train.main(args) == runs.REQUEUE
+    state = pretrained.load_train_state(tmp_path / "last")
+    assert len(calls) == 1 and state["iter"] == 2 and state["facts"] == {}
+    monkeypatch.setattr(mdlm, "nelbo", nelbo)
+    assert train.main([*args, "--init_from=auto"]) == 0
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["iter"] for x in lines if "val_nats" in x] == [2, 4]  # the one that was cut short comes first
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# several processes
+
+DRIVER = """
+import gc, os, signal, sys, weakref
+sys.path.insert(0, sys.argv[1])
+import torch, torch.distributed as dist
+import mdlm, train
+rank, destroy, loss, made = int(os.environ["RANK"]), dist.destroy_process_group, mdlm.loss, []
+Wrapper = torch.nn.parallel.DistributedDataParallel
+
+class Noted(Wrapper):
+    def __init__(self, *args, **keys):
+        super().__init__(*args, **keys)
+        made.append(weakref.ref(self))
+
+def destroyed():
+    print(way, "alive", sum(w() is not None for w in made), "of", len(made), flush=True)
+    destroy()
+
+def shaken(model, x, *args, **keys):
+    calls.append(1)
+    if len(calls) == 3 and way == "error":
+        raise ValueError("on purpose")
+    if len(calls) == 3 and way == "signal" and rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if len(calls) == 3 and way == "hang" and rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return loss(model, x, *args, **keys) * (float("nan") if way == "nan" else 1)
+
+torch.nn.parallel.DistributedDataParallel, dist.destroy_process_group, mdlm.loss = Noted, destroyed, shaken
+ways, ports, words = sys.argv[2].split(","), sys.argv[3].split(","), sys.argv[4:]
+for way, port in zip(ways, ports):
+    os.environ["MASTER_PORT"], calls = port, []
+    try:
+        print(way, "status", train.main([*words, f"--out_dir={words[-1][10:]}/{way}"]), flush=True)
+    except (SystemExit, ValueError) as e:
+        print(way, "exit", str(e)[:40], flush=True)
+"""
+
+
+def drive(data, out, ways, *more):
+    """Two processes of our own that train once for each of the ways to end; their Popens."""
+    ports = ",".join(str(free_port()) for _ in ways)
+    words = [*TINY, f"--dataset={data}", "--batch_size=4", *more, f"--out_dir={out}"]
+    command = [sys.executable, "-c", DRIVER, str(ROOT), ",".join(ways), ports, *words]
+    ranks = []
+    for rank in range(2):
+        env = {**ONE_THREAD, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+        keys = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        ranks.append(subprocess.Popen(command, env=env, **keys))
+    return ranks
+
+
+def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(text_data, tmp_path):  # noqa: F811
+    """A DistributedDataParallel that is freed later may wait for ever. Finished, told to stop, wrong, not finite."""
+    ends = {"finish": "status 0", "signal": "status 75", "error": "exit on purpose", "nan": "exit"}
+    ranks = drive(text_data, tmp_path, [*ends])
+    for rank, process in enumerate(ranks):
+        out, errors = process.communicate(timeout=120)
+        lines = [line for line in out.splitlines() if line.split()[0] in ends]
+        assert lines[::2] == [f"{way} alive 0 of {i}" for i, way in enumerate(ends, 1)], out + errors
+        assert all(said.startswith(f"{way} {end}") for said, (way, end) in zip(lines[1::2], ends.items())), out + errors
+    assert pretrained.load_train_state(tmp_path / "signal/last")["iter"] == 3
+
+
+def test_a_process_that_gives_no_sign_of_life_ends_the_others_which_say_which_it_was(text_data, tmp_path):  # noqa: F811
+    """It stands still in the middle of an iteration, so that no connection breaks."""
+    first, second = drive(text_data, tmp_path, ["hang"], "--patience=2")
+    try:
+        _, said = first.communicate(timeout=60)
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode == runs.REQUEUE
+    assert f"rank 1 ({socket.gethostname()}, process {second.pid}) has given no sign of life for" in said
+
+
+LONG = ["--max_iters=400", "--eval_interval=100", "--eval_windows=2", "--batch_size=4"]
+
+
+def torchrun(data, out, *launch, words=()):
+    launch = launch or ("--standalone", "--nproc_per_node=2")
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, "train.py", *TINY, *LONG]
+    command += [f"--dataset={data}", f"--out_dir={out}", *words]
+    keys = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, **keys)
+
+
+@pytest.fixture(scope="module")
+def unbroken(text_data, tmp_path_factory):  # noqa: F811
+    """What two processes trained without being disturbed."""
+    out = tmp_path_factory.mktemp("unbroken")
+    process = torchrun(text_data, out)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return out
+
+
+def assert_same_weights(a, b):
+    a, b = (safetensors.torch.load_file(out / "last/model.safetensors") for out in (a, b))
+    assert all((a[k] == b[k]).all() for k in a) and a.keys() == b.keys()
+
+
+def test_a_lost_process_costs_the_steps_since_the_last_save_and_nothing_else(
+    text_data,  # noqa: F811
+    unbroken,
+    tmp_path,
+):
+    """kill -9 of the second one under torchrun --max-restarts, with the words of the first start."""
+    launch = ("--standalone", "--nproc_per_node=2", "--max-restarts=1")
+    process = torchrun(text_data, tmp_path, *launch, words=["--overwrite=true"])
+    wait_for((tmp_path / "last/config.json").is_file)
+    first = int((tmp_path / "lock.holder").read_text().split()[1])
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(next(int(pid) for pid in children if int(pid) != first), signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "resumed at iteration" in said, said
+    assert pretrained.load_train_state(tmp_path / "last")["iter"] == 400
+    assert_same_weights(tmp_path, unbroken)
+
+
+def test_two_nodes_are_two_processes(text_data, unbroken, tmp_path):  # noqa: F811
+    launch = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7")
+    launch += (f"--rdzv_endpoint=127.0.0.1:{free_port()}",)
+    nodes = [torchrun(text_data, tmp_path, *launch) for _ in range(2)]
+    for node in nodes:
+        said, _ = node.communicate(timeout=120)
+        assert node.returncode == 0, said
+    assert_same_weights(tmp_path, unbroken)
+
+
+def test_what_two_processes_saved_goes_on_in_one(text_data, unbroken, tmp_path):  # noqa: F811
+    """Stopped by a signal to torchrun, which passes it on; half of the processes, twice the micro-batches."""
+    process = torchrun(text_data, tmp_path)
+    wait_for((tmp_path / "last/config.json").is_file)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode and "saved; go on with" in said, said
+    half = pretrained.load_train_state(tmp_path / "last")["iter"]
+    assert 100 <= half < 400
+    run(text_data, tmp_path, *LONG, "--gradient_accumulation_steps=2", "--init_from=auto")
+    assert_same(*(pretrained.load_train_state(out / "last") for out in (tmp_path, unbroken)), tolerance=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what is said and written
+
+
+def refuse(word):
+    raise ValueError(f"{word} is no JSON")
+
+
+def test_one_window_has_no_standard_error_and_the_files_are_json(text_data, tmp_path, capsys):  # noqa: F811
+    run(text_data, tmp_path, "--eval_windows=1")
+    assert "± " not in capsys.readouterr().out
+    config = json.loads((tmp_path / "last/config.json").read_text(), parse_constant=refuse)
+    lines = [json.loads(x, parse_constant=refuse) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert config["val_nats"] > 0 and config["val_nats_error"] is None and lines[-1]["val_bpb_error"] is None
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+
+
+numbers = st.floats() | st.integers() | st.none() | st.text(max_size=3) | st.booleans()
+values = st.recursive(numbers, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(values)
+def test_json_is_strict_and_keeps_what_json_has(value):
+    text = common.to_json(value)
+    again = json.loads(text, parse_constant=refuse)
+    if "nan" not in (whole := repr(value)) and "inf" not in whole:
+        assert again == value
+
+
+@pytest.mark.parametrize(
+    "words, said", [(["--warmup_iters=4"], True), (["--warmup_iters=3"], False), (["--warmup_iters=none"], False)]
+)
+def test_a_warm_up_as_long_as_the_run_is_told(words, said, text_data, tmp_path, capsys):  # noqa: F811
+    run(text_data, tmp_path, *words)
+    assert ("the learning rate never reaches its peak" in capsys.readouterr().out) == said
+
+
+def test_the_usual_warm_up_is_a_part_of_the_run():
+    for n in (60, 2000, 10**6):
+        s = train.settle_length(train.Settings(max_iters=n), None, 1, print)
+        assert s.warmup_iters == n // 20
+
+
+def test_a_run_leaves_nothing_but_what_it_is(finished):
+    there = {p.name for p in Path(finished).iterdir()}
+    assert there - {"launched"} == {"best", "last", "lock", "loss.png", "metrics.jsonl"}
