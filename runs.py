@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 REQUEUE = 75  # exit status of a run that was asked to stop and has saved: start the same command again (EX_TEMPFAIL)
 
@@ -39,6 +39,19 @@ def identity(s, seq_len, rows, content, options, chat):
     own |= {"processes x batch_size x gradient_accumulation_steps": rows}
     own |= {"seq_len": seq_len, "content of the data": content}
     return json.loads(json.dumps(own | asdict(options) | (asdict(chat) if chat else {})))
+
+
+def settle_length(s, rows_of_a_pass, global_rows, say):
+    """Settings with max_iters and warmup_iters as what was said comes to."""
+    if s.epochs:
+        s = replace(s, max_iters=max(1, round(s.epochs * rows_of_a_pass() / global_rows)))
+    warmup = round(s.warmup_fraction * s.max_iters) if s.warmup_iters is None else s.warmup_iters
+    if warmup >= s.max_iters > 1:
+        say(
+            f"warning: the warm-up of {warmup} iterations is as long as the run of {s.max_iters}, so that the learning "
+            "rate never reaches its peak; say --warmup_iters=, or train for longer"
+        )
+    return replace(s, warmup_iters=warmup)
 
 
 def check(directory, before, now):

@@ -164,19 +164,6 @@ def make_optimizers(model, s, device):
     return optimizers
 
 
-def settle_length(s, rows_of_a_pass, global_rows, say):
-    """Settings with max_iters and warmup_iters as what was said comes to."""
-    if s.epochs:
-        s = replace(s, max_iters=max(1, round(s.epochs * rows_of_a_pass() / global_rows)))
-    warmup = round(s.warmup_fraction * s.max_iters) if s.warmup_iters is None else s.warmup_iters
-    if warmup >= s.max_iters > 1:
-        say(
-            f"warning: the warm-up of {warmup} iterations is as long as the run of {s.max_iters}, so that the learning "
-            "rate never reaches its peak; say --warmup_iters=, or train for longer"
-        )
-    return replace(s, warmup_iters=warmup)
-
-
 def read_metrics(path):
     """The lines of metrics.jsonl as dicts, without one that a kill cut short."""
     lines = []
@@ -265,10 +252,10 @@ def main(argv):
     """Train as the words of a command line say. Returns the exit status: 0, or runs.REQUEUE where the run was asked to
     stop and has saved."""
     with parallel.processes(), contextlib.ExitStack() as stack:
-        return run(argv, stack)
+        return one_run(argv, stack)
 
 
-def run(argv, stack):
+def one_run(argv, stack):
     # ---------------------------------------------------------------------------------------------------------------
     # settings, processes, device
     values = configurator.read(argv)
@@ -366,7 +353,7 @@ def run(argv, stack):
         if s.epochs and chat.streaming:
             sys.exit("epochs: nobody knows how long a stream is; use max_iters")
         conversations = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
-        s = settle_length(s, conversations.rows_per_pass, global_rows, say)
+        s = runs.settle_length(s, conversations.rows_per_pass, global_rows, say)
         alone = replace(chat, packing=False)
         eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(s.eval_windows)
         say(conversations.summary())
@@ -376,7 +363,7 @@ def run(argv, stack):
     else:
         if s.epochs:
             sys.exit("epochs counts passes over conversations; for running text use max_iters")
-        s = settle_length(s, None, global_rows, say)
+        s = runs.settle_length(s, None, global_rows, say)
         eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
     if s.preset not in ("", "none") and not (pretrained.ROOT / f"config/presets/{s.preset}.py").is_file():
         sys.exit(f"there is no preset config/presets/{s.preset}.py")

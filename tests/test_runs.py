@@ -5,6 +5,7 @@ Processes are real ones, started by torchrun or by hand, killed, stopped and sta
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -253,7 +254,7 @@ def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(text_da
     """A DistributedDataParallel that is freed later may wait for ever. Finished, told to stop, wrong, not finite."""
     ends = {"finish": "status 0", "signal": "status 75", "error": "exit on purpose", "nan": "exit"}
     ranks = drive(text_data, tmp_path, [*ends])
-    for rank, process in enumerate(ranks):
+    for process in ranks:
         out, errors = process.communicate(timeout=120)
         lines = [line for line in out.splitlines() if line.split()[0] in ends]
         assert lines[::2] == [f"{way} alive 0 of {i}" for i, way in enumerate(ends, 1)], out + errors
@@ -380,10 +381,38 @@ def test_a_warm_up_as_long_as_the_run_is_told(words, said, text_data, tmp_path, 
 
 def test_the_usual_warm_up_is_a_part_of_the_run():
     for n in (60, 2000, 10**6):
-        s = train.settle_length(train.Settings(max_iters=n), None, 1, print)
+        s = runs.settle_length(train.Settings(max_iters=n), None, 1, print)
         assert s.warmup_iters == n // 20
 
 
 def test_a_run_leaves_nothing_but_what_it_is(finished):
     there = {p.name for p in Path(finished).iterdir()}
     assert there - {"launched"} == {"best", "last", "lock", "loss.png", "metrics.jsonl"}
+
+
+STANDINS = {
+    "srun": 'exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then echo node0; else echo "$@" >> "$TOLD"; fi',
+    "torchrun": 'trap "sleep 0.2; exit 1" TERM; echo "$@" > "$STARTED"; sleep 10 & wait $!',
+}
+
+
+@pytest.mark.parametrize("how", ["the time is over", "torchrun fails"])
+def test_the_slurm_script_asks_to_be_started_again_when_it_has_to_go_and_only_then(how, tmp_path):
+    """With stand-ins for the cluster's commands."""
+    text = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
+    script = re.search(r"```sh\n(#!/bin/bash\n.*?)```", text, re.S)[1]
+    for name, body in STANDINS.items():
+        body = "exit 3" if name == "torchrun" and how == "torchrun fails" else body
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    env |= {"STARTED": str(tmp_path / "started"), "SLURM_JOB_ID": "17", "SLURM_NNODES": "4"}
+    job = subprocess.Popen(["bash", "-c", script], env=env)
+    if how == "torchrun fails":
+        assert job.wait(20) == 3 and not (tmp_path / "told").exists()
+        return
+    wait_for((tmp_path / "started").exists)
+    assert "--rdzv_endpoint=node0:29500 train.py" in (tmp_path / "started").read_text()
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 0 and (tmp_path / "told").read_text() == "requeue 17\n"
