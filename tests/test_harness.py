@@ -1319,20 +1319,28 @@ def test_max_length_shortens_prompts_and_says_so(run, capsys):
     assert f"toy_gen: {cut} prompts lost their beginning" in capsys.readouterr().out
 
 
-def test_a_data_set_without_a_network_says_how_to_bring_a_copy(run, monkeypatch, tmp_path):
-    def offline(*args, **keys):
-        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\nmore lines")
-
-    monkeypatch.setattr(datasets, "load_dataset", offline)
+def test_a_data_set_without_a_network_says_how_to_bring_a_copy(run, cold, tmp_path):
+    cold.stop()
+    plain = datasets.load_dataset
     for words, where in (([], "DIR"), ([f"--local_data={tmp_path}"], str(tmp_path))):
         with pytest.raises(SystemExit) as e:
             run("gsm8k", *words)
-        assert str(e.value) == (
-            "the data set openai/gsm8k (main) cannot be loaded: Couldn't reach 'openai/gsm8k' on the Hub. Without a "
-            f"network, bring a copy, `hf download openai/gsm8k --repo-type=dataset --local-dir={where}/openai/gsm8k`, "
+        what, advice, instead = e.value.code.split("; ")
+        assert what == f"data set openai/gsm8k: the hub ({os.environ['HF_ENDPOINT']}) cannot be reached"
+        assert advice.startswith("it is not in the cache")
+        assert instead == (
+            f"or bring a copy, `hf download openai/gsm8k --repo-type=dataset --local-dir={where}/openai/gsm8k`, "
             f"and say --local_data={where}"
         )
-    assert datasets.load_dataset is offline
+    assert datasets.load_dataset is plain
+
+
+def test_a_local_copy_that_cannot_be_read_is_named(run, tmp_path):
+    file = tmp_path / "openai/gsm8k/test.parquet"
+    file.parent.mkdir(parents=True)
+    file.write_text("no parquet")
+    with pytest.raises(SystemExit, match=f"the data set {file.parent} cannot be read: "):
+        run("gsm8k", f"--local_data={tmp_path}")
 
 
 def test_an_include_path_that_is_none_is_named():

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 import torch
 
 import eval as evaluation
@@ -241,38 +243,31 @@ def test_of_a_directory_the_files_of_the_split_are_read_and_wikitext_keeps_its_l
     assert meta["source"] == str(tmp_path / "raw")
 
 
-def test_offline_one_sentence_names_the_text_and_the_way_out(tmp_path, monkeypatch, checkpoint):
-    import datasets
-
-    def offline(kind, data_files, **keys):
-        assert kind == "parquet" and data_files.startswith("hf://datasets/ptb-text-only/ptb_text_only@refs")
-        raise ConnectionError("no route to the hub\nand more")
-
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(SystemExit, match="did not give ptb .*no route to the hub; pass a copy with --source=") as e:
+def test_offline_one_sentence_names_the_text_and_the_way_out(tmp_path, monkeypatch, checkpoint, cold):
+    cold.stop()
+    with pytest.raises(SystemExit, match="data set ptb-text-only/ptb_text_only@refs/convert/parquet: the hub") as e:
         run(monkeypatch, "ptb", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
-    assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+    assert e.value.code.endswith("; or pass a copy with --source=FILE_OR_DIRECTORY")
+    assert "\n" not in e.value.code and not list(tmp_path.iterdir())
 
 
 def test_without_gpt2s_vocabulary_one_sentence_says_what_to_pass(tmp_path, monkeypatch):
     def offline(*args):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(zeroshot.tokenizer, "load", offline)
-    with pytest.raises(SystemExit, match="set TIKTOKEN_CACHE_DIR to a copy, or pass a --checkpoint"):
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(SystemExit, match=r"set TIKTOKEN_CACHE_DIR to a copy \(no network\), or pass a --checkpoint"):
         run(monkeypatch, "ptb", f"--out={tmp_path}")
 
 
-def test_the_hubs_rows_are_read_as_a_stream(tmp_path, monkeypatch, checkpoint):
-    import datasets
-
-    def load(kind, data_files, split, streaming):
-        assert streaming and split == "train" and kind == "json" and data_files.endswith("lambada_test.jsonl")
-        return ({"text": text} for text in ("  abc ", "de"))
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
+def test_the_hubs_rows_are_read_as_a_stream(tmp_path, monkeypatch, checkpoint, cold):
+    path = cold.directory / "datasets/EleutherAI/lambada_openai/data"
+    path.mkdir(parents=True, exist_ok=True)
+    texts = [{"text": text} for text in ("  abc ", "de")]
+    (path / "lambada_test.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     run(monkeypatch, "lambada", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
     assert made(tmp_path / "lambada")[0] == [ids("|\nabc\nd|")]
+    assert not list(Path(os.environ["HF_HOME"]).rglob("*.arrow"))
 
 
 def test_an_unknown_name_names_the_nearest(monkeypatch):
