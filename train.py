@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import configurator
 import mdlm
+import optim
 import parallel
 import pretrained
 import runs
@@ -130,38 +131,6 @@ def read_stages(words, options):
         except ValueError as e:
             sys.exit(f"stages: {word!r}: {e}")
     return stages
-
-
-def make_optimizers(model, s, device):
-    """A list of optimisers; every group keeps its peak rate as base_lr."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in named if p.dim() == 2 and n.startswith("blocks.")] if s.optimizer == "muon" else []
-    taken = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": s.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    keys = dict(lr=s.learning_rate, betas=(s.beta1, s.beta2))
-    if s.optimizer == "adamw8bit":
-        try:
-            from torchao.optim import AdamW8bit
-        except ImportError:
-            sys.exit("optimizer=adamw8bit needs a package that is not among the requirements: pip install torchao")
-        optimizers = [AdamW8bit(groups, **keys)]
-    else:
-        optimizers = [torch.optim.AdamW(groups, **keys, fused=device == "cuda")]
-    if s.optimizer == "muon" and not matrices:
-        sys.exit(
-            "optimizer=muon knows the blocks of our network only, and this one runs through transformers: use adamw"
-        )
-    if matrices:
-        rate = {"lr": s.muon_learning_rate, "weight_decay": s.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(matrices, **rate))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    return optimizers
 
 
 def read_metrics(path):
@@ -475,7 +444,7 @@ def one_run(argv, stack):
         model = parallel.shard(model, dtype, device)
     model.to(device)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizers = make_optimizers(model, s, kind)
+    optimizers = optim.make(model, s, device)
     ema = {n: p.detach().clone() for n, p in trained.items()} if s.ema else None
     start, evaluated, best, seconds, facts, adapted = 0, 0, math.inf, 0.0, {}, {}
     if state:

@@ -21,6 +21,7 @@ import configurator
 import eval as evaluation
 import harness
 import mdlm
+import optim
 import pretrained
 import sample
 import tokenizer as tokenizers
@@ -272,12 +273,38 @@ def test_learning_rate_schedules():
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     model = train.Transformer(Config(vocab_size=9, n_layer=2, n_head=2, n_embd=8))
-    adamw, muon = train.make_optimizers(model, train.Settings(optimizer="muon"), "cpu")
+    adamw, muon = optim.make(model, train.Settings(optimizer="muon"), "cpu")
     taken = {id(p) for g in muon.param_groups for p in g["params"]}
     assert taken == {id(p) for n, p in model.named_parameters() if n.startswith("blocks.") and p.dim() == 2}
     rest = [id(p) for g in adamw.param_groups for p in g["params"]]
     assert len(rest) == len(set(rest)) and taken.isdisjoint(rest)
     assert len(rest) + len(taken) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 1e-6), (torch.float32, 0.03)])
+def test_muon_takes_torchs_steps_in_a_precision_that_the_machine_has(dtype, tolerance):
+    """torch's computes in bfloat16 everywhere."""
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in FLAT_AND_TALL] for _ in range(2))
+    a = optim.Muon(ours, 0.02, 0.1, dtype=dtype)
+    b = torch.optim.Muon(theirs, 0.02, 0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        a.step()
+        b.step()
+    for p, q, start in zip(ours, theirs, FLAT_AND_TALL):
+        assert (p - q).norm() <= tolerance * (q - start).norm()
+
+
+FLAT_AND_TALL = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in ((12, 40), (33, 8))]
+
+
+def test_muon_brings_singular_values_near_one():
+    for x in FLAT_AND_TALL:
+        values = torch.linalg.svdvals(optim.orthogonal(x, torch.float32))
+        assert 0.6 < values.min() and values.max() < 1.3
 
 
 def test_a_run_starts_from_another_checkpoints_weights(text_data, tmp_path):
