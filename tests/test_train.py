@@ -281,9 +281,9 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert len(rest) + len(taken) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 1e-6), (torch.float32, 0.03)])
-def test_muon_takes_torchs_steps_in_a_precision_that_the_machine_has(dtype, tolerance):
-    """torch's computes in bfloat16 everywhere."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_takes_torchs_steps_in_a_precision_that_the_machine_has(dtype):
+    """torch's computes in bfloat16 everywhere, and rounds at other places."""
     torch.manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in FLAT_AND_TALL] for _ in range(2))
     a = optim.Muon(ours, 0.02, 0.1, dtype=dtype)
@@ -295,7 +295,7 @@ def test_muon_takes_torchs_steps_in_a_precision_that_the_machine_has(dtype, tole
         a.step()
         b.step()
     for p, q, start in zip(ours, theirs, FLAT_AND_TALL):
-        assert (p - q).norm() <= tolerance * (q - start).norm()
+        assert (p - q).norm() < 0.02 * (q - start).norm()
 
 
 FLAT_AND_TALL = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in ((12, 40), (33, 8))]
