@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 from urllib.parse import quote
 
 # Seconds to wait, one after the other, when the clients have given up on a connection. They go on in the middle of a
@@ -52,8 +51,12 @@ def dataset(name, load, instead=""):
     import datasets
 
     def fetch(cached):  # without this, datasets tries for 23 seconds before it looks into its cache
-        with mock.patch.object(datasets.config, "HF_HUB_OFFLINE", cached or datasets.config.HF_HUB_OFFLINE):
+        config, before = datasets.config, datasets.config.HF_HUB_OFFLINE
+        config.HF_HUB_OFFLINE = cached or before
+        try:
             return load()
+        finally:
+            config.HF_HUB_OFFLINE = before
 
     return get("data set", name, fetch, instead)
 

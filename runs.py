@@ -114,6 +114,10 @@ def held(out):
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+        with contextlib.suppress(OSError):
+            if os.listdir(out) == ["lock"]:  # nothing came of it
+                (out / "lock").unlink()
+                out.rmdir()
 
 
 class Stop:

@@ -445,17 +445,19 @@ def test_sampling_a_causal_model_puts_no_mask_token_in_front_though_its_tokenize
 
 
 def plainly(name, hf, prompts, more):
-    """Masked diffusion with no frills: the surest hidden position gets its best token, one after the other. For each
-    prompt the list of (position, token)."""
+    """Masked diffusion with no frills: the surest hidden position gets its best token, one after the other; the
+    leftmost of those that are as sure (mdlm.resolution). For each prompt the list of (position, token)."""
     out = []
     for prompt in prompts:
         x, made = torch.cat([prompt, torch.full((more,), MASK)])[None], []
         while (x == MASK).any():
             p = reference(name, hf, x, torch.ones_like(x, dtype=torch.bool))[0]
             sure, token = p.index_fill(1, torch.tensor(MASK), -torch.inf).softmax(-1).max(-1)
-            order = sure.masked_fill(x[0] != MASK, -1.0).sort(descending=True)
-            assert order.values[0] - order.values[1] > 1e-6  # not a matter of rounding
-            at = int(order.indices[0])
+            sure = sure.masked_fill(x[0] != MASK, -1.0)
+            best = sure.max()
+            behind, slack = best - sure, 2**-11.5 * best * (1 - best + 1 / 256)
+            assert ((behind - slack).abs() > 1e-6).all()  # not a matter of rounding
+            at = int((behind <= slack).nonzero()[0])
             x[0, at] = token[at]
             made.append((at, int(token[at])))
         out.append(made)

@@ -57,6 +57,7 @@ def said(do, *args, **keys):
 def elsewhere(tmp_path, monkeypatch):
     """Token files go here, and what lies beside the scripts is not read; workers and plots would take most of the
     time."""
+    before = {*sys.modules}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -67,6 +68,9 @@ def elsewhere(tmp_path, monkeypatch):
         (home / script.name).write_bytes(script.read_bytes())
         if sft.is_chat(script):
             monkeypatch.setattr(importlib.import_module(f"data.{home.name}.prepare"), "HERE", home)
+    yield
+    for name in [name for name in sys.modules if name.startswith("data.") and name not in before]:
+        del sys.modules[name]  # others have scripts of their own under these names
 
 
 @pytest.fixture
