@@ -421,7 +421,7 @@ def tutorial():
             optimizer.step()
         return model.eval()
 
-    steps, best = 500, torch.tensor(52.0).log().item()
+    steps, best = 350, torch.tensor(52.0).log().item()
     print(f"\n2 · The ladder: the same network, {steps} steps on the same letters, blocks of 1 (autoregression) to {L}")
     print(
         f"    (masked diffusion). Nats a row, at least ln 52 = {best:.3f}; forwards to write a row where letters with"

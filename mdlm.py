@@ -1076,14 +1076,14 @@ def tutorial():
 
     model = Transformer(Config(vocab_size=len(letters), seq_len=L, n_layer=2, n_head=2, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    steps, best = 1200, torch.tensor(52.0).log().item()
+    steps, best = 800, torch.tensor(52.0).log().item()
     print(
         f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is, on average,"
     )
     print(f"    an upper bound on -log p(row), which no model can push below ln 52 = {best:.3f} nats.")
     for i in range(steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 600 + 1e-3)
+            group["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 400 + 1e-3)
         value = loss(model, runs(64, fold(1, i)), mask_id=mask_id, seed=fold(2, i))
         optimizer.zero_grad()
         value.backward()
