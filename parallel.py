@@ -17,6 +17,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from runs import REQUEUE
@@ -34,7 +35,7 @@ def start(device, patience=120.0):
         # equally fast, and all wait while the first one saves. A process that is gone is found by watch().
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         limit = timedelta(hours=2)
-        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
+        store, rank, world = next(rendezvous("env://", timeout=limit))
         name = meet(store, rank, world)
         ended.clear()
         failed.clear()
