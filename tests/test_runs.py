@@ -278,7 +278,6 @@ LONG = ["--max_iters=400", "--eval_interval=100", "--eval_windows=2", "--batch_s
 
 
 def torchrun(data, out, *launch, words=()):
-    launch = launch or ("--standalone", "--nproc_per_node=2")
     command = [sys.executable, "-m", "torch.distributed.run", *launch, "train.py", *TINY, *LONG]
     command += [f"--dataset={data}", f"--out_dir={out}", *words]
     keys = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -286,12 +285,14 @@ def torchrun(data, out, *launch, words=()):
 
 
 @pytest.fixture(scope="module")
-def unbroken(text_data, tmp_path_factory):  # noqa: F811
-    """What two processes trained without being disturbed."""
-    out = tmp_path_factory.mktemp("unbroken")
-    process = torchrun(text_data, out)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+def two_nodes(text_data, tmp_path_factory):  # noqa: F811
+    """What two nodes trained, of one process each, without being disturbed."""
+    out = tmp_path_factory.mktemp("two_nodes")
+    launch = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7")
+    launch += (f"--rdzv_endpoint=127.0.0.1:{free_port()}",)
+    for node in [torchrun(text_data, out, *launch) for _ in range(2)]:
+        said, _ = node.communicate(timeout=120)
+        assert node.returncode == 0, said
     return out
 
 
@@ -302,10 +303,11 @@ def assert_same_weights(a, b):
 
 def test_a_lost_process_costs_the_steps_since_the_last_save_and_nothing_else(
     text_data,  # noqa: F811
-    unbroken,
+    two_nodes,
     tmp_path,
 ):
-    """kill -9 of the second one under torchrun --max-restarts, with the words of the first start."""
+    """kill -9 of one of two processes under torchrun --max-restarts, with the words of the first start. What they end
+    with is what two nodes have that lost none, to the bit."""
     launch = ("--standalone", "--nproc_per_node=2", "--max-restarts=1")
     process = torchrun(text_data, tmp_path, *launch, words=["--overwrite=true"])
     wait_for((tmp_path / "last/config.json").is_file)
@@ -315,22 +317,12 @@ def test_a_lost_process_costs_the_steps_since_the_last_save_and_nothing_else(
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "resumed at iteration" in said, said
     assert pretrained.load_train_state(tmp_path / "last")["iter"] == 400
-    assert_same_weights(tmp_path, unbroken)
+    assert_same_weights(tmp_path, two_nodes)
 
 
-def test_two_nodes_are_two_processes(text_data, unbroken, tmp_path):  # noqa: F811
-    launch = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7")
-    launch += (f"--rdzv_endpoint=127.0.0.1:{free_port()}",)
-    nodes = [torchrun(text_data, tmp_path, *launch) for _ in range(2)]
-    for node in nodes:
-        said, _ = node.communicate(timeout=120)
-        assert node.returncode == 0, said
-    assert_same_weights(tmp_path, unbroken)
-
-
-def test_what_two_processes_saved_goes_on_in_one(text_data, unbroken, tmp_path):  # noqa: F811
+def test_what_two_processes_saved_goes_on_in_one(text_data, two_nodes, tmp_path):  # noqa: F811
     """Stopped by a signal to torchrun, which passes it on; half of the processes, twice the micro-batches."""
-    process = torchrun(text_data, tmp_path)
+    process = torchrun(text_data, tmp_path, "--standalone", "--nproc_per_node=2")
     wait_for((tmp_path / "last/config.json").is_file)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
@@ -338,7 +330,7 @@ def test_what_two_processes_saved_goes_on_in_one(text_data, unbroken, tmp_path):
     half = pretrained.load_train_state(tmp_path / "last")["iter"]
     assert 100 <= half < 400
     run(text_data, tmp_path, *LONG, "--gradient_accumulation_steps=2", "--init_from=auto")
-    assert_same(*(pretrained.load_train_state(out / "last") for out in (tmp_path, unbroken)), tolerance=1e-3)
+    assert_same(*(pretrained.load_train_state(out / "last") for out in (tmp_path, two_nodes)), tolerance=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -110,14 +110,11 @@ def test_on_an_empty_canvas_the_first_step_reveals_from_the_left(quota, order, d
     """Alone and beside a longer row; through a shift; however tokens are drawn."""
     for shift in (False, True):
         net = Shaken(transformer(dtype, shift=shift))
-        for measure in ("network", "token", "draw"):
-            o = options_of(quota, order, measure=measure)
-            seen = [
-                mdlm.generate(net, rows, o, mask_id=M, trace=True).trace[0]
-                for rows in ([ids()], [ids(), ids(1, 2, 3)], [ids(), ids(), ids(*range(6))])
-            ]
-            first = [sorted(e[1] for e in events if e[0] == 0) for events in seen]
-            assert first[0] == first[1] == first[2] == list(range(len(first[0])))
+        o = options_of(quota, order, measure="draw" if shift else "network")
+        batches = ([ids()], [ids(), ids(1, 2, 3)], [ids(), ids(), ids(*range(6))])
+        seen = [mdlm.generate(net, rows, o, mask_id=M, trace=True).trace[0] for rows in batches]
+        first = [sorted(e[1] for e in events if e[0] == 0) for events in seen]
+        assert first[0] == first[1] == first[2] == list(range(len(first[0])))
 
 
 def test_the_first_two_positions_of_a_shifted_network_tie():
@@ -134,16 +131,15 @@ def test_the_first_two_positions_of_a_shifted_network_tie():
 @pytest.mark.parametrize("quota, order", GRID)
 def test_a_text_without_a_prompt_is_the_same_alone_and_in_every_batch(quota, order):
     """To the end, in float32, with logits that are off by several times their rounding."""
-    for keys in ({}, dict(shift=True)):
-        net = transformer(torch.float32, 3, **keys)
-        for temperature in (0.0, 1.0):
-            o = options_of(quota, order, temperature=temperature, seed=5)
-            rows = [ids(), ids(M, M, 4), ids(7), ids(8, 1, 2, 3)]
-            batch = mdlm.generate(Shaken(net, 0, 4), rows, o, mask_id=M)
-            for i, row in enumerate(rows):
-                alone = mdlm.generate(Shaken(net, 1 + i, 4), [row], o, mask_id=M, numbers=torch.tensor([i]))
-                assert alone.tokens[0].tolist() == batch.tokens[i].tolist()
-                assert alone.num_forwards[0] == batch.num_forwards[i]
+    for shift, temperature in ((False, 0.0), (True, 1.0)):
+        net = transformer(torch.float32, 3, shift=shift)
+        o = options_of(quota, order, temperature=temperature, seed=5)
+        rows = [ids(), ids(M, M, 4), ids(7), ids(8, 1, 2, 3)]
+        batch = mdlm.generate(Shaken(net, 0, 4), rows, o, mask_id=M)
+        for i, row in enumerate(rows):
+            alone = mdlm.generate(Shaken(net, 1 + i, 4), [row], o, mask_id=M, numbers=torch.tensor([i]))
+            assert alone.tokens[0].tolist() == batch.tokens[i].tolist()
+            assert alone.num_forwards[0] == batch.num_forwards[i]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
