@@ -67,7 +67,8 @@ def check(directory, before, now):
 def launcher():
     """The torchrun that has started this process, or nothing. Its restarts have the same; a count of them has only the
     machine on which a process was lost."""
-    return f"{socket.gethostname()} {os.getppid()}" if "TORCHELASTIC_RUN_ID" in os.environ else ""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{socket.gethostname()} {os.getppid()} {name}" if name else ""
 
 
 def launched(out):
@@ -83,11 +84,13 @@ def is_there(out):
 
 def begin(out, init_from, before, overwrite):
     """What init_from means: "resume", or what to start from. `before` is what was said ahead of init_from=auto."""
-    start = before if init_from == "auto" else init_from
-    if init_from == "auto" or launched(out):
-        if any((out / d / "config.json").is_file() for d in ("last", "last.old")):
-            return "resume"
-    if is_there(out) and start != "resume" and not overwrite:
+    start, ours = before if init_from == "auto" else init_from, launched(out)
+    saved = any((out / d / "config.json").is_file() for d in ("last", "last.old"))
+    if saved and (ours or init_from == "auto"):
+        return "resume"
+    if (
+        is_there(out) and start != "resume" and not (ours or overwrite)
+    ):  # ours: lost in its first save
         sys.exit(
             f"{out} already holds a run: go on with --init_from=resume (or auto), replace it with --overwrite=true, "
             "or use another --out_dir"

@@ -133,6 +133,25 @@ def test_auto_begins_as_the_recipe_says_and_then_goes_on(text_data, tmp_path, mo
     assert run(text_data, tmp_path / "cut", start, "--init_from=auto", "--overwrite=true")["iter"] == 4
 
 
+def test_a_restart_by_torchrun_goes_on_and_another_torchrun_is_refused(tmp_path, monkeypatch):
+    """Whatever the words said; one that was lost in its very first save, when there is only best/, begins anew."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    for words in (("scratch", "scratch", False), ("start", "start", False), ("start", "start", True)):
+        out = tmp_path / f"{words}"
+        (out / "best").mkdir(parents=True)
+        (out / "best/config.json").touch()
+        (out / "launched").write_text(f"elsewhere 17 7\n{runs.launcher()}")
+        assert runs.begin(out, *words) == words[0]
+        (out / "best").rename(out / "last")
+        assert runs.begin(out, *words) == "resume"
+        (out / "launched").write_text("elsewhere 17 7")
+        if words[2]:
+            assert runs.begin(out, *words) == "start"
+        else:
+            with pytest.raises(SystemExit, match="already holds a run"):
+                runs.begin(out, *words)
+
+
 def test_auto_needs_a_recipe_that_is_possible(text_data, tmp_path):  # noqa: F811
     said = refused(text_data, tmp_path, "--init_from=nowhere", "--init_from=auto")
     assert "no checkpoint in 'nowhere'" in said
