@@ -88,9 +88,7 @@ def begin(out, init_from, before, overwrite):
     saved = any((out / d / "config.json").is_file() for d in ("last", "last.old"))
     if saved and (ours or init_from == "auto"):
         return "resume"
-    if (
-        is_there(out) and start != "resume" and not (ours or overwrite)
-    ):  # ours: lost in its first save
+    if is_there(out) and start != "resume" and not (ours or overwrite):  # ours: lost in its first save
         sys.exit(
             f"{out} already holds a run: go on with --init_from=resume (or auto), replace it with --overwrite=true, "
             "or use another --out_dir"
