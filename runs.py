@@ -7,7 +7,6 @@ Everything a run is made of is part of it (`identity`), except what stands in MA
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -38,7 +37,7 @@ def identity(s, seq_len, rows, content, options, chat):
     own = {k: v for k, v in asdict(s).items() if k not in MAY_CHANGE}
     own |= {"processes x batch_size x gradient_accumulation_steps": rows}
     own |= {"seq_len": seq_len, "content of the data": content}
-    return json.loads(json.dumps(own | asdict(options) | (asdict(chat) if chat else {})))
+    return own | asdict(options) | (asdict(chat) if chat else {})
 
 
 def settle_length(s, rows_of_a_pass, global_rows, say):

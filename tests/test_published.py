@@ -123,8 +123,9 @@ def test_a_ragged_batch_gives_the_published_tokens(which, case):
 
 @pytest.mark.parametrize("case", GOLDEN["bf16"], ids=lambda c: str(c["options"]))
 def test_exact_decoding_gives_lladas_tokens_in_bfloat16(case):
-    """Prompts on whose way no two certainties are so near that a unit in the last place of a logit decides (of 40 that
-    were recorded, those that 30 draws of such noise leave as they are): CPUs round bfloat16 products differently.
+    """Prompts on whose way no two certainties are so near that rounding decides: of 40 that were recorded, 9 that 30
+    draws of noise of up to half a unit in the last place of every logit leave as they are, and 25 of 30 of a whole
+    unit. CPUs round bfloat16 products differently.
     (Not so Dream: its network rotates queries and keys in bfloat16, ours in fp32: other logits, in the last bits.)
     """
     net = network("llada").to(torch.bfloat16)
