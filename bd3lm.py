@@ -8,12 +8,13 @@ because a finished block sees nothing of what comes after it.
 
     python bd3lm.py      trains and samples something tiny, and says what it does
 
-1 who sees whom · 2 loss · 3 likelihood · 4 generation · 5 tutorial
+1 who sees whom · 2 loss · 3 likelihood · 4 sampling · 5 tutorial
+
+As in mdlm.py, everything is plain; nanodlm/fast_bd3lm.py has the cache, ragged batches and every option.
 """
 
 import functools
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,12 +24,12 @@ import torch.nn.functional as F
 import mdlm
 from mdlm import LikelihoodOptions, Output
 from model import Config, Tiles, Transformer, fp32
+from nanodlm import noise
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
 PASSES = 2  # a training step takes nearly two passes over the text
 
-# ------------------------------------------------------------------------------------------------------------------
-# 1 · who sees whom
+# ---- 1 · who sees whom ---------------------------------------------------------------------------------------------
 #
 # All blocks of a text are trained in one pass over [x_t ; x_0]: first the noised text, then the clean one, both at
 # positions 0…L-1. Nobody reads the last clean block, so it is left out; with one block that is masked diffusion.
@@ -126,8 +127,7 @@ def from_blocks(x, length):
     return x.reshape(-1, -(-length // x.shape[1]) * x.shape[1])[:, :length]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 2 · loss
+# ---- 2 · loss ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -164,8 +164,10 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     size = options.block_size
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
-    split = () if texts else (shard or (0, len(x0)))
-    hidden, weight = mdlm.corrupt_texts(texts, maskable, corrupt, options, seed, *split)
+    if texts:
+        hidden, weight = texts.corrupt(corrupt, maskable, options, seed)
+    else:
+        hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
     x0 = torch.cat([x0, x0]) if options.complementary else x0
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts)
     return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
@@ -182,11 +184,11 @@ def adapt(model, windows, options, *, mask_id, seed=0):
     width, size, times, losses = options.t_max - options.t_min, options.block_size, [], []
     for i, (x0, maskable) in enumerate(windows):
         blocks = to_blocks(torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable, size)
-        hidden, weight = mdlm.corrupt(blocks, free, mdlm.fold(seed, i), 0, len(blocks))
+        hidden, weight = mdlm.corrupt(blocks, free, noise.fold(seed, i), 0, len(blocks))
         hidden = from_blocks(hidden, x0.shape[1])
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
         ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
-        times.append(mdlm.stratified(mdlm.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
+        times.append(noise.stratified(noise.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
         losses.append(to_blocks(ce, size).sum(1) * weight[:, 0])
     t, value = torch.cat(times), torch.cat(losses)
 
@@ -199,8 +201,7 @@ def adapt(model, windows, options, *, mask_id, seed=0):
     return {"t_min": low, "t_max": min(1.0, low + width)}
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 3 · likelihood
+# ---- 3 · likelihood ------------------------------------------------------------------------------------------------
 
 
 def trained_block_size(model):
@@ -222,7 +223,8 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     real = torch.ones_like(x0, dtype=torch.bool) if real is None else real
     blocks = to_blocks(real if maskable is None else maskable, size)
     block = torch.arange(len(blocks) // B, device=x0.device)
-    row = (mdlm.row_numbers(first, x0)[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
+    row = first if torch.is_tensor(first) else first + torch.arange(B, device=x0.device)
+    row = (row[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
     total = torch.zeros(B, dtype=torch.float64, device=x0.device)
     for j in range(samples):
         hidden, weight = mdlm.nelbo_masks(blocks, row, j, samples, seed)
@@ -232,67 +234,62 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     return total / samples
 
 
+def whole_blocks(length, size, seq_len):
+    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
+    end = -(-length // size) * size
+    return min(end, seq_len) if length <= seq_len else end
+
+
+def causal_blocks(length, size, window, device):
+    """Who sees whom in a text: bool (1, length, length), its own block and those before; `window` tokens at most."""
+    i = torch.arange(length, device=device)
+    block = i // size
+    end = ((block + 1) * size).clamp(max=length)
+    return ((block[:, None] >= block) & (i >= end[:, None] - window))[None]
+
+
 @torch.no_grad()
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,). The methods are
-    mdlm.log_likelihood's, in block order. The exact ones take block_size forwards, not one per token: what a block is
-    given, the text before it, is known from the start, so all blocks reveal a token at the same time."""
-    out, size = [], trained_block_size(model)
-    numbers = torch.arange(len(prompts)) if numbers is None else numbers
-    if options.method in ("llada", "dream", "illada") or options.cfg_scale:
-        raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
-    longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
-    if longest > seq_len:
-        raise ValueError(f"a text of {longest} tokens exceeds the context of {seq_len}; cut it into windows")
-    if not len(prompts):
-        return torch.zeros(0, dtype=torch.float64)
-    for part in mdlm.batches(targets, options.batch_size, model.config.vocab_size):
-        pairs = list(zip(prompts, targets))[part]
-        x0, real = mdlm.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
-        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
-        more = int(whole_blocks(real.sum(1), size, seq_len).max()) - x0.shape[1]
-        x0, real = F.pad(x0, (0, more), value=mask_id), F.pad(real, (0, more))
-        position = torch.arange(x0.shape[1], device=x0.device)
-        target = real & (position >= lengths[:, None])
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,), one pair at a time: the sum over
+    blocks of log p(x^b | x^{<b}), each by mdlm.log_likelihood's methods."""
+    size, found = trained_block_size(model), []
+    for i, (prompt, target) in enumerate(zip(prompts, targets)):
+        length = len(prompt) + len(target)
+        if length > model.config.seq_len:
+            raise ValueError(f"a text of {length} tokens exceeds the context of {model.config.seq_len}; cut it up")
+        more = whole_blocks(length, size, model.config.seq_len) - length
+        x0 = F.pad(torch.cat([prompt, target]), (0, more), value=mask_id)  # what follows is not known yet, and never is
+        position = torch.arange(len(x0), device=x0.device)
+        real, hidden = position < length, (position >= len(prompt)) & (position < length)
         if options.method == "nelbo":
-            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed)
-            keys["first"] = numbers[part].to(x0.device)
-            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
+            number = i if numbers is None else int(numbers[i])
+            keys = dict(samples=options.mc_samples, seed=options.seed, first=number)
+            found.append(-nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], real=real[None], **keys)[0])
             continue
-        total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
-        hidden = target.clone()
+        total = torch.zeros((), dtype=torch.float64, device=x0.device)
         while hidden.any():
-            leftmost = mdlm.one_per_row(-to_blocks(position.double().expand_as(hidden), size), to_blocks(hidden, size))
-            best = from_blocks(leftmost, x0.shape[1])
-            rows = best if options.method == "left_to_right" else hidden
-            xt = torch.where(hidden | ~real, mask_id, x0)
-            logits = predict(model, xt, x0, rows.flatten().nonzero()[:, 0], size, mask_id)
+            at = hidden.nonzero()[:, 0]
+            at = at[at // size == at[0] // size]  # the first block that is not known
+            end = min(int(at[0] // size + 1) * size, len(x0))
+            mask = causal_blocks(end, size, end, x0.device)
+            logits = fp32(model(torch.where(hidden, mask_id, x0)[None, :end], mask=mask, rows=at))
+            logits[:, mask_id] = -torch.inf
+            now = at.new_zeros(1)  # the leftmost, or
             if options.method == "confidence":
-                score = to_blocks(mdlm.scatter(mdlm.certainty(logits, "confidence"), hidden), size)
-                best = mdlm.one_per_row(score, to_blocks(hidden, size), mdlm.resolution(model))
-                best = from_blocks(best, x0.shape[1])
-                logits = logits[best[hidden]]
-            total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
-            hidden &= ~best
-        out.append(total.sum(1))
-    return torch.cat(out)
+                now = mdlm.surest(mdlm.certainty(logits, "confidence").double(), 1, mdlm.eps_of(model))
+            total += logits[now].double().log_softmax(-1)[0, x0[at[now]]][0]
+            hidden[at[now]] = False
+        found.append(total)
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 4 · generation
+# ---- 4 · sampling ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class SampleOptions(mdlm.SampleOptions):
-    block_size: int = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
-    window: int = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
-    cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
-
-
-def whole_blocks(lengths, size, seq_len):
-    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
-    ends = -(-lengths // size) * size
-    return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
+    block_size: int = 0  # tokens of a block; 0 means as trained
+    window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
 
 
 @torch.no_grad()
@@ -301,82 +298,49 @@ def generate(
 ):
     """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are mdlm.generate's.
 
-    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
-    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
-    the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
-    Every row has its own block and step, and leaves the batch, and the cache, when it is finished.
+    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. The prefix
+    and the block go through the network at every step. A text may be longer than the context: what lies before the
+    window is then out of sight. The steps are shared out over the blocks that have holes.
 
-    A text may be longer than the context; what lies before the window is then out of sight.
-
-    num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
-    that does not fuse it with the next step.
+    until   called with what follows a prompt, int64 (n,), whenever a block is done; the row ends where it says so
     """
-    o, config = options, model.config
-    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
-    if size > config.seq_len:
-        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
-    if window < size:
-        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
-    if config.shift:
-        raise ValueError("a shifted network predicts from the block before, which bd3lm does not do; use mdlm")
-    if config.block_size not in (0, size):
-        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
-    if not any(len(p) + o.max_new_tokens for p in prompts):
-        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    device = prompts[0].device
-    x, real = mdlm.pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
-    lengths = real.sum(1)
-    ends = whole_blocks(lengths, size, config.seq_len)
-    if config.position == "learned" and ends.max() > config.seq_len:
-        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
-    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
-    more = int(ends.max()) - x.shape[1]
-    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+    o, size = options, options.block_size or trained_block_size(model)
+    window, out = o.window or model.config.seq_len, Output([], [])
+    xs = [F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
+    for i, (prompt, x) in enumerate(zip(prompts, xs)):
+        length, hole, clock, forwards, events = len(x), x == mask_id, 0, 0, []
+        blocks, end = (hole.nonzero()[:, 0] // size).unique().tolist(), length
+        # What follows a text within its last block stays hidden for good: seen as masks, as in training.
+        canvas = F.pad(x, (0, whole_blocks(length, size, model.config.seq_len) - length), value=mask_id)
+        hole = F.pad(hole, (0, len(canvas) - length))
+        for k, block in enumerate(blocks):
+            stop = min((block + 1) * size, len(canvas))
+            mask = causal_blocks(stop, size, window, x.device)
+            mine = hole & (torch.arange(len(canvas), device=x.device) // size == block)
 
-    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-    cache = model.cache(copies * len(x), x.shape[1])
-    stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
-    live = torch.arange(len(x), device=device)  # the rows that the cache holds
+            def logits_at(at, canvas=canvas, stop=stop, mask=mask):
+                return model(canvas[None, :stop], mask=mask, rows=at)
 
-    def logits_at(r, position, wanted):
-        nonlocal live
-        if len(r) < len(live):
-            cache.keep(torch.isin(live, r).repeat(copies))
-            live = r
-        # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
-        active = wanted.any(1)
-        start = position[:, 0]
-        pending = stored[r] < start
-        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
-        end = torch.minimum(start + size, ends[r])
-        first_end = torch.where(active, torch.minimum(begin + size, ends[r]), x.shape[1])
-        extent = torch.stack([((end - begin) * active).max(), first_end.min() - window, end.max()])
-        T, lowest, highest = extent.tolist()  # the one wait for the GPU here
-        p = begin[:, None] + torch.arange(T, device=device)  # (R, T)
-        p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
-        cache.visible = slice(max(0, lowest), highest)
-        k = torch.arange(x.shape[1], device=device)[cache.visible]
-        q_block = p[:, :, None] // size
-        q_end = torch.minimum((q_block + 1) * size, ends[r, None, None])
-        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
-        i, j = wanted.nonzero(as_tuple=True)
-        rows = i * p.shape[1] + position[i, j] - begin[i]
-        ids = x[r[:, None], p.clamp(min=0)]
-        if o.cfg_scale:
-            given = ~hole[r[:, None], p.clamp(min=0)]
-            ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
-            p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
-        hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
-        stored[r] = torch.where(active, start, stored[r])
-        return mdlm.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
-
-    o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
-    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    return mdlm.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
+            row, steps = i if numbers is None else int(numbers[i]), int(mine.sum())
+            steps = max(1, mdlm.share(o.steps, k, len(blocks))) if o.steps else steps
+            for at, chance in mdlm.denoise(logits_at, canvas, mine, o, mask_id, row, steps, mdlm.eps_of(model)):
+                xs[i] = x = canvas[:length]
+                forwards += len(at) > 0
+                events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), chance.tolist())]
+                clock += 1
+                if watch is not None:
+                    watch([x.clone() for x in xs])
+            end = mdlm.end_of_text(x, hole[:length], mask_id, eos_id)
+            if end < length or until and block != blocks[-1] and until(x[len(prompt) : stop]):
+                end = min(end, stop)
+                break
+        out.tokens.append(x[:end])
+        out.num_forwards.append(forwards)
+        out.trace += [events] if trace else []
+    return out
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# 5 · tutorial
+# ---- 5 · tutorial --------------------------------------------------------------------------------------------------
 
 
 def tutorial():
@@ -386,7 +350,7 @@ def tutorial():
     mask_id = len(letters) - 1
 
     def runs(n, seed):  # "cdefghijklmn" or, as often, "nmlkjihgfedc": 52 possible rows
-        start, way = ((mdlm.uniform(seed, i, torch.arange(n)) * k).long()[:, None] for i, k in ((0, 26), (1, 2)))
+        start, way = ((noise.uniform(seed, i, torch.arange(n)) * k).long()[:, None] for i, k in ((0, 26), (1, 2)))
         return (start + (2 * way - 1) * torch.arange(L)) % 26
 
     def show(ids):
@@ -414,7 +378,7 @@ def tutorial():
             for group in optimizer.param_groups:
                 group["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps)
             options = LossOptions(block_size=size, t_min=1.0 if size == 1 else 0.0)
-            value = loss(model, runs(64, mdlm.fold(1, i)), options, mask_id=mask_id, seed=mdlm.fold(2, i))
+            value = loss(model, runs(64, noise.fold(1, i)), options, mask_id=mask_id, seed=noise.fold(2, i))
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -430,10 +394,11 @@ def tutorial():
     models = {}
     for size in (1, 4, L):
         models[size] = train(size, steps)
-        mean, error = mdlm.mean_and_error(nelbo(models[size], runs(256, 99), mask_id=mask_id, samples=4))
+        bound = nelbo(models[size], runs(256, 99), mask_id=mask_id, samples=4)
         o = SampleOptions(L, quota="threshold")
         out = generate(models[size], [ids("")] * 100, o, mask_id=mask_id)
         forwards = sum(out.num_forwards) / 100
+        mean, error = bound.mean(), bound.std() / 16
         print(f"    blocks of {size:2}   NELBO {mean:6.3f} ± {error:.3f}   {forwards:4.1f} forwards")
 
     print("\n3 · Sampling block by block; what is finished is cached and never encoded again:")

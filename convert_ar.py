@@ -32,9 +32,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-import configurator
-import pretrained
-import tokenizer as tokenizers
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, hub
+from nanodlm import tokenizer as tokenizers
 
 CONVERTED = {
     "LlamaForCausalLM": ("A2DLlamaLMHeadModel", "a2d-llama"),
@@ -130,8 +130,8 @@ def convert(
         sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
-    path = pretrained.find(source, pickle)
-    checkpoint = pretrained.load(path, pickle=pickle)
+    path = ckpt.find(source, pickle)
+    checkpoint = ckpt.load(path, pickle=pickle)
     model, old = checkpoint.model, checkpoint.tokenizer
     if checkpoint.algorithm != "ar" or not model.config.causal:
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
@@ -162,7 +162,7 @@ def convert(
         try:
             put_back, same, changed = differences(model, ids, others, before)
         except (RuntimeError, ValueError) as e:
-            sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({pretrained.first_line(e)})")
+            sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({hub.first_line(e)})")
         row = "the mean of the others" if mask_init == "mean" else "as it was"
         place = (
             "kept: a mask is filled by the output before it" if shift else "dropped: a mask is filled by its own output"
@@ -174,10 +174,10 @@ def convert(
         if put_back > 1e-3 or changed < 1e-6:
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")
         try:
-            pretrained.save(out, weights, model.config, tokenizer, where, algorithm, facts)
+            ckpt.save(out, weights, model.config, tokenizer, where, algorithm, facts)
         except OSError as e:
             sys.exit(str(e))
-    again = pretrained.load(out)
+    again = ckpt.load(out)
     put_back, same, _ = differences(again.model, ids, others, before)
     print(f"read back       causal again, logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
     print(f"wrote {out}: {again.model.num_params():,} parameters, decoded by {again.algorithm}")

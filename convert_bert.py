@@ -40,11 +40,13 @@ from pathlib import Path
 
 import torch
 
-import configurator
-import pretrained
-import tokenizer as tokenizers
-from families import FAMILIES
 from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, hub
+from nanodlm import tokenizer as tokenizers
+from nanodlm.families import FAMILIES
+from nanodlm.weights import load_family, weight_files
+from nanodlm.wrapped import is_causal, load_wrapped
 
 # Encoders without a head, or with more than the head of a masked language model, and what they become.
 HEADS = {
@@ -81,8 +83,8 @@ def load_encoder(path, content, seed, pickle):
     family = FAMILIES[content["architectures"][0]]
     torch.manual_seed(seed)
     model = Transformer(config_of(path, content))
-    files = pretrained.weight_files(path, pickle)
-    pretrained.load_family(model, family, files, "cpu", torch.float32, but=["head_"])
+    files = weight_files(path, pickle)
+    load_family(model, family, files, "cpu", torch.float32, but=["head_"])
     return model
 
 
@@ -91,7 +93,7 @@ def headless(path, pickle):
     import safetensors
 
     names = []
-    for file in pretrained.weight_files(path, pickle):
+    for file in weight_files(path, pickle):
         try:
             if file.suffix == ".bin":
                 names += torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -99,7 +101,7 @@ def headless(path, pickle):
                 with safetensors.safe_open(file, "pt") as f:
                     names += f.keys()
         except Exception as e:  # whatever the two raise
-            sys.exit(f"{file} cannot be read ({pretrained.first_line(e)}); copy the checkpoint again")
+            sys.exit(f"{file} cannot be read ({hub.first_line(e)}); copy the checkpoint again")
     return not any(n.startswith(("cls.predictions.", "lm_head.", "head.", "decoder.")) for n in names)
 
 
@@ -107,7 +109,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
     """Write the diffusion checkpoint `out` of the masked language model `source`, a directory or a name on the hub."""
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
-    path = pretrained.find(source, pickle)
+    path = ckpt.find(source, pickle)
     try:
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
         name = (content.get("architectures") or [""])[0]
@@ -115,7 +117,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
         sys.exit(f"{path}/config.json cannot be read: {type(e).__name__}: {e}")
     if not name or "model" in content:
         sys.exit(f"{path} is no checkpoint of an encoder in the hub's layout")
-    if pretrained.is_causal(name):
+    if is_causal(name):
         sys.exit(f"{source} is a {name}, an autoregressive model; use convert_ar.py")
     built = name in HEADS and headless(path, pickle)
     content["architectures"] = [HEADS.get(name, name)]
@@ -132,13 +134,13 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
             family = FAMILIES[name]
             with torch.device("meta"):
                 model = Transformer(config_of(path, content))
-            pretrained.load_family(model, family, pretrained.weight_files(path, pickle), "cpu", torch.float32)
+            load_family(model, family, weight_files(path, pickle), "cpu", torch.float32)
         else:
-            model, _ = pretrained.load_wrapped(path, content, "cpu", torch.float32, pickle)
+            model, _ = load_wrapped(path, content, "cpu", torch.float32, pickle)
         facts = {"architecture": name, "hf_config": content, "converted_from": str(source), "preset": "mdlm"}
         weights = dict(model.named_parameters())
         try:
-            pretrained.save(out, weights, model.config, tokenizer, folder, "mdlm", facts)
+            ckpt.save(out, weights, model.config, tokenizer, folder, "mdlm", facts)
         except OSError as e:
             sys.exit(str(e))
     print(f"output head     {'built anew on the tied embeddings: it has to learn' if built else 'kept'}")
@@ -148,7 +150,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
 @torch.no_grad()
 def check(model, out, tokenizer):
     """Read the checkpoint back and compare; show what the encoder makes of a sentence with a word hidden."""
-    again = pretrained.load(out)
+    again = ckpt.load(out)
     before, behind = tokenizer.frame
     ids = torch.tensor([[*before, *tokenizer.encode(PROBE), *behind]])
     difference = (model(ids) - again.model(ids)).abs().max().item()

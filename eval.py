@@ -5,7 +5,7 @@
     python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
     python eval.py --num_samples=32 --judge=out/quickstart_ar          entropy and perplexity of samples
     python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
-    torchrun --nproc_per_node=8 eval.py config/eval_llada_base.py      the tasks of lm-eval, by harness.py
+    torchrun --nproc_per_node=8 eval.py config/eval_llada_base.py      the tasks of lm-eval (nanodlm/tasks.py)
     python eval.py --table results/*.json                 … as one table; --plot: accuracy against forwards
 
 Windows and masks are fixed by the seed, so that two checkpoints see the same ones. Texts are cut into windows of the
@@ -30,16 +30,23 @@ import torch
 from tqdm import tqdm
 
 import ar
-import bd3lm
-import configurator
-import mdlm
-import parallel
-import presets
-import pretrained
-import results as tables
-import tokenizer as tokenizers
-from data import common, sft
 from model import pick_device
+from nanodlm import (
+    algorithms,
+    batches,
+    configurator,
+    conversations,
+    corpus,
+    fast_bd3lm,
+    fast_mdlm,
+    files,
+    parallel,
+    presets,
+)
+from nanodlm import checkpoint as ckpt
+from nanodlm import results as tables
+from nanodlm import tokenizer as tokenizers
+from nanodlm.likelihood import mean_and_error, per_token
 
 
 @dataclass
@@ -82,27 +89,27 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
         part = slice(i, i + s.batch_size)
         keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], real=None if real is None else real[part], **keys))
-    return mdlm.per_token(torch.cat(nats), maskable.sum(1).double())
+    return per_token(torch.cat(nats), maskable.sum(1).double())
 
 
 def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
     """NELBO (exact for AR) of the answers in held-out conversations, and bits per byte for each nat per token. What
     stands behind an answer is measured with it, as in training."""
     facts, tokenizer, seq_len = checkpoint.facts, checkpoint.tokenizer, window(checkpoint)
-    options = sft.Options(**facts.get("chat", {}) | {"packing": False, "streaming": False})
+    options = conversations.Options(**facts.get("chat", {}) | {"packing": False, "streaming": False})
     if options.fill is None:
         options.fill = 1 if algorithm.CAUSAL else checkpoint.model.config.block_size
-    rows = sft.Conversations(dataset, tokenizer, checkpoint.files, seq_len, options, 0, "val").some(s.windows)
+    rows = batches.Conversations(dataset, tokenizer, checkpoint.files, seq_len, options, 0, "val").some(s.windows)
     nats = []
     for i in tqdm(range(0, len(rows), s.batch_size), desc="NELBO", disable=None, leave=False):
         n = min(s.batch_size, len(rows) - i)
-        ids, learn, texts = sft.batch(rows, i, n, options, tokenizer.eos_id, seq_len)
+        ids, learn, texts = batches.batch(rows, i, n, options, tokenizer.eos_id, seq_len)
         x, maskable, real = (torch.from_numpy(a).to(device) for a in (ids, learn, texts["number"] >= 0))
         keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, x, **keys))
     nats = torch.cat(nats).cpu()
-    tokens = torch.tensor([int(sft.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
-    return mdlm.per_token(nats, tokens), 1 / math.log(2) / sft.bytes_per_token(rows, tokenizer)
+    tokens = torch.tensor([int(batches.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
+    return per_token(nats, tokens), 1 / math.log(2) / batches.bytes_per_token(rows, tokenizer)
 
 
 def window(checkpoint):
@@ -117,7 +124,7 @@ def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     ends = [None] * len(windows) if lengths is None else lengths.tolist()
     given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
-    return mdlm.per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
+    return per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
 
 
 def sample_quality(checkpoint, algorithm, options, s, windows, device):
@@ -133,7 +140,7 @@ def sample_quality(checkpoint, algorithm, options, s, windows, device):
         out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), options, **keys))
     tokens = [x for part in out for x in part.tokens]
     p = [torch.bincount(x).double() / len(x) for x in tokens]
-    mean, error = mdlm.mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
+    mean, error = mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
     forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
     facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}
     if s.judge:
@@ -146,7 +153,7 @@ def sample_quality(checkpoint, algorithm, options, s, windows, device):
 def judge(texts, held, s, device):
     """Perplexity of texts under the autoregressive model s.judge, of all tokens behind a begin-of-text, in its own
     tokens; and with s.mauve how near they are to held-out texts, by its last hidden states."""
-    j = pretrained.load(s.judge, device)
+    j = ckpt.load(s.judge, device)
     if j.algorithm != "ar":
         sys.exit(
             f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
@@ -158,14 +165,14 @@ def judge(texts, held, s, device):
         return torch.tensor(ids, dtype=torch.int64, device=device)
 
     ids = [j.tokenizer.encode(text) for text in texts]
-    cut = [common.windows(x, size, begin) for x in ids if x]
+    cut = [corpus.windows(x, size, begin) for x in ids if x]
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
     if not pairs:
         sys.exit("the samples are empty, so that there is nothing to judge")
     o = ar.LikelihoodOptions(batch_size=s.batch_size)
     logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
     nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
-    mean, error = mdlm.mean_and_error(mdlm.per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
+    mean, error = mean_and_error(per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
     found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
     if s.mauve:
         try:
@@ -185,7 +192,7 @@ def judge(texts, held, s, device):
 
 def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     """Fraction of held-out puzzles solved exactly, its standard error, and forwards per puzzle."""
-    rows = common.load_tokens(dataset, "val", meta)[: s.puzzles]
+    rows = corpus.load_tokens(dataset, "val", meta)[: s.puzzles]
     rows = torch.from_numpy(rows.astype("int64")).to(device)
     n = meta["prompt_len"]
     options = replace(options, max_new_tokens=rows.shape[1] - n)
@@ -203,7 +210,7 @@ def environment(device):
     """What a result depends on besides its settings."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        git = subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True).stdout.strip()
+        git = subprocess.run(command, cwd=corpus.ROOT, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         git = ""
     return {
@@ -227,14 +234,14 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
         sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
     result["dataset"] = dataset
-    if sft.holds_chat(dataset):
+    if conversations.holds_chat(dataset):
         if checkpoint.tokenizer.template is None:
             sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
         nats, per_bit = answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)
         result["likelihood"] = {"exact" if algorithm.CAUSAL else "NELBO": row(nats, per_bit)}
         return {**result, "seconds": time.time() - start, "settings": asdict(s), "sampling": asdict(options)}
-    meta = common.load_meta(dataset)
-    if not tokenizers.alike(common.load_tokenizer(dataset, meta), checkpoint.tokenizer):
+    meta = corpus.load_meta(dataset)
+    if not tokenizers.alike(corpus.load_tokenizer(dataset, meta), checkpoint.tokenizer):
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]
     result["policy"] = meta.get("policy", "windows of running text, without begin-of-text")
@@ -244,11 +251,11 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
                 f"{path} has no begin-of-text, so that it says nothing of a window's first token; use data whose "
                 "windows begin with a given one, as those of data/zeroshot/prepare.py --begin=given"
             )
-        windows = common.eval_windows(dataset, meta, window(checkpoint), s.windows)
+        windows = corpus.eval_windows(dataset, meta, window(checkpoint), s.windows)
         windows = torch.from_numpy(windows.astype("int64")).to(device)
         if windows.shape[1] > checkpoint.model.config.seq_len:
             sys.exit(f"the rows of {dataset} have {windows.shape[1]} tokens, more than the context of {path}")
-        lengths = common.eval_lengths(dataset, meta, s.windows)
+        lengths = corpus.eval_lengths(dataset, meta, s.windows)
         lengths = lengths if lengths is None else torch.from_numpy(lengths).to(device)
         nats = likelihood(checkpoint, algorithm, s, options.seed, windows, meta, lengths)
         exact = algorithm.CAUSAL
@@ -259,7 +266,7 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
             nats = chain_rule(checkpoint, algorithm, s, windows[some], method, meta, ends)
             result["likelihood"][f"exact, {method}"] = row(nats, per_bit)
     if s.num_samples:
-        held = torch.from_numpy(common.eval_windows(dataset, meta, window(checkpoint), s.num_samples).astype("int64"))
+        held = torch.from_numpy(corpus.eval_windows(dataset, meta, window(checkpoint), s.num_samples).astype("int64"))
         result["sample_entropy"] = sample_quality(checkpoint, algorithm, options, s, held, device)
     if meta.get("task") == "sudoku" and s.puzzles:
         p, error, forwards = solve(checkpoint, algorithm, options, s, dataset, meta, device)
@@ -271,15 +278,15 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
 def measure(values, s):
     """Everything that was asked for, a dict for each of s.checkpoint; the sampling options are among the values."""
     device = pick_device(s.device)[0]
-    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
-    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
-    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in algorithms))  # refuses unknown keys
+    checkpoints = [ckpt.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
+    engines = [algorithms.engine(algorithms.load(c.algorithm)) for c in checkpoints]
+    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in engines))  # refuses unknown keys
     results, facts = [], environment(device)
-    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
+    for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
         presets.refuse_idle(options, keys)
-        if algorithm is bd3lm and options.block_size:
+        if algorithm is fast_bd3lm and options.block_size:
             use_block_size(path, checkpoint.model.config, options.block_size)
         results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)
     return results
@@ -287,13 +294,13 @@ def measure(values, s):
 
 def write(file, results):
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    common.replace_file(Path(file), common.to_json(results, indent=1).encode())
+    files.replace_file(Path(file), files.to_json(results, indent=1).encode())
     print(f"wrote {file}")
 
 
 def run_tasks(values, recipe, s):
     """Every task of s.tasks for each of s.checkpoint, on all processes; the table and the file are the first one's."""
-    import harness  # and with it lm-eval, which takes its time
+    from nanodlm import tasks  # and with it lm-eval, which takes its time
 
     where = values["tasks"][1]  # "eval_llada_base.py, line 12", or the command line
     said = where == "the command line"
@@ -305,14 +312,14 @@ def run_tasks(values, recipe, s):
     out = Path(s.out or f"results/{'-'.join(names)[:150]}.json")
     requests = out.with_suffix(".requests")
     rank, world, device = parallel.start(pick_device(s.device)[0])
-    checkpoints = [pretrained.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
-    algorithms = [pretrained.algorithm(c.algorithm) for c in checkpoints]
-    classes = [o for a in algorithms for o in (a.SampleOptions, a.LikelihoodOptions)]
-    classes = (Settings, harness.Options, *dict.fromkeys(classes))
+    checkpoints = [ckpt.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
+    engines = [algorithms.engine(algorithms.load(c.algorithm)) for c in checkpoints]
+    classes = [o for a in engines for o in (a.SampleOptions, a.LikelihoodOptions)]
+    classes = (Settings, tasks.Options, *dict.fromkeys(classes))
     results, facts = [], environment(device)
     try:
-        for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, algorithms):
-            rows = harness.rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, requests)
+        for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
+            rows = tasks.rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, requests)
             results += [r | facts | {"processes": world} for r in rows]
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on where it was")
@@ -331,17 +338,21 @@ def unused(file):
 
 def main(argv):
     if argv and argv[0] in ("--table", "--plot"):
-        tasks, others = tables.read(argv[1:])
+        rows, others = tables.read(argv[1:])
         if argv[0] == "--plot":
-            return tables.plot(tasks, "accuracy.png")
-        tables.table(tasks)
+            return tables.plot(rows, "accuracy.png")
+        tables.table(rows)
         return tables.data_table(others)
     values = configurator.read(argv)
     if "help" in values:
-        import harness
+        from nanodlm import tasks
 
-        options = (mdlm.SampleOptions, bd3lm.SampleOptions, mdlm.LikelihoodOptions)  # which have them all
-        configurator.fill(values, Settings, harness.Options, *options)
+        options = (
+            fast_mdlm.SampleOptions,
+            fast_bd3lm.SampleOptions,
+            fast_mdlm.LikelihoodOptions,
+        )  # which have them all
+        configurator.fill(values, Settings, tasks.Options, *options)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
     data = ("dataset", "windows", "samples", "chain_rule", "chain_windows", "num_samples", "judge", "mauve", "puzzles")
@@ -371,7 +382,7 @@ def use_block_size(path, config, block_size):
 
 def row(per_window, per_bit):
     """What the table shows of one measure; the values per window serve to compare checkpoints on the same windows."""
-    nats, error = mdlm.mean_and_error(per_window)
+    nats, error = mean_and_error(per_window)
     return {
         "nats_per_token": nats,
         "nats_error": error,

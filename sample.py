@@ -21,14 +21,9 @@ from typing import Literal
 
 import torch
 
-import bd3lm
-import chat
-import configurator
-import mdlm
-import presets
-import pretrained
-import replay
 from model import pick_device
+from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, presets, replay
+from nanodlm import checkpoint as ckpt
 
 
 @dataclass
@@ -36,6 +31,7 @@ class Settings:
     checkpoint: str = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
     preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
     algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
+    plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, of which the usual one is a faster version
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
     system: str = ""  # system prompt of --chat and --template
@@ -103,17 +99,18 @@ def refuse_idle(s, values):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, mdlm.SampleOptions, bd3lm.SampleOptions)  # which have them all
+        configurator.fill(values, Settings, fast_mdlm.SampleOptions, fast_bd3lm.SampleOptions)  # which have them all
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     refuse_idle(s, values)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
-    checkpoint = pretrained.load(s.checkpoint, device, dtype, s.pickle)
-    algorithm = pretrained.algorithm(s.algorithm or checkpoint.algorithm)
+    checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
+    name = s.algorithm or checkpoint.algorithm
+    algorithm = algorithms.engine(algorithms.load(name), s.plain)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     if tokenizer.mask_id is None and not algorithm.CAUSAL:
-        sys.exit(f"{s.checkpoint} has no mask token, which {algorithm.__name__} needs; decode it with --algorithm=ar")
+        sys.exit(f"{s.checkpoint} has no mask token, which {name} needs; decode it with --algorithm=ar")
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
         options = replace(options, lookahead=True)  # what is given behind a hole must be seen
     for file in (s.html, s.gif):

@@ -8,7 +8,7 @@
 
 Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
 without gradient accumulation, stopped and resumed or not, draws the same ones. (Dropout depends on the process, too.)
-Data are running text, or conversations (data/sft.py), of which only the answers are hidden and learnt.
+Data are running text, or conversations (nanodlm/batches.py), of which only the answers are hidden and learnt.
 """
 
 import contextlib
@@ -28,16 +28,24 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-import configurator
-import mdlm
-import optim
-import parallel
-import pretrained
-import runs
-import tokenizer as tokenizers
-from data import common, sft
 from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
-from results import with_error
+from nanodlm import (
+    algorithms,
+    batches,
+    configurator,
+    conversations,
+    corpus,
+    files,
+    likelihood,
+    lora,
+    optim,
+    parallel,
+    runs,
+    wrapped,
+)
+from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
+from nanodlm.results import with_error
 
 
 @dataclass
@@ -177,17 +185,17 @@ def convert_first(s, shift):
     processes one does, and the others wait."""
     from filelock import FileLock
 
-    there = [base / s.init_from / "config.json" for base in (Path(), pretrained.ROOT)]
+    there = [base / s.init_from / "config.json" for base in (Path(), files.ROOT)]
     if s.init_from in ("scratch", "resume"):
         sys.exit(f"convert={s.convert} needs a directory for the converted checkpoint: init_from=checkpoints/…")
     Path(s.init_from).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{s.init_from}.lock"):
         if any(file.is_file() for file in there):
             return
-        path = pretrained.find(s.convert)
+        path = ckpt.find(s.convert)
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
         name = (content.get("architectures") or [""])[0]
-        if pretrained.is_causal(name) or content.get("algorithm") == "ar":
+        if wrapped.is_causal(name) or content.get("algorithm") == "ar":
             import convert_ar
 
             convert_ar.convert(s.convert, s.init_from, s.algorithm, shift)
@@ -228,10 +236,10 @@ def one_run(argv, stack):
     # ---------------------------------------------------------------------------------------------------------------
     # settings, processes, device
     values = configurator.read(argv)
-    algorithm = pretrained.algorithm(values.get("algorithm", (Settings.algorithm, ""))[0])
+    algorithm = algorithms.load(values.get("algorithm", (Settings.algorithm, ""))[0])
     master = int(os.environ.get("RANK", 0)) == 0
     say = tqdm.write if master else lambda *_: None
-    classes = (Settings, Config, algorithm.LossOptions, sft.Options)
+    classes = (Settings, Config, algorithm.LossOptions, conversations.Options)
     s, config, options, chat = configurator.fill(values, *classes, quiet=not master)
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
@@ -247,11 +255,11 @@ def one_run(argv, stack):
         stack.enter_context(runs.held(out))
     if s.convert and s.init_from != "resume":
         convert_first(s, config.shift)
-    is_chat = sft.holds_chat(s.dataset)
+    is_chat = conversations.holds_chat(s.dataset)
     source = None
     if s.init_from != "scratch":
         held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
-        source = pretrained.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
+        source = ckpt.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
         released = "architecture" in source.facts
         config = config_from(source, config, values, is_chat or released)
         if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
@@ -280,8 +288,8 @@ def one_run(argv, stack):
         for field in fields(chat):
             if getattr(chat, field.name) != field.default:
                 sys.exit(f"{field.name} is for conversations, and {s.dataset} is running text; leave it out")
-        meta = common.load_meta(s.dataset)
-        tokenizer, tokenizer_dir = common.load_tokenizer(s.dataset, meta), common.find(s.dataset)
+        meta = corpus.load_meta(s.dataset)
+        tokenizer, tokenizer_dir = corpus.load_tokenizer(s.dataset, meta), corpus.find(s.dataset)
         prompt_len, rows_of = meta.get("prompt_len", 0), meta.get("row_len")
         vocab_size = config.vocab_size or meta["vocab_size"]
         if vocab_size < meta["vocab_size"]:
@@ -293,7 +301,7 @@ def one_run(argv, stack):
             tokenizer, tokenizer_dir = source.tokenizer, source.files
         if rows_of and rows_of != L:
             sys.exit(f"seq_len={L} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
-        if not rows_of and len(common.load_tokens(s.dataset, "train", meta)) <= L:
+        if not rows_of and len(corpus.load_tokens(s.dataset, "train", meta)) <= L:
             sys.exit(f"the training text of {s.dataset} is shorter than one window of seq_len={L} tokens")
     stages = read_stages(s.stages, options)
     sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
@@ -321,25 +329,29 @@ def one_run(argv, stack):
             sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
         if s.epochs and chat.streaming:
             sys.exit("epochs: nobody knows how long a stream is; use max_iters")
-        conversations = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
-        s = runs.settle_length(s, conversations.rows_per_pass, global_rows, say)
+        data = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
+        s = runs.settle_length(s, data.rows_per_pass, global_rows, say)
         alone = replace(chat, packing=False)
-        eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(s.eval_windows)
-        say(conversations.summary())
+        eval_rows = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(
+            s.eval_windows
+        )
+        say(data.summary())
         if not eval_rows:  # a small file may have none
             say(f"no conversation of {s.dataset} is left for validation, which is of training conversations instead")
-            eval_rows = sft.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed).some(s.eval_windows)
+            eval_rows = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed).some(
+                s.eval_windows
+            )
     else:
         if s.epochs:
             sys.exit("epochs counts passes over conversations; for running text use max_iters")
         s = runs.settle_length(s, None, global_rows, say)
-        eval_x = common.eval_windows(s.dataset, meta, L, s.eval_windows)
-    if s.preset not in ("", "none") and not (pretrained.ROOT / f"config/presets/{s.preset}.py").is_file():
+        eval_x = corpus.eval_windows(s.dataset, meta, L, s.eval_windows)
+    if s.preset not in ("", "none") and not (files.ROOT / f"config/presets/{s.preset}.py").is_file():
         sys.exit(f"there is no preset config/presets/{s.preset}.py")
-    content = conversations.content() if is_chat else common.content(s.dataset)
+    content = data.content() if is_chat else corpus.content(s.dataset)
     identity = runs.identity(s, L, global_rows, content, options, chat if is_chat else None)
 
-    state = pretrained.load_train_state(source.path) if s.init_from == "resume" else None
+    state = ckpt.load_train_state(source.path) if s.init_from == "resume" else None
     if state:
         runs.check(source.path, state.get("run", {}), identity)
 
@@ -356,7 +368,7 @@ def one_run(argv, stack):
     def to_device(ids):
         """Checked ids (B, L) and which of them are learnt, on the device."""
         try:
-            common.check_ids(ids, tokenizer, s.dataset)
+            corpus.check_ids(ids, tokenizer, s.dataset)
         except ValueError as e:
             sys.exit(f"{e}; prepare the data again")
         x = move(ids.astype(np.int64))
@@ -368,17 +380,17 @@ def one_run(argv, stack):
         return x.pin_memory().to(device, non_blocking=True) if kind == "cuda" else x.to(device)
 
     def chat_batch(rows, first, count, how, width=None):
-        """`count` rows of conversations from row `first` of the global batch on: ids, what is learnt, mdlm.Texts."""
-        ids, learn, texts = sft.batch(rows, first, count, how, tokenizer.eos_id, L, width)
+        """`count` rows of conversations from row `first` of the global batch on: ids, what is learnt, batches.Texts."""
+        ids, learn, texts = batches.batch(rows, first, count, how, tokenizer.eos_id, L, width)
         number, position = move(texts.pop("number")), move(texts.pop("position"))
-        return move(ids), move(learn), mdlm.Texts(number, position, **texts)
+        return move(ids), move(learn), batches.Texts(number, position, **texts)
 
     taken = {}  # the conversations of an iteration, and where in the data they begin
 
     def rows_of_iteration(it):
         if taken.get("it") != it:
-            taken.update(it=it, state=conversations.state, rows=conversations.next(global_rows))
-            taken["learnt"] = sft.learnt(taken["rows"], chat, L)
+            taken.update(it=it, state=data.state, rows=data.next(global_rows))
+            taken["learnt"] = batches.learnt(taken["rows"], chat, L)
             taken["tokens"] = sum(n for row in taken["rows"] for n, _ in row)
         return taken["rows"]
 
@@ -391,7 +403,7 @@ def one_run(argv, stack):
                 rows_of_iteration(it), first, B, chat, L if use_compile or chat.packing else None
             )
             return x, dict(maskable=learn, texts=texts, denominator=taken["learnt"] / world)
-        tokens = common.load_tokens(s.dataset, "train", meta)
+        tokens = corpus.load_tokens(s.dataset, "train", meta)
         starts = len(tokens) - (0 if rows_of else L - 1)
         index = np.random.default_rng((s.seed, it)).integers(starts, size=global_rows)[first : first + B]
         x, maskable = to_device(np.stack([tokens[i] if rows_of else tokens[i : i + L] for i in index]))
@@ -409,8 +421,8 @@ def one_run(argv, stack):
             if not isinstance(model, Transformer):
                 sys.exit("random_weights: this model runs through transformers; use a family that is known here")
             model = Transformer(config)
-        base = {k: source.facts[k] for k in pretrained.KEPT if k in source.facts}
-        changed = pretrained.network_facts(config, source.model.config)  # what an adapter has to remember
+        base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
+        changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
         for name, module in model.named_modules():  # what is not a weight follows this run's settings
             if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
                 module.p = config.dropout
@@ -423,9 +435,9 @@ def one_run(argv, stack):
         sys.exit("lora_r stands beside weights that are on disk, and random_weights are not; use one of the two")
     if s.lora_r and "adapter" not in base:
         alpha = s.lora_alpha or 2.0 * s.lora_r
-        base["adapter"] = {"base": s.init_from, "base_digest": pretrained.digest(model), "r": s.lora_r, "alpha": alpha}
+        base["adapter"] = {"base": s.init_from, "base_digest": lora.digest(model), "r": s.lora_r, "alpha": alpha}
         base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
-        pretrained.add_lora(model, s.lora_r, alpha, s.lora_dropout)
+        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout)
     elif "adapter" in base:
         have = base["adapter"]
         asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
@@ -451,7 +463,7 @@ def one_run(argv, stack):
         start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
         evaluated, adapted = state.get("evaluated", start), state.get("adapted", {})
         if is_chat:
-            conversations.state = tuple(state["data"])
+            data.state = tuple(state["data"])
         with torch.no_grad():
             for n, p in trained.items():
                 p.copy_(parallel.like(p, state["weights"][n]))
@@ -480,9 +492,9 @@ def one_run(argv, stack):
     launchers = parallel.gather(runs.launcher())
     writer = run = None
     if master:
-        common.replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
+        files.replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
         old = read_metrics(metrics) if s.init_from == "resume" else []
-        common.replace_file(metrics, "".join(common.to_json(m) + "\n" for m in old if m["iter"] <= start).encode())
+        files.replace_file(metrics, "".join(files.to_json(m) + "\n" for m in old if m["iter"] <= start).encode())
         if s.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -500,7 +512,7 @@ def one_run(argv, stack):
         if master:
             try:
                 with metrics.open("a") as f:
-                    f.write(common.to_json({"iter": it, **numbers}) + "\n")
+                    f.write(files.to_json({"iter": it, **numbers}) + "\n")
             except OSError as e:
                 say(f"warning: {metrics} misses a line: {e}")
             for key, value in numbers.items():
@@ -545,7 +557,7 @@ def one_run(argv, stack):
                 if is_chat:  # the end-of-text behind an answer is part of what is measured, but not a token more
                     x, maskable, texts = chat_batch(eval_rows, first, n, alone, L if use_compile else None)
                     real = texts.number >= 0
-                    lengths = [int(sft.read(row[0][1])[1].sum()) for row in eval_rows[first : first + n]]
+                    lengths = [int(batches.read(row[0][1])[1].sum()) for row in eval_rows[first : first + n]]
                 else:
                     x, maskable = to_device(eval_x[first : first + n])
                 keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.eval_samples, seed=0)
@@ -556,7 +568,11 @@ def one_run(argv, stack):
                 if stopped := parallel.any_of(stop.asked):
                     break
         raw.train()
-        return None if stopped else mdlm.mean_and_error(mdlm.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
+        return (
+            None
+            if stopped
+            else likelihood.mean_and_error(likelihood.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
+        )
 
     def options_at(it):
         """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
@@ -594,7 +610,7 @@ def one_run(argv, stack):
                 "evaluated": evaluated,
                 "adapted": adapted,
                 "run": identity,
-                "data": (taken["state"] if taken.get("it") == it else conversations.state) if is_chat else None,
+                "data": (taken["state"] if taken.get("it") == it else data.state) if is_chat else None,
                 "weights": parallel.whole(trained) if ema else weights,
                 "ema": weights if ema else None,
                 "optimizers": parallel.whole([o.state_dict() for o in optimizers]),
@@ -605,7 +621,7 @@ def one_run(argv, stack):
         files = tokenizer_dir if tokenizer_dir.is_dir() else out / "last"  # resumed from last.old, which is gone now
         if master:
             try:
-                pretrained.save(out / name, weights, config, tokenizer, files, s.algorithm, content, dtype, train_state)
+                ckpt.save(out / name, weights, config, tokenizer, files, s.algorithm, content, dtype, train_state)
             except OSError as e:
                 say(f"warning: {e}")
                 failed = True
@@ -660,7 +676,7 @@ def one_run(argv, stack):
                 stopping = last = True
             else:
                 nats, error = measured
-                size = sft.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"]
+                size = batches.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"]
                 bpb = 1 / math.log(2) / size
                 bits, bits_error = nats * bpb, error and error * bpb
                 facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}

@@ -1,5 +1,5 @@
-"""The ladder from autoregression to masked diffusion: `python compare.py ladder` trains this network five times, on the
-same windows, as ar, bd3lm with blocks of 1, 4 and 16, and mdlm, and prints one table.
+"""The ladder from autoregression to masked diffusion: `python experiments/compare.py ladder` trains this network five
+times, on the same windows, as ar, bd3lm with blocks of 1, 4 and 16, and mdlm, and prints one table.
 
 Data      python data/pydocs/prepare.py
 Hardware  2 CPU cores with bfloat16, 28 minutes

@@ -14,7 +14,7 @@ All weights instead of adapters: --lora_r=0 --learning_rate=2.5e-5 (16 GPUs of 8
 
 Hardware   torchrun --nproc_per_node=8 train.py config/llada_sft.py
 Then       python sample.py --checkpoint=out/llada_sft --chat
-           python pretrained.py --checkpoint=out/llada_sft --merge=checkpoints/llada_sft --dtype=bfloat16
+           python -m nanodlm.merge --checkpoint=out/llada_sft --merge=checkpoints/llada_sft --dtype=bfloat16
 """
 
 algorithm = "mdlm"

@@ -16,7 +16,7 @@ preset = "chat"
 seq_len = 512
 fill = 0
 
-objective = "masked_ce"  # learns faster than the bound in short runs (experiments.md)
+objective = "masked_ce"  # learns faster than the bound in short runs (experiments/README.md)
 t_shape = "bell"
 batch_size = 32
 gradient_accumulation_steps = 2

@@ -5,7 +5,7 @@ Hardware  one CPU core with bfloat16, 53 minutes (Python 3.11's documentation, t
 Expected  1.87 bits per byte (NELBO); the log is checkpoints/pydocs_mdlm/metrics.jsonl
 
 The shipped weights drew t uniformly up to iteration 2873 (--t_shape=uniform), were stopped there and resumed with the
-bell, when that had turned out to be better (experiments.md).
+bell, when that had turned out to be better (experiments/README.md).
 """
 
 algorithm = "mdlm"

@@ -10,7 +10,7 @@ dataset = "pydocs"
 out_dir = "out/quickstart_bd3lm"
 
 block_size = 16
-t_min = 0.3  # blocks that are almost clean or almost empty teach little, and their loss varies most (experiments.md)
+t_min = 0.3  # blocks that are almost clean or almost empty teach little, and their loss varies most (experiments/)
 t_max = 0.8
 
 seq_len = 256

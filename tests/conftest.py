@@ -41,7 +41,7 @@ def cold(server):
     """The same, where nothing has been downloaded yet."""
     import huggingface_hub
 
-    import hub
+    from nanodlm import hub
 
     shutil.rmtree(HOME, ignore_errors=True)
     huggingface_hub.HfFileSystem.clear_instance_cache()

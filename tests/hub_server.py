@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from nanodlm import hub
+
 GOOD_TOKEN, OTHER_TOKEN = "hf_good", "hf_other"  # the first may see everything, the second what is public
 
 

@@ -37,9 +37,11 @@ from test_mdlm import (
 
 import bd3lm
 import mdlm
-from bd3lm import LossOptions, SampleOptions
-from mdlm import LikelihoodOptions
+from bd3lm import LossOptions
 from model import Config, KVCache, Tiles, Transformer
+from nanodlm import decode, fast_bd3lm, fast_mdlm
+from nanodlm.fast_bd3lm import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
 SIZES = [1, 2, 3, 4]  # of the toy's blocks; 3 does not divide its length
@@ -314,7 +316,7 @@ def test_block_size_1_at_time_1_is_autoregression_without_a_shift():
     for keys in (dict(), dict(samples=3), dict(seed=8, first=5)):
         assert (bd3lm.nelbo(net, x, mask_id=M, **keys) - nll.sum(1)).abs().max() < 1e-10
     for method in ("left_to_right", "confidence"):
-        ll = bd3lm.log_likelihood(net, list(x[:, :2]), list(x[:, 2:]), LikelihoodOptions(method), mask_id=M)
+        ll = fast_bd3lm.log_likelihood(net, list(x[:, :2]), list(x[:, 2:]), LikelihoodOptions(method), mask_id=M)
         assert (ll + nll[:, 2:].sum(1)).abs().max() < 1e-10
 
 
@@ -369,8 +371,8 @@ def test_generating_in_one_block_is_masked_diffusions(name):
     net = transformer(6, block_size=12)
     for prompts in ([ids(7)], [ids(6, M, 8), ids(1, M, M)]):
         keys = dict(max_new_tokens=12 - len(prompts[0]), **QUOTAS[name])
-        blocks = bd3lm.generate(net, prompts, SampleOptions(**keys), mask_id=M, eos_id=0, trace=True)
-        whole = mdlm.generate(net, prompts, mdlm.SampleOptions(**keys), mask_id=M, eos_id=0, trace=True)
+        blocks = fast_bd3lm.generate(net, prompts, SampleOptions(**keys), mask_id=M, eos_id=0, trace=True)
+        whole = fast_mdlm.generate(net, prompts, fast_mdlm.SampleOptions(**keys), mask_id=M, eos_id=0, trace=True)
         assert_same_output(blocks, whole)
 
 
@@ -656,17 +658,17 @@ def test_a_deterministic_order_has_an_exact_likelihood(size, method):
     because what every block is given is known from the start."""
     net = transformer(8, block_size=size)
     spy = Spy(net)
-    together = bd3lm.log_likelihood(spy, *zip(*PAIRS), LikelihoodOptions(method), mask_id=M)
+    together = fast_bd3lm.log_likelihood(spy, *zip(*PAIRS), LikelihoodOptions(method), mask_id=M)
     assert len(spy.seen) <= size and together.dtype == torch.float64
     if size < 12:  # 8 tokens of the fourth target fill a block of any of these sizes
         assert len(spy.seen) == size
     for (prompt, target), value in zip(PAIRS, together.tolist()):
-        alone = bd3lm.log_likelihood(net, [prompt], [target], LikelihoodOptions(method), mask_id=M)
+        alone = fast_bd3lm.log_likelihood(net, [prompt], [target], LikelihoodOptions(method), mask_id=M)
         assert abs(alone - value) < 1e-10
         assert abs(naive_log_likelihood(net, prompt, target, size, method) - value) < 1e-10
-    pieces = bd3lm.log_likelihood(net, *zip(*PAIRS), LikelihoodOptions(method, batch_size=2), mask_id=M)
+    pieces = fast_bd3lm.log_likelihood(net, *zip(*PAIRS), LikelihoodOptions(method, batch_size=2), mask_id=M)
     assert (pieces - together).abs().max() < 1e-10
-    assert bd3lm.log_likelihood(net, [], [], LikelihoodOptions(method), mask_id=M).shape == (0,)
+    assert fast_bd3lm.log_likelihood(net, [], [], LikelihoodOptions(method), mask_id=M).shape == (0,)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -675,7 +677,7 @@ def test_exact_likelihoods_of_exact_conditionals_are_log_p_and_marginalise_what_
     cases = [(s[:a], s[a:b]) for a in range(L) for b in range(a + 1, L + 1) for s in STRINGS]
     for method in ("left_to_right", "confidence"):
         options = LikelihoodOptions(method, batch_size=64)
-        ll = bd3lm.log_likelihood(Seer(EXACT, size), *zip(*cases), options, mask_id=MASK)
+        ll = fast_bd3lm.log_likelihood(Seer(EXACT, size), *zip(*cases), options, mask_id=MASK)
         for (prompt, target), value in zip(cases, ll.tolist()):
             text, n = torch.cat([prompt, target]), len(prompt)
             p = [DATA[(STRINGS[:, :k] == text[:k]).all(1)].sum().log().item() for k in (n, len(text))]
@@ -690,10 +692,10 @@ def test_likelihoods_of_all_targets_sum_to_one(method):
     targets = [t for t in listing(4, 3) if (t != 2).all()]
     nothing = [ids()] if method == "left_to_right" else []  # masks alone: no position is surer than another
     for prompt in (*nothing, ids(1), ids(3, 0, 0), ids(0, 1, 3, 3)):
-        ll = bd3lm.log_likelihood(net, [prompt] * 27, targets, LikelihoodOptions(method, batch_size=27), mask_id=2)
+        ll = fast_bd3lm.log_likelihood(net, [prompt] * 27, targets, LikelihoodOptions(method, batch_size=27), mask_id=2)
         assert abs(ll.exp().sum() - 1) < 1e-10
     for size in SIZES:
-        ll = bd3lm.log_likelihood(
+        ll = fast_bd3lm.log_likelihood(
             Seer(ARBITRARY, size), [ids()] * 16, list(STRINGS), LikelihoodOptions(method), mask_id=MASK
         )
         law = block_law(ARBITRARY, size, SampleOptions(L))
@@ -707,7 +709,7 @@ def test_the_bound_of_a_prompted_target_is_its_nelbo():
     for size in (2, 3):
         exact = block_nelbo(ARBITRARY, x, size, maskable)
         values = [
-            bd3lm.log_likelihood(
+            fast_bd3lm.log_likelihood(
                 Seer(ARBITRARY, size),
                 list(x[:, :n]),
                 list(x[:, n:]),
@@ -726,10 +728,10 @@ def test_the_bound_of_a_prompted_target_is_its_nelbo():
 
 def naive(net, prompts, o, size=4, window=None, eos=None):
     """No cache, no batch, no saving: for every row and step a fresh pass over its whole canvas up to the end of the
-    block, through a mask that is written down densely. What to reveal is mdlm.decode's choice, as everywhere."""
+    block, through a mask that is written down densely. What to reveal is decode.decode's choice, as everywhere."""
     window, seq_len = window or net.config.seq_len, net.config.seq_len
     canvases = [canvas_of(p, o) for p in prompts]
-    x, real = mdlm.pad(canvases, M)
+    x, real = decode.pad(canvases, M)
     hole, lengths = (x == M) & real, real.sum(1)
     x = F.pad(x, (0, size), value=M)
 
@@ -753,7 +755,7 @@ def naive(net, prompts, o, size=4, window=None, eos=None):
 
     options = SampleOptions(**{f.name: getattr(o, f.name) for f in fields(o)} | dict(block_size=size))
     with torch.no_grad():
-        return mdlm.decode(
+        return decode.decode(
             net, x, F.pad(hole, (0, size)), lengths, 0 * lengths, options, logits_at, mask_id=M, eos_id=eos, trace=True
         )
 
@@ -776,10 +778,10 @@ def test_the_cache_gives_the_tokens_of_recomputing_everything(name):
         net = transformer(10 + seed, block_size=size, seq_len=24)
         o = dict(max_new_tokens=7, seed=seed, **QUOTAS[name])
         expected = naive(net, PROMPTS, SampleOptions(**o), size)
-        kept = bd3lm.generate(net, PROMPTS, SampleOptions(**o), mask_id=M, trace=True)
+        kept = fast_bd3lm.generate(net, PROMPTS, SampleOptions(**o), mask_id=M, trace=True)
         assert_same_output(kept, expected, forwards=False)
         for cache in ("block", "none"):
-            other = bd3lm.generate(net, PROMPTS, SampleOptions(**o, cache=cache), mask_id=M, trace=True)
+            other = fast_bd3lm.generate(net, PROMPTS, SampleOptions(**o, cache=cache), mask_id=M, trace=True)
             assert_same_output(other, expected, forwards=False)
 
 
@@ -788,9 +790,9 @@ def test_the_last_block_of_the_context_is_short_in_generation_as_it_was_in_train
     in its trace: also where nothing is asked of the window."""
     net = transformer(11, seq_len=10)
     for prompt in (ids(7), ids(1, 2, 3, 4, 6), ids(1, 2, 3, 4, 6, 7, 8, 9)):
-        out = bd3lm.generate(net, [prompt], SampleOptions(10 - len(prompt)), mask_id=M, trace=True)
+        out = fast_bd3lm.generate(net, [prompt], SampleOptions(10 - len(prompt)), mask_id=M, trace=True)
         targets = [out.tokens[0][len(prompt) :]]
-        ll = bd3lm.log_likelihood(net, [prompt], targets, LikelihoodOptions("confidence"), mask_id=M)
+        ll = fast_bd3lm.log_likelihood(net, [prompt], targets, LikelihoodOptions("confidence"), mask_id=M)
         assert abs(ll.item() - sum(math.log(p) for *_, p in out.trace[0])) < 1e-8
 
 
@@ -799,9 +801,9 @@ def test_the_probabilities_in_the_trace_are_the_likelihood():
     for size in (1, 3, 4, 6):
         net = transformer(12, block_size=size, seq_len=24)
         prompts = [ids(7), ids(6, 7, 8, 9), ids(1, 2, 3, 4, 6, 7)]
-        out = bd3lm.generate(net, prompts, SampleOptions(8), mask_id=M, trace=True)
+        out = fast_bd3lm.generate(net, prompts, SampleOptions(8), mask_id=M, trace=True)
         targets = [t[len(p) :] for p, t in zip(prompts, out.tokens)]
-        ll = bd3lm.log_likelihood(net, prompts, targets, LikelihoodOptions("confidence"), mask_id=M)
+        ll = fast_bd3lm.log_likelihood(net, prompts, targets, LikelihoodOptions("confidence"), mask_id=M)
         for value, events in zip(ll.tolist(), out.trace):
             assert abs(value - sum(math.log(p) for *_, p in events)) < 1e-8
 
@@ -844,7 +846,7 @@ def test_generate_follows_the_law_of_its_rules_and_with_exact_conditionals_the_d
     for toy in (ARBITRARY,) if keys else (ARBITRARY, EXACT):
         law = block_law(toy, size, o)
         assert abs(law.sum() - 1) < 1e-12
-        tokens = torch.stack(bd3lm.generate(Seer(toy, size), [ids()] * 20_000, o, mask_id=MASK).tokens)
+        tokens = torch.stack(fast_bd3lm.generate(Seer(toy, size), [ids()] * 20_000, o, mask_id=MASK).tokens)
         counts = torch.bincount((tokens * 2 ** torch.arange(L - 1, -1, -1)).sum(1), minlength=16)
         assert abs(chi_square(counts, law)) < 4
 
@@ -853,10 +855,10 @@ def test_generate_follows_the_law_of_its_rules_and_with_exact_conditionals_the_d
 def test_a_row_of_a_ragged_batch_is_what_it_would_have_been_alone(name):
     """Tokens, forwards and trace, whoever else is in the batch."""
     o, others = SampleOptions(7, **QUOTAS[name]), [ids(3), ids(8, 8, 1, M, 2, 1, 1, 1, 1, 1, 1, 1), ids(2, 6)]
-    whole = bd3lm.generate(NET, PROMPTS, o, mask_id=M, eos_id=9, trace=True)
+    whole = fast_bd3lm.generate(NET, PROMPTS, o, mask_id=M, eos_id=9, trace=True)
     for i, prompt in enumerate(PROMPTS):
         batch = [others[(i + j) % 3] for j in range(i)] + [prompt] + others[: i % 2]
-        alone = bd3lm.generate(NET, batch, o, mask_id=M, eos_id=9, trace=True)
+        alone = fast_bd3lm.generate(NET, batch, o, mask_id=M, eos_id=9, trace=True)
         assert alone.tokens[i].tolist() == whole.tokens[i].tolist()
         assert alone.num_forwards[i] == whole.num_forwards[i]
         assert [e[:3] for e in alone.trace[i]] == [e[:3] for e in whole.trace[i]]
@@ -867,7 +869,7 @@ def test_rows_leave_the_batch_when_they_are_finished():
     prompts = [ids(1, 2, 3, M, M, M, M, M, M, M), ids(7, M, M, 3, 4, M, M, M), ids(1, M, 3, 4, 6)]
     for scale, copies in ((0.0, 1), (1.0, 2)):
         spy = Spy(NET)
-        bd3lm.generate(spy, prompts, SampleOptions(0, cfg_scale=scale), mask_id=M)
+        fast_bd3lm.generate(spy, prompts, SampleOptions(0, cfg_scale=scale), mask_id=M)
         assert [len(i) for i, _ in spy.seen] == [copies * n for n in (3, 2, 2, 2, 2, 1, 1)]
 
 
@@ -882,7 +884,7 @@ def test_each_token_is_encoded_once_when_it_is_final_and_the_storing_is_counted(
     """One pass per token and one for each block, or prompt, that is stored; fused with the next step, it is no call of
     its own. Behind it come the tokens of the current block, and nothing else."""
     spy, text = Spy(NET), texts(1, prompt)[0]
-    out = bd3lm.generate(spy, [text], SampleOptions(new), mask_id=M)
+    out = fast_bd3lm.generate(spy, [text], SampleOptions(new), mask_id=M)
     assert out.num_forwards == [new + stored] and len(spy.seen) == new
     final = []
     for tokens, positions in spy.seen:
@@ -900,7 +902,7 @@ def test_without_a_cache_the_same_forwards_are_longer():
     lengths = {}
     for cache in ("kept", "block", "none"):
         spy = Spy(NET)
-        bd3lm.generate(spy, [ids(6, 7, 8, 9, 10)], SampleOptions(7, cache=cache), mask_id=M)
+        fast_bd3lm.generate(spy, [ids(6, 7, 8, 9, 10)], SampleOptions(7, cache=cache), mask_id=M)
         lengths[cache] = [i.shape[1] for i, _ in spy.seen]
     assert lengths == {
         "kept": [8, 4, 4, 8, 4, 4, 4],
@@ -910,13 +912,15 @@ def test_without_a_cache_the_same_forwards_are_longer():
 
 
 def test_guidance_counts_twice():
-    out = [bd3lm.generate(NET, [ids(6, 7, 8, 9, 10)], SampleOptions(7, cfg_scale=s), mask_id=M) for s in (0.0, 1.0)]
+    out = [
+        fast_bd3lm.generate(NET, [ids(6, 7, 8, 9, 10)], SampleOptions(7, cfg_scale=s), mask_id=M) for s in (0.0, 1.0)
+    ]
     assert out[0].num_forwards == [9] and out[1].num_forwards == [18]
 
 
 def test_steps_are_shared_out_over_the_blocks_and_blocks_count_from_the_start_of_the_text():
     """dLLM aligned blocks to the text in training, to the prompt's end in sampling."""
-    out = bd3lm.generate(NET, [ids(6, 7, 8)], SampleOptions(9, steps=7), mask_id=M, trace=True)
+    out = fast_bd3lm.generate(NET, [ids(6, 7, 8)], SampleOptions(9, steps=7), mask_id=M, trace=True)
     clocks = [{clock for clock, position, *_ in out.trace[0] if position // 4 == b} for b in range(3)]
     assert [len(c) for c in clocks] == [1, 2, 2]  # of 3, 2 and 2 steps: the first block has one hole only
     assert max(clocks[0]) < min(clocks[1]) and max(clocks[1]) < min(clocks[2])
@@ -947,29 +951,38 @@ def test_a_generated_end_of_text_ends_a_row_at_once():
     o = SampleOptions(12, temperature=0)
     script = Script([3, 1, 4, 1, 6, 0, 2, 7, 8, 0, 9, 9], [0.5, 0.6, 0.7, 0.8, 0.9, 0.5, 0.8, 0.7, 0.5, 0.5, 0.5, 0.5])
     spy = Spy(script)
-    out = bd3lm.generate(spy, [ids()], o, mask_id=M, eos_id=0)
+    out = fast_bd3lm.generate(spy, [ids()], o, mask_id=M, eos_id=0)
     assert out.tokens[0].tolist() == [3, 1, 4, 1, 6, 0]
     assert out.num_forwards == [4 + 1 + 4] and len(spy.seen) == 8  # of the end's own block, what is surer comes first
     script.logits[6:8] = script.logits[9]  # now the end is surer than what follows it
     script.logits[5] += torch.zeros(VOCAB).double().index_fill(0, ids(0), 2.0)
-    out = bd3lm.generate(script, [ids(), ids(1, 2, 3, 4, 9, 7)], o, mask_id=M, eos_id=0)
+    out = fast_bd3lm.generate(script, [ids(), ids(1, 2, 3, 4, 9, 7)], o, mask_id=M, eos_id=0)
     assert [t.tolist() for t in out.tokens] == [[3, 1, 4, 1, 6, 0], [1, 2, 3, 4, 9, 7, 0]]
     assert out.num_forwards[0] == 4 + 1 + 2
-    out = bd3lm.generate(script, [ids()], o, mask_id=M)
+    out = fast_bd3lm.generate(script, [ids()], o, mask_id=M)
     assert out.tokens[0].tolist()[5] == 0 and len(out.tokens[0]) == 12 and out.num_forwards == [14]
 
 
 def test_an_end_of_text_in_the_prompt_ends_nothing():
     script = Script([1, 0, 2, 3, 4, 6, 7, 0, 9], [0.5] * 9)
     o = SampleOptions(7, temperature=0)
-    assert bd3lm.generate(script, [ids(1, 0)], o, mask_id=M, eos_id=0).tokens[0].tolist() == [1, 0, 2, 3, 4, 6, 7, 0]
+    assert fast_bd3lm.generate(script, [ids(1, 0)], o, mask_id=M, eos_id=0).tokens[0].tolist() == [
+        1,
+        0,
+        2,
+        3,
+        4,
+        6,
+        7,
+        0,
+    ]
 
 
 def test_infilling_passes_over_given_blocks():
     """Masks in a prompt are holes; what is given stays. Later blocks see it, earlier ones do not."""
     canvas = ids(1, 2, M, 3, 4, 6, 7, 8, 9, M, M, 10, 11)
     for cache in ("kept", "block", "none"):
-        out = bd3lm.generate(NET, [canvas], SampleOptions(2, cache=cache), mask_id=M, trace=True)
+        out = fast_bd3lm.generate(NET, [canvas], SampleOptions(2, cache=cache), mask_id=M, trace=True)
         assert torch.equal(out.tokens[0][:13][canvas != M], canvas[canvas != M]) and len(out.tokens[0]) == 15
         assert sorted(e[1] for e in out.trace[0]) == [2, 9, 10, 13, 14]
         assert out.num_forwards == [5 + 2 * (cache != "none")]
@@ -977,10 +990,10 @@ def test_infilling_passes_over_given_blocks():
         assert blocks == sorted(blocks)
     after = canvas.clone()
     after[4:] = 6
-    later = bd3lm.generate(NET, [after], SampleOptions(0), mask_id=M, trace=True)
+    later = fast_bd3lm.generate(NET, [after], SampleOptions(0), mask_id=M, trace=True)
     assert later.trace[0][0] == pytest.approx(out.trace[0][0], abs=1e-10)
     assert_same_output(
-        bd3lm.generate(NET, [canvas], SampleOptions(2), mask_id=M, trace=True),
+        fast_bd3lm.generate(NET, [canvas], SampleOptions(2), mask_id=M, trace=True),
         naive(NET, [canvas], SampleOptions(2), 4),
         forwards=False,
     )
@@ -1030,7 +1043,7 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
         ticks.append(len(rows))
         assert len(ticks) <= 40 + max(o.steps, 21), "does not end"
 
-    out = bd3lm.generate(FREE, prompts, o, mask_id=M, eos_id=eos, trace=True, watch=watch)
+    out = fast_bd3lm.generate(FREE, prompts, o, mask_id=M, eos_id=eos, trace=True, watch=watch)
     for prompt, row, forwards, events in zip(prompts, out.tokens, out.num_forwards, out.trace):
         canvas = canvas_of(prompt, o)
         n, here = len(row), canvas != M
@@ -1045,9 +1058,9 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
 
 def test_nothing_to_do_is_done_without_a_forward():
     spy = Spy(NET)
-    out = bd3lm.generate(spy, [ids(1, 2), ids()], SampleOptions(0), mask_id=M, trace=True)
+    out = fast_bd3lm.generate(spy, [ids(1, 2), ids()], SampleOptions(0), mask_id=M, trace=True)
     assert [t.tolist() for t in out.tokens] == [[1, 2], []] and out.num_forwards == [0, 0] and out.trace == [[], []]
-    assert bd3lm.generate(spy, [], SampleOptions(3), mask_id=M).tokens == [] and not spy.seen
+    assert fast_bd3lm.generate(spy, [], SampleOptions(3), mask_id=M).tokens == [] and not spy.seen
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1063,7 +1076,7 @@ def test_beyond_the_context_a_block_sees_itself_and_what_fits_into_the_window_be
         o = dict(max_new_tokens=15, window=window, order="random" if window == 4 else "confidence", **keys)
         expected = naive(NET, prompts, SampleOptions(**o), 4, window or 12)
         for cache in ("kept", "block", "none"):
-            out = bd3lm.generate(NET, prompts, SampleOptions(**o, cache=cache), mask_id=M, trace=True)
+            out = fast_bd3lm.generate(NET, prompts, SampleOptions(**o, cache=cache), mask_id=M, trace=True)
             assert_same_output(out, expected, forwards=False)
 
 
@@ -1073,7 +1086,7 @@ def test_what_is_out_of_the_window_of_a_single_layer_changes_nothing():
     o = SampleOptions(4, window=7)
 
     def trace(text):
-        return bd3lm.generate(net, [text], o, mask_id=M, trace=True).trace[0]
+        return fast_bd3lm.generate(net, [text], o, mask_id=M, trace=True).trace[0]
 
     reference = trace(text)
     for i in range(8):
@@ -1091,7 +1104,7 @@ def test_no_key_out_of_sight_is_read():
             reach.append((cache.visible.start, cache.visible.stop))
             return super().__call__(ids, cache=cache, **keys)
 
-    bd3lm.generate(Watch(NET), [texts(1, 20)[0]], SampleOptions(8, window=6), mask_id=M)
+    fast_bd3lm.generate(Watch(NET), [texts(1, 20)[0]], SampleOptions(8, window=6), mask_id=M)
     assert reach[1:4] == [(18, 24)] * 3 and reach[5:] == [(22, 28)] * 3
 
 
@@ -1100,7 +1113,7 @@ def test_no_key_out_of_sight_is_read():
 
 
 def generate(net=NET, prompt=7, new=4, **keys):
-    return bd3lm.generate(net, [texts(1, prompt)[0]], SampleOptions(new, **keys), mask_id=M)
+    return fast_bd3lm.generate(net, [texts(1, prompt)[0]], SampleOptions(new, **keys), mask_id=M)
 
 
 @pytest.mark.parametrize(
@@ -1111,12 +1124,15 @@ def generate(net=NET, prompt=7, new=4, **keys):
         (lambda: generate(FREE), "not trained on blocks: set block_size"),
         (lambda: generate(transformer(position="learned"), new=6), "learned positions end at 12.*max_new_tokens"),
         (lambda: bd3lm.nelbo(FREE, texts(1, 8), mask_id=M), "not trained on blocks"),
-        (lambda: bd3lm.log_likelihood(FREE, [ids(7)], [ids(8)], mask_id=M), "not trained on blocks"),
+        (lambda: fast_bd3lm.log_likelihood(FREE, [ids(7)], [ids(8)], mask_id=M), "not trained on blocks"),
         (lambda: Config(VOCAB, 8, block_size=9), "block_size=9.*seq_len=8"),
         (lambda: LossOptions(block_size=0), "block_size must be at least 1, not 0"),
         (lambda: LossOptions(clip="adaptive", objective="masked_ce"), "clip=adaptive.*objective=nelbo"),
         (lambda: LossOptions(clip="adaptive"), "give one, such as t_min=0.45 and t_max=0.95"),
-        (lambda: bd3lm.log_likelihood(NET, [ids(*[7] * 9)], [ids(*[8] * 4)], mask_id=M), "13 tokens.*context of 12"),
+        (
+            lambda: fast_bd3lm.log_likelihood(NET, [ids(*[7] * 9)], [ids(*[8] * 4)], mask_id=M),
+            "13 tokens.*context of 12",
+        ),
         (lambda: LossOptions(clip="adaptiv"), "adaptiv.*fixed, adaptive"),
         (lambda: LossOptions(schedule="linera"), "linera.*linear, poly2"),
         (lambda: SampleOptions(cache="keep"), "keep.*kept, block, none"),

@@ -12,14 +12,12 @@ import pytest
 import torch
 
 import ar
-import bd3lm
-import configurator
-import families
 import mdlm
-import pretrained
 import sample
-import tokenizer as tokenizers
 from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, families, fast_bd3lm, fast_mdlm
+from nanodlm import tokenizer as tokenizers
 
 torch.set_num_threads(1)
 CONTEXT = 128
@@ -70,7 +68,7 @@ def write_checkpoint(path, source, architecture, special, template=None):
     (files / "config.json").write_text(json.dumps(shape))
     facts = dict(architecture=architecture, hf_config=shape)
     tokenizer = tokenizers.load({"kind": "hf"}, files)
-    pretrained.save(path, dict(net.named_parameters()), net.config, tokenizer, files, family.algorithm, facts)
+    ckpt.save(path, dict(net.named_parameters()), net.config, tokenizer, files, family.algorithm, facts)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +84,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(made):
-    return pretrained.load(made / "chatty").tokenizer
+    return ckpt.load(made / "chatty").tokenizer
 
 
 def command(path, *args):
@@ -125,7 +123,7 @@ class Answers:
 @pytest.fixture
 def fake(tokenizer, monkeypatch):
     fake = Answers(tokenizer)
-    for module in (mdlm, bd3lm, ar):
+    for module in (fast_mdlm, fast_bd3lm, ar):
         monkeypatch.setattr(module, "generate", fake)
     return fake
 
@@ -240,10 +238,10 @@ def values_of(file):
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda p: p.stem)
 def test_a_preset_holds_options_of_the_samplers(file):
-    known = {f.name for f in fields(mdlm.SampleOptions)}
+    known = {f.name for f in fields(fast_mdlm.SampleOptions)}
     values = values_of(file)
     assert values and values.keys() <= known
-    assert mdlm.SampleOptions(**values) != mdlm.SampleOptions()
+    assert fast_mdlm.SampleOptions(**values) != fast_mdlm.SampleOptions()
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda p: p.stem)
@@ -334,7 +332,7 @@ def test_another_preset_goes_before_the_models_own(made, fake, capsys):
 def test_no_preset_is_the_defaults(made, fake, capsys):
     command(made / "plain", "--prompt=to be", "--preset=none", "--max_new_tokens=9")
     assert "preset" not in capsys.readouterr().out.replace("preset = 'none'", "")
-    assert fake.options == [mdlm.SampleOptions(9)]
+    assert fake.options == [fast_mdlm.SampleOptions(9)]
 
 
 def test_of_the_models_own_preset_another_algorithm_takes_what_it_knows(made, fake):

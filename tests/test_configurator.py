@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-import configurator
+from nanodlm import configurator
 
 PROJECT = Path(configurator.__file__).resolve().parent
 
@@ -414,7 +414,7 @@ def test_every_setting_of_the_project_explains_itself(script):
 def test_help_begins_with_the_scripts_docstring_and_exits_cleanly():
     script = (
         '"""What this script does."""\n'
-        "import sys\nfrom model import Config\nimport configurator\n"
+        "import sys\nfrom model import Config\nfrom nanodlm import configurator\n"
         "configurator.fill(configurator.read(sys.argv[1:]), Config)\n"
     )
     Path("script.py").write_text(script)

@@ -28,11 +28,11 @@ import convert_ar
 import convert_bert
 import eval as evaluation
 import mdlm
-import pretrained
 import sample
-import tokenizer as tokenizers
 import train
-from data import common
+from nanodlm import checkpoint as ckpt
+from nanodlm import corpus, fast_mdlm, lora, merge
+from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 BYTES = sorted(hf_tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -185,7 +185,7 @@ def test_a_converted_encoder_gives_the_logits_that_transformers_gives_for_its_so
     found = hf(ids)
     expected = found.prediction_logits if name == "bert for pretraining" else found.logits
     assert expected.std() > 0.2
-    same(pretrained.load(out).model(ids), expected)
+    same(ckpt.load(out).model(ids), expected)
 
 
 def load_as(cls, path):
@@ -202,12 +202,12 @@ def test_transformers_reads_a_converted_encoder_and_gives_the_same_logits(conver
     _, out = converted(name)
     ids = ids_for(name)
     ids[:, 3:9] = 4
-    same(load_as(tf.AutoModelForMaskedLM, out)(ids).logits, pretrained.load(out).model(ids))
+    same(load_as(tf.AutoModelForMaskedLM, out)(ids).logits, ckpt.load(out).model(ids))
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *HEADLESS])
 def test_a_converted_encoder_has_all_that_a_diffusion_model_needs(converted, name):
-    checkpoint = pretrained.load(converted(name)[1])
+    checkpoint = ckpt.load(converted(name)[1])
     tokenizer = checkpoint.tokenizer
     assert checkpoint.algorithm == "mdlm" and not checkpoint.model.config.causal
     assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.stop_ids) == (4, 3, (3,))
@@ -221,14 +221,14 @@ def test_a_converted_encoder_has_all_that_a_diffusion_model_needs(converted, nam
 def test_an_encoders_tokenizer_keeps_an_end_of_text_of_its_own(tmp_path):
     write("bert", tmp_path / "bert", eos_token="<pad>")
     convert("bert", tmp_path / "bert", tmp_path / "out")
-    tokenizer = pretrained.load(tmp_path / "out").tokenizer
+    tokenizer = ckpt.load(tmp_path / "out").tokenizer
     assert (tokenizer.eos_id, tokenizer.stop_ids) == (1, (1,))
 
 
 def test_a_chat_template_of_its_own_is_kept(tmp_path):
     write("bert", tmp_path / "bert", chat_template=TEMPLATE)
     said = convert("bert", tmp_path / "bert", tmp_path / "out")
-    tokenizer = pretrained.load(tmp_path / "out").tokenizer
+    tokenizer = ckpt.load(tmp_path / "out").tokenizer
     assert tokenizer.template([{"role": "user", "content": "Hi"}], True) == "[user]Hi<eos>[assistant]"
     assert "chat template   its own" in said
 
@@ -241,7 +241,7 @@ def test_a_headless_encoder_gets_a_head_behind_hidden_states_that_are_its_own(co
     ids = ids_for(name)
     expected = hf(ids).last_hidden_state
     assert torch.equal(again.base_model(ids).last_hidden_state, expected)
-    model, seen = pretrained.load(out).model, []
+    model, seen = ckpt.load(out).model, []
     model.head_dense.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(ids)
     same(seen[0], expected)
@@ -264,7 +264,7 @@ def test_a_built_head_is_that_of_its_seed(source, tmp_path, name):
     for i, seed in enumerate((1, 1, 2)):
         said = convert(name, source(name)[1], tmp_path / f"{i}", seed=seed)
         assert "output head     built anew" in said
-        models.append(pretrained.load(tmp_path / f"{i}").model)
+        models.append(ckpt.load(tmp_path / f"{i}").model)
     assert equal_parameters(models[0], models[1])
     heads = [m.head_dense.weight for m in models]
     assert not torch.equal(heads[0], heads[2]) and 0.015 < heads[0].std() < 0.025
@@ -284,7 +284,7 @@ def test_an_encoder_whose_config_names_it_headless_keeps_the_head_that_its_files
     path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
     edit_json(path, lambda c: c.update(architectures=[{"bert": "BertModel", "modernbert": "ModernBertModel"}[name]]))
     assert "output head     kept" in convert(name, path, tmp_path / "out")
-    assert equal_parameters(pretrained.load(tmp_path / "out").model, pretrained.load(source(name)[1]).model)
+    assert equal_parameters(ckpt.load(tmp_path / "out").model, ckpt.load(source(name)[1]).model)
 
 
 @pytest.mark.parametrize("name", HEADLESS)
@@ -306,7 +306,7 @@ CONVERTIBLE = [name for name in DECODERS if name != "opt"]
 @torch.no_grad()
 def test_with_the_causal_mask_put_back_a_converted_model_gives_its_sources_logits(converted, name):
     hf, out = converted(name)
-    model = pretrained.load(out).model
+    model = ckpt.load(out).model
     ids = ids_for(name)
     expected = hf(ids).logits
     assert expected.std() > 0.2
@@ -322,14 +322,14 @@ def test_a_converted_model_gives_the_logits_of_its_source_under_a_mask_that_hide
     ids = ids_for(name)
     expected = hf(ids, attention_mask=full(ids)).logits
     assert (expected - hf(ids).logits).abs().max() > 0.1
-    same(pretrained.load(out).model(ids)[..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
+    same(ckpt.load(out).model(ids)[..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gpt-neox", "phi"])
 @torch.no_grad()
 def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_place_later(converted, name):
     hf, out = converted(name, shift=True)
-    checkpoint = pretrained.load(out)
+    checkpoint = ckpt.load(out)
     ids = ids_for(name)
     expected = hf(ids, attention_mask=full(ids)).logits
     same(checkpoint.model(ids)[:, 1:, :DECODER_VOCAB], expected[:, :-1])
@@ -343,7 +343,7 @@ def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_plac
 @torch.no_grad()
 def test_a_shifted_qwen2_becomes_a_dream(converted):
     hf, out = converted("qwen2", shift=True)
-    checkpoint = pretrained.load(out)
+    checkpoint = ckpt.load(out)
     ids = ids_for("qwen2")
     content = json.loads((out / "config.json").read_text())
     assert content["architectures"] == ["DreamModel"] and content["nanodlm"]["network"] == {}
@@ -355,18 +355,18 @@ def test_a_shifted_qwen2_becomes_a_dream(converted):
 def test_a_shift_survives_another_saving_and_loading(converted, tmp_path):
     for name in ("llama", "gpt-neox"):
         _, out = converted(name, shift=True)
-        c = pretrained.load(out)
+        c = ckpt.load(out)
         weights = dict(c.model.named_parameters())
-        pretrained.save(tmp_path / name, weights, c.model.config, c.tokenizer, c.path, c.algorithm, c.facts)
+        ckpt.save(tmp_path / name, weights, c.model.config, c.tokenizer, c.path, c.algorithm, c.facts)
         ids = ids_for(name)
-        assert pretrained.load(tmp_path / name).model.config.shift
-        assert torch.equal(pretrained.load(tmp_path / name).model(ids), c.model(ids))
+        assert ckpt.load(tmp_path / name).model.config.shift
+        assert torch.equal(ckpt.load(tmp_path / name).model(ids), c.model(ids))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt-neox"])
 def test_a_model_converted_to_blocks_says_so(converted, name):
     _, out = converted(name, algorithm="bd3lm")
-    checkpoint = pretrained.load(out)
+    checkpoint = ckpt.load(out)
     assert checkpoint.algorithm == "bd3lm" and checkpoint.facts["preset"] == "bd3lm"
 
 
@@ -393,7 +393,7 @@ def test_the_masks_row_is_the_mean_of_the_others_which_stay_bit_for_bit(source, 
 @pytest.mark.parametrize("name", ["llama", "gpt-neox", "phi"])
 def test_the_new_tables_are_a_multiple_of_64_rows_and_their_logits_as_many(converted, name):
     _, out = converted(name)
-    checkpoint = pretrained.load(out)
+    checkpoint = ckpt.load(out)
     assert checkpoint.model.config.vocab_size == 320 == checkpoint.model(ids_for(name)).shape[-1]
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 320
 
@@ -407,7 +407,7 @@ def test_a_reserved_row_is_kept_where_that_is_asked_for(source, converted):
 @pytest.mark.parametrize("name", ["llama", "gpt-neox"])
 def test_a_reserved_token_serves_as_mask_where_it_is_named(source, converted, name):
     _, out = converted(name, mask_token="<|spare_1|>")
-    checkpoint = pretrained.load(out)
+    checkpoint = ckpt.load(out)
     assert checkpoint.tokenizer.mask_id == 2 and checkpoint.model.config.vocab_size == DECODER_VOCAB
     assert checkpoint.tokenizer.encode("<|spare_1|>") == [2]
     after = embeddings(out)
@@ -429,12 +429,12 @@ def test_transformers_own_class_reads_a_converted_model_and_gives_the_same_logit
     mask = torch.ones(17, 17, dtype=torch.bool)
     mask = (mask.tril() if sees == "causal" else mask)[None]
     additive = full(ids).masked_fill(~mask, torch.finfo(torch.float32).min)
-    same(again(ids, attention_mask=additive).logits, pretrained.load(out).model(ids, mask=mask))
+    same(again(ids, attention_mask=additive).logits, ckpt.load(out).model(ids, mask=mask))
 
 
 def test_a_converted_tokenizer_encodes_all_text_as_before_and_the_mask_as_one_token(source, converted):
     _, out = converted("llama")
-    old, new = (pretrained.tokenizer_of(p) for p in (source("llama")[1], out))
+    old, new = (ckpt.tokenizer_of(p) for p in (source("llama")[1], out))
     assert new.encode(TEXT) == old.encode(TEXT) and new.decode(new.encode(TEXT)) == TEXT
     assert new.encode("a<|mask|>b") == [*old.encode("a"), MASK, *old.encode("b")]
     assert (new.mask_id, new.eos_id, new.stop_ids, new.frame) == (MASK, 0, (0,), ((), ()))
@@ -445,7 +445,7 @@ def test_the_chat_template_and_stop_tokens_of_an_autoregressive_model_stay(tmp_p
     write("llama", tmp_path / "llama", chat_template=TEMPLATE)
     (tmp_path / "llama" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1]}))
     convert("llama", tmp_path / "llama", tmp_path / "out")
-    old, new = (pretrained.tokenizer_of(tmp_path / p) for p in ("llama", "out"))
+    old, new = (ckpt.tokenizer_of(tmp_path / p) for p in ("llama", "out"))
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     for ask in (True, False):
         assert new.template(turns, ask) == old.template(turns, ask) != ""
@@ -467,7 +467,7 @@ def own(tmp_path_factory):
     (path / "data").mkdir()
     chars = "".join(sorted({*SAYING, *convert_ar.PROBE}))
     tok = tokenizers.load({"kind": "char", "chars": chars})
-    common.write_dataset(
+    corpus.write_dataset(
         path / "data", tok, {"train": tok.encode(SAYING * 20), "val": tok.encode(SAYING * 4)}, bytes_per_token=1.0
     )
     quietly(train.main, [*TINY, "--algorithm=ar", f"--dataset={path}/data", f"--out_dir={path}/run"])
@@ -477,9 +477,9 @@ def own(tmp_path_factory):
 @pytest.mark.parametrize("shift", [False, True])
 @torch.no_grad()
 def test_a_model_trained_here_from_left_to_right_is_converted_with_its_own_tokenizer(own, tmp_path, shift):
-    before = pretrained.load(own[1])
+    before = ckpt.load(own[1])
     quietly(convert_ar.convert, own[1], tmp_path / "out", shift=shift)
-    after = pretrained.load(tmp_path / "out")
+    after = ckpt.load(tmp_path / "out")
     assert after.algorithm == "mdlm" and after.tokenizer.mask_id == before.tokenizer.mask_id
     assert after.model.config == replace(before.model.config, causal=False, shift=shift)
     old, new = before.model.embed.weight, after.model.embed.weight
@@ -498,7 +498,7 @@ def test_a_model_trained_and_converted_here_is_trained_on(own, tmp_path):
     quietly(convert_ar.convert, own[1], tmp_path / "out")
     start = [*TINY, "--algorithm=mdlm", f"--dataset={own[0]}", f"--init_from={tmp_path}/out"]
     quietly(train.main, [arg for arg in start if "n_" not in arg] + [f"--out_dir={tmp_path}/run"])
-    again = pretrained.load(tmp_path / "run")
+    again = ckpt.load(tmp_path / "run")
     assert again.algorithm == "mdlm" and not again.model.config.causal
     assert again.facts["converted_from"] == str(own[1])
 
@@ -582,7 +582,7 @@ def test_a_conversion_that_fails_while_writing_leaves_what_was_there(source, tmp
     def full_disk(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pretrained.os, "fsync", full_disk)
+    monkeypatch.setattr(ckpt.os, "fsync", full_disk)
     with pytest.raises(SystemExit, match="what was there before is intact"):
         convert(name, path, out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
@@ -597,7 +597,7 @@ def test_a_real_encoder_from_the_package_index_keeps_its_hidden_states(tmp_path)
     path = Path(spec.submodule_search_locations[0]) / "model"
     hf = tf.BertModel.from_pretrained(path, attn_implementation="eager").eval()
     convert_bert.convert(path, tmp_path / "out")
-    checkpoint = pretrained.load(tmp_path / "out")
+    checkpoint = ckpt.load(tmp_path / "out")
     tokenizer, model = checkpoint.tokenizer, checkpoint.model
     before, behind = tokenizer.frame
     ids = torch.tensor([[*before, *tokenizer.encode("Solve: what is 12 times 7, in words?"), *behind]])
@@ -646,7 +646,7 @@ def test_pickled_weights_are_converted_where_they_are_asked_for(source, converte
     module = convert_ar if name == "llama" else convert_bert
     assert "--pickle" in refusal(module.convert, path, tmp_path / "out")
     convert(name, path, tmp_path / "out", pickle=True)
-    assert equal_parameters(*(pretrained.load(p).model for p in (tmp_path / "out", converted(name)[1])))
+    assert equal_parameters(*(ckpt.load(p).model for p in (tmp_path / "out", converted(name)[1])))
 
 
 # ---- the command lines ----------------------------------------------------------------------------------------------
@@ -661,14 +661,14 @@ def test_the_command_line_says_what_it_settled(source, tmp_path, name, says):
     module = convert_bert if name == "bert" else convert_ar
     lines = quietly(module.main, [str(source(name)[1]), f"--out={tmp_path}/out"]).splitlines()
     assert len(lines) == len(says) and all(line.startswith(f"{word} ") for word, line in zip(says, lines))
-    pretrained.load(tmp_path / "out")
+    ckpt.load(tmp_path / "out")
 
 
 def test_a_conversion_is_a_command(source, tmp_path):
     args = ["convert_ar.py", str(source("llama")[1]), f"--out={tmp_path}/out", "--algorithm=bd3lm", "--mask_init=keep"]
     done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "as it was" in done.stdout and pretrained.load(tmp_path / "out").algorithm == "bd3lm"
+    assert "as it was" in done.stdout and ckpt.load(tmp_path / "out").algorithm == "bd3lm"
 
 
 @pytest.mark.parametrize("module", [convert_bert, convert_ar])
@@ -695,25 +695,25 @@ GENERATING += [("gpt-neox", {}), ("gpt-neox", {"shift": True})]
 @pytest.mark.parametrize("name, options", GENERATING)
 @pytest.mark.parametrize("cache", ["none", "prefix"])
 def test_a_converted_model_fills_every_mask_and_each_row_as_it_would_alone(converted, name, options, cache):
-    checkpoint = pretrained.load(converted(name, **options)[1])
+    checkpoint = ckpt.load(converted(name, **options)[1])
     mask_id = checkpoint.tokenizer.mask_id
     prompts = [ids_for(name, 1, length, seed=length)[0] for length in (9, 1, 5)]
     prompts[2][2:4] = mask_id  # holes
-    o = mdlm.SampleOptions(
+    o = fast_mdlm.SampleOptions(
         temperature=0, max_new_tokens=8, steps=5, block_size=4 if cache == "prefix" else 0, cache=cache
     )
-    together = mdlm.generate(checkpoint.model, prompts, o, mask_id=mask_id)
+    together = fast_mdlm.generate(checkpoint.model, prompts, o, mask_id=mask_id)
     for prompt, tokens in zip(prompts, together.tokens):
         assert len(tokens) == len(prompt) + 8 and mask_id not in tokens
         given = prompt != mask_id
         assert torch.equal(tokens[: len(prompt)][given], prompt[given])
-        assert torch.equal(mdlm.generate(checkpoint.model, [prompt], o, mask_id=mask_id).tokens[0], tokens)
+        assert torch.equal(fast_mdlm.generate(checkpoint.model, [prompt], o, mask_id=mask_id).tokens[0], tokens)
 
 
 @pytest.mark.parametrize("name, options", GENERATING)
 @torch.no_grad()
 def test_rows_of_different_lengths_have_the_logits_that_each_has_alone(converted, name, options):
-    model = pretrained.load(converted(name, **options)[1]).model
+    model = ckpt.load(converted(name, **options)[1]).model
     ids = ids_for(name, rows=3)
     real = torch.arange(17) < torch.tensor([17, 9, 1])[:, None]
     positions = torch.arange(17).expand(3, 17).where(real, -1)
@@ -728,7 +728,7 @@ def test_rows_of_different_lengths_have_the_logits_that_each_has_alone(converted
 def test_the_cache_of_a_model_that_runs_through_transformers_gives_the_logits_that_there_are_without(
     converted, name, options
 ):
-    model = pretrained.load(converted(name, **options)[1]).model
+    model = ckpt.load(converted(name, **options)[1]).model
     ids = ids_for(name)
     cache, expected = model.cache(2, 17), model(ids)
     same(model(ids, cache=cache), expected)
@@ -763,7 +763,7 @@ def talk(tmp_path_factory):
     lines = [{"prompt": f"What is {i} + {i}?", "response": f"It is {2 * i}."} for i in range(100)]
     (path / "talk.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "ROOT", path)
+        patch.setattr(corpus, "ROOT", path)
         patch.setattr("os.cpu_count", lambda: 1)  # no worker processes
         patch.setattr(train, "plot", lambda *_: None)
         yield path / "talk.jsonl"
@@ -790,7 +790,7 @@ def test_training_goes_on_from_a_converted_checkpoint_and_transformers_reads_the
 ):
     out = converted(name, **options)[1]
     trained(out)
-    before, after = pretrained.load(out), pretrained.load(tmp_path / "run/last")
+    before, after = ckpt.load(out), ckpt.load(tmp_path / "run/last")
     assert after.model.config == replace(before.model.config, dropout=after.model.config.dropout)
     assert after.tokenizer.mask_id == before.tokenizer.mask_id and after.algorithm == "mdlm"
     first, last = dict(before.model.named_parameters()), dict(after.model.named_parameters())
@@ -811,19 +811,19 @@ def test_what_a_run_starts_from_is_converted_first_and_only_once(source, trained
     stamp = (made / "config.json").stat().st_mtime_ns
     assert "chat template" not in trained(made, f"--convert={source(name)[1]}", out="again")
     assert (made / "config.json").stat().st_mtime_ns == stamp
-    assert equal_parameters(*(pretrained.load(tmp_path / f"{run}/last").model for run in ("run", "again")))
+    assert equal_parameters(*(ckpt.load(tmp_path / f"{run}/last").model for run in ("run", "again")))
 
 
 def test_a_shift_that_a_run_asks_for_is_kept_by_its_conversion(source, trained, tmp_path):
     trained(tmp_path / "made", f"--convert={source('llama')[1]}", "--shift=true")
-    assert pretrained.load(tmp_path / "made").model.config.shift
-    assert pretrained.load(tmp_path / "run/last").model.config.shift
+    assert ckpt.load(tmp_path / "made").model.config.shift
+    assert ckpt.load(tmp_path / "run/last").model.config.shift
 
 
 def test_random_weights_are_other_weights_of_the_same_architecture(converted, trained, tmp_path):
     out = converted("llama")[1]
     trained(out, "--random_weights=true", "--learning_rate=0")
-    before, after = (pretrained.load(p).model for p in (out, tmp_path / "run/last"))
+    before, after = (ckpt.load(p).model for p in (out, tmp_path / "run/last"))
     assert after.config == before.config
     first, last = dict(before.named_parameters()), dict(after.named_parameters())
     assert first.keys() == last.keys()
@@ -851,22 +851,22 @@ def test_rows_longer_than_the_context_are_refused(converted, trained, tmp_path):
 @pytest.mark.parametrize("lora", [[], ["--lora_r=4"]])
 def test_blocks_that_a_converted_model_is_trained_with_are_remembered(converted, trained, tmp_path, lora):
     trained(converted("llama")[1], "--algorithm=bd3lm", "--block_size=8", *lora)
-    checkpoint = pretrained.load(tmp_path / "run/last")
+    checkpoint = ckpt.load(tmp_path / "run/last")
     assert checkpoint.algorithm == "bd3lm" and checkpoint.model.config.block_size == 8
 
 
 @pytest.mark.parametrize("name, options", TRAINED)
-@pytest.mark.parametrize("lora", [0, 4])
-def test_computing_activations_again_changes_neither_loss_nor_gradients(converted, name, options, lora):
+@pytest.mark.parametrize("rank", [0, 4])
+def test_computing_activations_again_changes_neither_loss_nor_gradients(converted, name, options, rank):
     found = []
     for again in (False, True):
-        model = pretrained.load(converted(name, **options)[1]).model.train()
+        model = ckpt.load(converted(name, **options)[1]).model.train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        if lora:
+        if rank:
             torch.manual_seed(0)
-            pretrained.add_lora(model, lora, 8.0)
+            lora.add_lora(model, rank, 8.0)
         if again:
             model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
         calls = []
@@ -892,11 +892,11 @@ ADAPTED = [("llama", {}), ("bert", {}), ("gpt2", {}), ("gpt-neox", {}), ("gpt-ne
 
 @pytest.mark.parametrize("name, options", ADAPTED)
 def test_adapters_begin_as_nothing_and_are_all_that_learns(converted, name, options):
-    model = pretrained.load(converted(name, **options)[1]).model
+    model = ckpt.load(converted(name, **options)[1]).model
     ids = ids_for(name)
     before, base = model(ids).detach(), {n for n, _ in model.named_parameters()}
     linear = sum(isinstance(m, torch.nn.Linear) for m in model.modules())
-    pretrained.add_lora(model, 4, 8.0)
+    lora.add_lora(model, 4, 8.0)
     assert torch.equal(model(ids), before)
     mdlm.loss(model, ids, mask_id=4 if name in ENCODERS else MASK).backward()
     learns = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -908,8 +908,8 @@ def test_adapters_begin_as_nothing_and_are_all_that_learns(converted, name, opti
 
 
 def test_adapters_of_a_half_precision_base_are_held_in_full(converted):
-    model = pretrained.load(converted("llama")[1], dtype=torch.bfloat16).model
-    pretrained.add_lora(model, 4, 8.0)
+    model = ckpt.load(converted("llama")[1], dtype=torch.bfloat16).model
+    lora.add_lora(model, 4, 8.0)
     assert {p.dtype for n, p in model.named_parameters() if ".lora_" in n} == {torch.float32}
     assert {p.dtype for n, p in model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
 
@@ -917,8 +917,8 @@ def test_adapters_of_a_half_precision_base_are_held_in_full(converted):
 @pytest.mark.parametrize("name, options", ADAPTED)
 def test_an_adapter_is_saved_alone_and_loads_with_its_base(converted, trained, tmp_path, monkeypatch, name, options):
     out, held = converted(name, **options)[1], []
-    add_lora = pretrained.add_lora
-    monkeypatch.setattr(pretrained, "add_lora", lambda model, *args: held.append(add_lora(model, *args)) or held[-1])
+    add_lora = lora.add_lora
+    monkeypatch.setattr(lora, "add_lora", lambda model, *args: held.append(add_lora(model, *args)) or held[-1])
     trained(out, "--lora_r=4")
     monkeypatch.undo()
     last = tmp_path / "run/last"
@@ -926,10 +926,10 @@ def test_an_adapter_is_saved_alone_and_loads_with_its_base(converted, trained, t
     assert all(".lora_" in n for n in safetensors.torch.load_file(last / "adapter_model.safetensors"))
     assert json.loads((last / "config.json").read_text())["adapter"]["base"] == str(out)
     ids, model = ids_for(name), held[0].eval()
-    checkpoint = pretrained.load(last)
+    checkpoint = ckpt.load(last)
     assert torch.equal(checkpoint.model(ids), model(ids))
-    assert (checkpoint.model(ids) - pretrained.load(out).model(ids)).abs().max() > 1e-3
-    base = pretrained.load(out)
+    assert (checkpoint.model(ids) - ckpt.load(out).model(ids)).abs().max() > 1e-3
+    base = ckpt.load(out)
     assert checkpoint.algorithm == "mdlm" and checkpoint.tokenizer.mask_id == base.tokenizer.mask_id
     assert checkpoint.model.config == base.model.config
 
@@ -940,12 +940,12 @@ def test_an_adapter_and_its_base_are_merged_to_one_checkpoint_that_transformers_
 ):
     out = converted(name, **options)[1]
     trained(out, "--lora_r=4")
-    quietly(pretrained.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
-    adapted, merged = pretrained.load(tmp_path / "run"), pretrained.load(tmp_path / "merged")
+    quietly(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
+    adapted, merged = ckpt.load(tmp_path / "run"), ckpt.load(tmp_path / "merged")
     ids = ids_for(name)
     expected = adapted.model(ids)
     same(merged.model(ids), expected)
-    assert (expected - pretrained.load(out).model(ids)).abs().max() > 1e-3
+    assert (expected - ckpt.load(out).model(ids)).abs().max() > 1e-3
     assert stored(tmp_path / "merged").keys() == stored(out).keys()
     assert merged.model.config == adapted.model.config and "adapter" not in merged.facts
     assert merged.tokenizer.spec == adapted.tokenizer.spec
@@ -965,7 +965,7 @@ def test_a_run_of_adapters_that_is_cut_and_resumed_is_the_whole_run_bitwise(conv
     trained(out, *more, "--max_iters=4", out="whole")
     trained(out, *more, out="cut")
     trained("resume", *more, "--max_iters=4", out="cut")
-    whole, cut = (pretrained.load_train_state(tmp_path / run / "last") for run in ("whole", "cut"))
+    whole, cut = (ckpt.load_train_state(tmp_path / run / "last") for run in ("whole", "cut"))
     assert whole["iter"] == cut["iter"] == 4 and whole["weights"].keys() == cut["weights"].keys()
     assert all(torch.equal(w, cut["weights"][n]) for n, w in whole["weights"].items())
     assert json.loads((tmp_path / "cut/last/config.json").read_text())["adapter"]["base"] == str(out)
@@ -993,7 +993,7 @@ TEXT_RUN = [arg for arg in TINY if "n_" not in arg] + ["--lora_r=4"]
 def test_adapters_beside_a_network_of_ours_learn_running_text_and_are_evaluated(own, base, tmp_path, capsys):
     quietly(train.main, [*TEXT_RUN, f"--dataset={own[0]}", f"--init_from={base}", f"--out_dir={tmp_path}/run"])
     assert sorted(p.name for p in (tmp_path / "run/best").iterdir()) == ["adapter_model.safetensors", "config.json"]
-    quietly(pretrained.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
+    quietly(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
     numbers = []
     for run in ("run", "merged"):
         keys = ["--device=cpu", "--windows=4", "--samples=1", f"--out={tmp_path}/{run}.json"]
@@ -1001,14 +1001,14 @@ def test_adapters_beside_a_network_of_ours_learn_running_text_and_are_evaluated(
         numbers.append(re.search(r"\d\.\d{3}", capsys.readouterr().out).group())
     assert numbers[0] == numbers[1]
     ids = torch.randint(0, 20, (2, 17))
-    same(*(pretrained.load(tmp_path / run).model(ids) for run in ("merged", "run")))
+    same(*(ckpt.load(tmp_path / run).model(ids) for run in ("merged", "run")))
 
 
 def test_an_adapter_for_another_base_is_refused_with_both_names(converted, trained, tmp_path):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
     trained(held, "--lora_r=4")
     edit_tensors(held, lambda tensors: tensors.update({n: 1.1 * t for n, t in tensors.items()}))
-    said = refusal(pretrained.load, tmp_path / "run")
+    said = refusal(ckpt.load, tmp_path / "run")
     assert f"{tmp_path}/run" in said and str(held) in said and "another base" in said
 
 
@@ -1017,18 +1017,18 @@ def test_an_adapter_for_another_base_is_refused_with_both_names(converted, train
 )
 def test_a_base_that_was_trained_on_in_any_tensor_is_another(converted, tmp_path, tensor):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
-    digest = pretrained.digest(pretrained.load(held).model)
-    assert pretrained.digest(pretrained.load(held, dtype=torch.bfloat16).model) == digest
-    assert pretrained.digest(pretrained.add_lora(pretrained.load(held).model, 4, 8.0)) == digest
+    digest = lora.digest(ckpt.load(held).model)
+    assert lora.digest(ckpt.load(held, dtype=torch.bfloat16).model) == digest
+    assert lora.digest(lora.add_lora(ckpt.load(held).model, 4, 8.0)) == digest
     edit_tensors(held, lambda tensors: tensors.update({tensor: tensors[tensor] + 0.1}))
-    assert pretrained.digest(pretrained.load(held).model) != digest
+    assert lora.digest(ckpt.load(held).model) != digest
 
 
 def test_an_adapter_without_its_base_is_refused(converted, trained, tmp_path):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
     trained(held, "--lora_r=4")
     shutil.rmtree(held)
-    assert str(held) in refusal(pretrained.load, tmp_path / "run")
+    assert str(held) in refusal(ckpt.load, tmp_path / "run")
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -1050,21 +1050,21 @@ def test_adapters_beside_random_weights_are_refused(converted, trained):
 def test_an_adapter_that_is_trained_on_with_blocks_remembers_them(converted, trained, tmp_path):
     trained(converted("llama")[1], "--lora_r=4")
     trained(tmp_path / "run/last", "--lora_r=4", "--algorithm=bd3lm", "--block_size=8", out="blocks")
-    checkpoint = pretrained.load(tmp_path / "blocks/last")
+    checkpoint = ckpt.load(tmp_path / "blocks/last")
     assert checkpoint.algorithm == "bd3lm" and checkpoint.model.config.block_size == 8
 
 
 def test_merging_what_is_no_adapter_is_refused(converted, tmp_path):
-    said = refusal(pretrained.main, [f"--checkpoint={converted('llama')[1]}", f"--merge={tmp_path}/merged"])
+    said = refusal(merge.main, [f"--checkpoint={converted('llama')[1]}", f"--merge={tmp_path}/merged"])
     assert "is no adapter" in said and not (tmp_path / "merged").exists()
 
 
 def test_merging_replaces_nothing(converted, trained, tmp_path):
     trained(converted("llama")[1], "--lora_r=4")
     (tmp_path / "merged").mkdir()
-    said = refusal(pretrained.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
+    said = refusal(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
     assert "exists already" in said and not list((tmp_path / "merged").iterdir())
 
 
 def test_merging_without_saying_where_says_how_it_is_used(tmp_path):
-    assert "--merge=DIRECTORY" in refusal(pretrained.main, [f"--checkpoint={tmp_path}"])
+    assert "--merge=DIRECTORY" in refusal(merge.main, [f"--checkpoint={tmp_path}"])

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tokenizer
-from data import common
+from nanodlm import corpus, tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TIKTOKEN_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
@@ -44,35 +43,35 @@ LETTERS = tokenizer.load({"kind": "char", "chars": "abc "})
 
 
 def test_token_files_come_back_as_they_were_written(tmp_path):
-    common.write_dataset(tmp_path, LETTERS, {"train": [0, 1, 2], "val": [2]}, bytes_per_token=1.0)
-    meta = common.load_meta(tmp_path)
-    assert common.load_tokens(tmp_path, "train", meta).tolist() == [0, 1, 2]
+    corpus.write_dataset(tmp_path, LETTERS, {"train": [0, 1, 2], "val": [2]}, bytes_per_token=1.0)
+    meta = corpus.load_meta(tmp_path)
+    assert corpus.load_tokens(tmp_path, "train", meta).tolist() == [0, 1, 2]
     assert (meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]) == (6, 3, 1)
 
 
 def test_a_mask_id_in_the_text_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mask id 5 occurs in the train text"):
-        common.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.mask_id], "val": [1]})
+        corpus.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.mask_id], "val": [1]})
     assert not files(tmp_path)
 
 
 def test_an_id_above_the_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match="id 6, outside the vocabulary of 6"):
-        common.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.vocab_size], "val": [1]})
+        corpus.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.vocab_size], "val": [1]})
     assert not files(tmp_path)
 
 
 def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path, monkeypatch):
     (tmp_path / "data" / "poems").mkdir(parents=True)
     (tmp_path / "data" / "poems" / "prepare.py").touch()
-    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(corpus, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="python data/poems/prepare.py"):
-        common.load_meta("poems")
+        corpus.load_meta("poems")
 
 
 def test_an_unknown_data_set_lists_the_known_ones():
     with pytest.raises(SystemExit, match="no data set 'pydoc': use one of .*pydocs"):
-        common.load_meta("pydoc")
+        corpus.load_meta("pydoc")
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def stream(out, texts=TEXTS, stop=None, **options):
                 raise ConnectionError
             yield text
 
-    common.stream_dataset(documents_from, out, LETTERS, **{"val_one_in": 10, "chunk": 16, **options})
+    corpus.stream_dataset(documents_from, out, LETTERS, **{"val_one_in": 10, "chunk": 16, **options})
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,7 @@ def test_a_resumed_stream_skips_what_it_has(tmp_path):
     with pytest.raises(ConnectionError):
         stream(tmp_path, stop=100)
     asked = []
-    common.stream_dataset(lambda n: asked.append(n) or TEXTS[n:], tmp_path, LETTERS, val_one_in=10)
+    corpus.stream_dataset(lambda n: asked.append(n) or TEXTS[n:], tmp_path, LETTERS, val_one_in=10)
     assert asked == [96]  # the last multiple of the chunk
 
 
@@ -163,7 +162,7 @@ def test_a_stream_killed_while_renaming_finishes_when_run_again(tmp_path, whole,
         patch.setattr(os, "replace", replace)
         stream(tmp_path)
     assert not (tmp_path / "meta.json").exists()
-    common.stream_dataset(None, tmp_path, LETTERS, val_one_in=10)  # nothing is read again
+    corpus.stream_dataset(None, tmp_path, LETTERS, val_one_in=10)  # nothing is read again
     (tmp_path / "meta.json.part").unlink(missing_ok=True)
     assert files(tmp_path) == whole
 
@@ -197,7 +196,7 @@ def test_a_stream_without_a_validation_document_says_so_and_can_go_on(tmp_path, 
 def test_a_stream_with_the_mask_id_in_it_is_refused(tmp_path):
     bad = tokenizer.Tokenizer(LETTERS.spec, 6, 4, 5, lambda text: [5], LETTERS.decode)
     with pytest.raises(ValueError, match="mask id 5"):
-        common.stream_dataset(lambda n: TEXTS[n:], tmp_path, bad)
+        corpus.stream_dataset(lambda n: TEXTS[n:], tmp_path, bad)
     assert not (tmp_path / "train.bin").exists()
 
 
@@ -221,9 +220,9 @@ def test_a_stream_of_gpt2_tokens_decodes_to_its_texts(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(TIKTOKEN_FILES))
     tok = tokenizer.load({"kind": "tiktoken", "name": "gpt2"})
     texts = [f"Document {i}: naïve café, 東京, <|endoftext|>.\n" for i in range(20)]
-    common.stream_dataset(lambda n: texts[n:], tmp_path, tok, val_one_in=4)
-    meta = common.load_meta(tmp_path)
-    ids = {split: common.load_tokens(tmp_path, split, meta).tolist() for split in ("train", "val")}
+    corpus.stream_dataset(lambda n: texts[n:], tmp_path, tok, val_one_in=4)
+    meta = corpus.load_meta(tmp_path)
+    ids = {split: corpus.load_tokens(tmp_path, split, meta).tolist() for split in ("train", "val")}
     assert sorted(tok.decode(ids["train"] + ids["val"]).splitlines()) == sorted("".join(texts).splitlines())
     assert meta["bytes_per_token"] == (len(tok.decode(ids["val"]).encode()) + ids["val"].count(50256)) / len(ids["val"])
 
@@ -236,9 +235,9 @@ def test_shakespeare_comes_back_from_its_token_files(tmp_path):
     (tmp_path / "play.txt").write_text(text, encoding="utf-8")
     result = prepare("shakespeare_char", tmp_path / "out", f"--input={tmp_path / 'play.txt'}")
     assert result.returncode == 0, result.stderr
-    meta = common.load_meta(tmp_path / "out")
+    meta = corpus.load_meta(tmp_path / "out")
     tok = tokenizer.load(meta["tokenizer"])
-    train, val = (tok.decode(common.load_tokens(tmp_path / "out", split, meta)) for split in ("train", "val"))
+    train, val = (tok.decode(corpus.load_tokens(tmp_path / "out", split, meta)) for split in ("train", "val"))
     assert train + val == text
     assert len(train) == int(0.9 * len(text))
     assert meta["bytes_per_token"] == len(val.encode()) / len(val) > 1
@@ -291,9 +290,9 @@ def puzzles(tmp_path_factory):
     out = tmp_path_factory.mktemp("sudoku")
     result = prepare("sudoku", out, "--num_train=1500", "--num_val=100")
     assert result.returncode == 0, result.stderr
-    meta = common.load_meta(out)
+    meta = corpus.load_meta(out)
     tok = tokenizer.load(meta["tokenizer"])
-    return {s: [tok.decode(row) for row in common.load_tokens(out, s, meta)] for s in ("train", "val")}, out
+    return {s: [tok.decode(row) for row in corpus.load_tokens(out, s, meta)] for s in ("train", "val")}, out
 
 
 def test_the_solver_finds_every_4x4_grid_once(all_grids):
@@ -348,7 +347,7 @@ def test_no_validation_solution_occurs_in_training(puzzles):
 
 
 def test_a_sudoku_row_is_puzzle_equals_solution(puzzles):
-    meta = common.load_meta(puzzles[1])
+    meta = corpus.load_meta(puzzles[1])
     assert (meta["row_len"], meta["prompt_len"], meta["task"], meta["size"]) == (33, 17, "sudoku", 4)
     for row in puzzles[0]["train"] + puzzles[0]["val"]:
         puzzle, solution = row[: meta["prompt_len"] - 1], row[meta["prompt_len"] :]
@@ -386,17 +385,17 @@ def pydocs(tmp_path_factory):
 
 
 def test_pydocs_tokens_decode_to_the_text_they_came_from(pydocs):
-    tok = tokenizer.load(common.load_meta(pydocs)["tokenizer"], pydocs)
+    tok = tokenizer.load(corpus.load_meta(pydocs)["tokenizer"], pydocs)
     topics = script("pydocs").topics(Path(sysconfig.get_path("stdlib")))
     for text in [*topics.values(), "", "naïve café\t東京 🙂\r\n  end "]:
         assert tok.decode(tok.encode(text)) == text
 
 
 def test_no_pydocs_document_is_in_both_splits(pydocs):
-    meta = common.load_meta(pydocs)
+    meta = corpus.load_meta(pydocs)
     sides = []
     for split in ("train", "val"):
-        ids = common.load_tokens(pydocs, split, meta)
+        ids = corpus.load_tokens(pydocs, split, meta)
         sides.append({part.tobytes() for part in np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1) if len(part)})
     assert len(sides[0]) > len(sides[1]) > 20 and not sides[0] & sides[1]
 

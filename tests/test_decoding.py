@@ -1,7 +1,7 @@
 """Decoding as the published samplers do it, proved against a second sampler that is slow and plain.
 
-`alone`, below, is mdlm.generate once more: one row, one position at a time, with the keys and values of every layer
-kept by hand. Whatever is fast in mdlm.py (batches, caches, positions chosen by tensors, logits in parts) must give its
+`alone`, below, is fast_mdlm.generate once more: one row, one position at a time, with the keys and values of every
+layer kept by hand. Whatever is fast in mdlm.py (batches, caches, positions chosen by tensors, logits in parts) must give its
 tokens. Laws are compared with exact numbers on the toy of test_mdlm.py.
 Papers: LLaDA arXiv 2502.09992, Dream 2508.15487, Fast-dLLM 2505.22618, EB-Sampler 2505.24857, iLLaDA 2606.25331.
 """
@@ -34,9 +34,10 @@ from test_mdlm import (
     sampled_counts,
 )
 
-import mdlm
-from mdlm import LikelihoodOptions, SampleOptions
 from model import Config, KVCache, Transformer
+from nanodlm import choice, decode, fast_mdlm, likelihood, noise
+from nanodlm.decode import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
 
@@ -222,8 +223,8 @@ def ancestral_chances(step, steps, o):
 
 
 @functools.cache
-def noise(seed, row, step, kind):
-    return mdlm.uniform(seed, row, step, kind, torch.arange(CONTEXT)).tolist()
+def noise_at(seed, row, step, kind):
+    return noise.uniform(seed, row, step, kind, torch.arange(CONTEXT)).tolist()
 
 
 @torch.no_grad()
@@ -249,7 +250,7 @@ def alone(net, prompt, o, row=0, stops=()):
         memories, step, done = None, 0, False
         while not done:
             hidden = [i for i in inside if canvas[i] == M]
-            u, v, w = (noise(o.seed, row, step, kind) for kind in range(3))
+            u, v, w = (noise_at(o.seed, row, step, kind) for kind in range(3))
             chosen, again, count = None, [], quota_of(len(inside), len(hidden), step, steps, o.schedule)
             if o.quota == "ancestral":
                 reveal, hide = ancestral_chances(step, steps, o)
@@ -290,7 +291,7 @@ def alone(net, prompt, o, row=0, stops=()):
 
 def assert_as_alone(net, prompts, options, stops=(STOP,)):
     """Each row of one batch, as `alone`."""
-    out = mdlm.generate(net, prompts, options, mask_id=M, eos_id=stops, trace=True)
+    out = fast_mdlm.generate(net, prompts, options, mask_id=M, eos_id=stops, trace=True)
     for i, prompt in enumerate(prompts):
         tokens, forwards, events = alone(net, prompt, options, i, stops)
         assert (out.tokens[i].tolist(), out.num_forwards[i]) == (tokens, forwards), f"row {i}"
@@ -352,7 +353,7 @@ def test_holes_are_filled_as_the_plain_sampler_fills_them(rule, cache):
     rows = [prompt for prompt in HOLES if (prompt == M).any()]
     net, options = NETS["all of it"], SampleOptions(0, cache=cache, **RULES[rule])
     out = assert_as_alone(net, rows, options)
-    with_full = mdlm.generate(net, [*rows, ids(2, 3)], options, mask_id=M, eos_id=(STOP,))
+    with_full = fast_mdlm.generate(net, [*rows, ids(2, 3)], options, mask_id=M, eos_id=(STOP,))
     assert [t.tolist() for t in with_full.tokens] == [*(t.tolist() for t in out.tokens), [2, 3]]
     assert with_full.num_forwards == [*out.num_forwards, 0]
 
@@ -363,7 +364,7 @@ def test_holes_are_filled_as_the_plain_sampler_fills_them(rule, cache):
 
 def run(net, prompts, options, **keys):
     """(tokens, forwards, reveals without probabilities, probabilities) of every row."""
-    out = mdlm.generate(net, prompts, options, mask_id=M, trace=True, **keys)
+    out = fast_mdlm.generate(net, prompts, options, mask_id=M, trace=True, **keys)
     where = [[e[:3] for e in events] for events in out.trace]
     chance = torch.tensor([e[3] for events in out.trace for e in events], dtype=torch.float64)
     return ([t.tolist() for t in out.tokens], out.num_forwards, where), chance
@@ -470,7 +471,7 @@ def test_finished_rows_leave_the_cache_and_entering_rows_read_apart_from_the_oth
         NETS["plain"], "hidden", lambda ids, **keys: (passes.append((len(ticks), *ids.shape)), hidden(ids, **keys))[1]
     )
     options = SampleOptions(NEW, cache=cache, quota="threshold", threshold=0.5, block_size=2, seed=1)
-    mdlm.generate(NETS["plain"], RAGGED, options, mask_id=M, eos_id=(STOP, 7), watch=ticks.append)
+    fast_mdlm.generate(NETS["plain"], RAGGED, options, mask_id=M, eos_id=(STOP, 7), watch=ticks.append)
     assert len(kept) > 1 and kept == sorted(kept, reverse=True)
     steps = [[size for t, *size in passes if t == tick] for tick in range(len(ticks))]
     mixed = [s for s in steps if len(s) == 2]
@@ -487,7 +488,7 @@ def test_a_step_within_a_block_encodes_the_block_or_all_from_its_start(monkeypat
                 NETS[name], "hidden", lambda ids, seen=seen, f=hidden, **k: (seen.append(ids.shape[1]), f(ids, **k))[1]
             )
             options = SampleOptions(8, block_size=4, steps=4, cache=cache)
-            out = mdlm.generate(NETS[name], [ids(1, 2, 3, 4, 6)], options, mask_id=M)
+            out = fast_mdlm.generate(NETS[name], [ids(1, 2, 3, 4, 6)], options, mask_id=M)
             assert out.num_forwards == [4] and seen == [13, later[0], 13, later[1]]
             monkeypatch.undo()
 
@@ -563,7 +564,7 @@ def test_at_every_setting_no_mask_is_returned_and_what_was_given_stays(case):
         ticks.append(len(rows))
         assert len(ticks) <= max(o.steps, CONTEXT) + 2 * CONTEXT, "does not end"
 
-    out = mdlm.generate(NETS[net], RAGGED, o, mask_id=M, eos_id=stops, watch=watch)
+    out = fast_mdlm.generate(NETS[net], RAGGED, o, mask_id=M, eos_id=stops, watch=watch)
     ends = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
     for prompt, row in zip(RAGGED, out.tokens):
         canvas = canvas_of(prompt, o)
@@ -622,7 +623,7 @@ def test_the_measure_of_a_draw_is_taken_after_the_nucleus():
     script = Script([1, 2, 3, 4], [0.6, 0.7, 0.9, 0.8])
     for measure, order in (("network", [2, 3, 1, 0]), ("token", [2, 3, 1, 0]), ("draw", [0, 1, 2, 3])):
         o = SampleOptions(4, measure=measure, top_p=0.5)
-        out = mdlm.generate(script, [ids()], o, mask_id=M, trace=True)
+        out = fast_mdlm.generate(script, [ids()], o, mask_id=M, trace=True)
         assert out.tokens[0].tolist() == [1, 2, 3, 4] and [e[1] for e in out.trace[0]] == order
 
 
@@ -647,7 +648,7 @@ def test_at_temperature_0_the_filters_count_for_the_measure_of_a_draw_only():
         (dict(measure="draw", top_k=1), 0),
         (dict(measure="draw", top_p=0.75), 0),  # 0.5 / 0.8 against 0.6
     ):
-        out = mdlm.generate(script, [ids()], SampleOptions(2, temperature=0.0, **keys), mask_id=M, trace=True)
+        out = fast_mdlm.generate(script, [ids()], SampleOptions(2, temperature=0.0, **keys), mask_id=M, trace=True)
         assert out.tokens[0].tolist() == [1, 2] and out.trace[0][0][1] == first, keys
 
 
@@ -663,12 +664,12 @@ def test_positions_are_drawn_without_replacement_by_the_exponentials_of_their_ce
     weight = (score / o.order_temperature).exp().tolist()
     orders = list(itertools.permutations(range(4)))
     exact = [math.prod(weight[i] / sum(weight[j] for j in way[k:]) for k, i in enumerate(way)) for way in orders]
-    out = mdlm.generate(script, [ids()] * n, o, mask_id=M, trace=True)
+    out = fast_mdlm.generate(script, [ids()] * n, o, mask_id=M, trace=True)
     ways = [orders.index(tuple(e[1] for e in events)) for events in out.trace]
     counts = torch.bincount(torch.tensor(ways), minlength=24)
     assert abs(chi_square(counts, torch.tensor(exact, dtype=torch.float64))) < 4
     assert chi_square(counts, torch.full((24,), 1 / 24)) > 20
-    top_two = mdlm.generate(script, [ids()] * n, replace(o, steps=2), mask_id=M, trace=True)
+    top_two = fast_mdlm.generate(script, [ids()] * n, replace(o, steps=2), mask_id=M, trace=True)
     pairs = torch.tensor([sum(2 ** e[1] for e in events[:2]) for events in top_two.trace])
     expected = torch.zeros(16, dtype=torch.float64)
     for way, chance in zip(orders, exact):
@@ -682,7 +683,7 @@ def test_the_last_tokens_are_revealed_after_all_others():
     script = Script([3, 0, 4, 7, 1, 0], [0.5, 0.9, 0.3, 0.99, 0.4, 0.95])
     for keys in (dict(), dict(measure="token"), dict(measure="draw", order="margin"), dict(order="entropy")):
         o = SampleOptions(6, temperature=0.0, last=(0, 7), **keys)
-        out = mdlm.generate(script, [ids()], o, mask_id=M, trace=True)
+        out = fast_mdlm.generate(script, [ids()], o, mask_id=M, trace=True)
         assert [e[1] for e in out.trace[0]] == [0, 4, 2, 1, 3, 5]
         assert out.tokens[0].tolist() == [3, 0, 4, 7, 1, 0]
 
@@ -692,13 +693,13 @@ def test_without_the_last_tokens_the_rest_is_renormalised():
     script = fixed({1: 0.4, 0: 0.35, 3: 0.25}, {2: 0.5, 4: 0.3, 6: 0.2})
     for last, first in (((), 1), ((0,), 0)):
         o = SampleOptions(2, temperature=0.0, last=last)
-        assert mdlm.generate(script, [ids()], o, mask_id=M, trace=True).trace[0][0][1] == first
+        assert fast_mdlm.generate(script, [ids()], o, mask_id=M, trace=True).trace[0][0][1] == first
 
 
 def test_the_last_tokens_are_last_where_positions_are_drawn_too():
     script = Script([3, 0, 4, 7], [0.5, 0.9, 0.3, 0.99])
     o = SampleOptions(4, temperature=0.0, last=(0, 7), order_temperature=1.0)
-    out = mdlm.generate(script, [ids()] * 50, o, mask_id=M, trace=True)
+    out = fast_mdlm.generate(script, [ids()] * 50, o, mask_id=M, trace=True)
     assert all({e[1] for e in events[:2]} == {0, 2} for events in out.trace)
 
 
@@ -717,7 +718,7 @@ def test_dreams_quota_is_the_published_one(steps):
     masks = torch.arange(1, 1025)
     left, made = masks, []
     for i in range(steps):
-        made.append(mdlm.quota(masks, left, torch.tensor(i), torch.tensor(steps), "dream"))
+        made.append(choice.quota(masks, left, torch.tensor(i), torch.tensor(steps), "dream"))
         left = left - made[-1]
     assert torch.equal(torch.stack(made, 1), published_counts(masks, steps).long()) and (left == 0).all()
 
@@ -727,7 +728,7 @@ def test_each_row_follows_dreams_schedule_for_its_own_masks(masks, steps):
     """The published code averages the masks of a batch."""
     prompts = [ids(*range(6, 12)), canvas_of(ids(), SampleOptions(masks - 3))]
     o = SampleOptions(3, order="entropy", schedule="dream", steps=steps, temperature=0.0)
-    out = mdlm.generate(Script([1] * 16, [0.1 * i for i in range(1, 9)] * 2), prompts, o, mask_id=M, trace=True)
+    out = fast_mdlm.generate(Script([1] * 16, [0.1 * i for i in range(1, 9)] * 2), prompts, o, mask_id=M, trace=True)
     expected = published_counts(torch.tensor([3, masks]), steps).tolist()
     assert [[sum(e[0] == i for e in events) for i in range(steps)] for events in out.trace] == expected
 
@@ -751,7 +752,7 @@ def test_without_lookahead_nobody_sees_what_stands_behind_the_block(net, cache, 
         return out
 
     monkeypatch.setattr(NETS[net], "hidden", spy)
-    mdlm.generate(NETS[net], [ids(1, 2, 3)], o, mask_id=M)
+    fast_mdlm.generate(NETS[net], [ids(1, 2, 3)], o, mask_id=M)
     assert seen == [4, 4, 6, 6, 8, 8]
 
 
@@ -770,13 +771,13 @@ def test_without_lookahead_a_block_is_a_call_of_its_own(net, rule):
     """iLLaDA's procedure by hand: append 3 masks, fill them, append the next 3."""
     prompts, steps = [ids(1, 2, 3), ids(), ids(7)], 7
     o = SampleOptions(9, block_size=3, steps=steps, lookahead=False, seed=2, **RULES_OF_BLOCKS[rule])
-    whole = mdlm.generate(NETS[net], prompts, o, mask_id=M)
+    whole = fast_mdlm.generate(NETS[net], prompts, o, mask_id=M)
     rows, forwards = prompts, [0, 0, 0]
     for share in (3, 2, 2):
         part = replace(o, max_new_tokens=3, block_size=0, steps=share, lookahead=True)
         if o.cfg_scale:  # what earlier calls wrote is given in this one, and would be hidden from the unguided half
             break
-        out = mdlm.generate(NETS[net], rows, part, mask_id=M)
+        out = fast_mdlm.generate(NETS[net], rows, part, mask_id=M)
         rows, forwards = out.tokens, [a + b for a, b in zip(forwards, out.num_forwards)]
     if o.cfg_scale:
         rows, forwards = zip(*(alone(NETS[net], p, o, i)[:2] for i, p in enumerate(prompts)))
@@ -800,8 +801,8 @@ def test_with_lookahead_later_blocks_make_a_difference():
 def test_a_row_ends_at_the_first_of_several_end_tokens(keys):
     """Stopping changes no token: it cuts, and saves forwards."""
     stops, o = (9, 0, 6), SampleOptions(NEW, **keys)
-    full = mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M)
-    out = mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M, eos_id=stops)
+    full = fast_mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M)
+    out = fast_mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M, eos_id=stops)
     for prompt, row, cut in zip(RAGGED, full.tokens, out.tokens):
         end = next((i + 1 for i in range(len(prompt), len(row)) if row[i] in stops), len(row))
         assert cut.tolist() == row[:end].tolist()
@@ -811,7 +812,7 @@ def test_a_row_ends_at_the_first_of_several_end_tokens(keys):
 
 def test_one_end_token_may_be_a_number_or_a_tuple():
     o = SampleOptions(NEW)
-    a, b = (mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M, eos_id=stop).tokens for stop in (9, (9,)))
+    a, b = (fast_mdlm.generate(NETS["plain"], RAGGED, o, mask_id=M, eos_id=stop).tokens for stop in (9, (9,)))
     assert [t.tolist() for t in a] == [t.tolist() for t in b] and any(9 in t.tolist() for t in a)
 
 
@@ -823,8 +824,8 @@ def test_a_canvas_beyond_the_learned_positions_is_refused():
     """One token less fits."""
     net, prompt = NETS["learned"], ids(*range(CONTEXT - NEW + 1))
     for call in (
-        lambda p: mdlm.generate(net, [p], SampleOptions(NEW), mask_id=M),
-        lambda p: mdlm.log_likelihood(net, [p], [ids(*[1] * NEW)], mask_id=M),
+        lambda p: fast_mdlm.generate(net, [p], SampleOptions(NEW), mask_id=M),
+        lambda p: fast_mdlm.log_likelihood(net, [p], [ids(*[1] * NEW)], mask_id=M),
     ):
         call(prompt[:-1])
         with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens exceed the {CONTEXT} learned positions"):
@@ -837,7 +838,7 @@ def test_a_network_that_answers_with_nan_is_an_error_and_not_an_endless_loop(key
     with torch.no_grad():
         net.head_weight[1] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        mdlm.generate(Counted(net, 9), [ids(1), ids()], SampleOptions(4, **keys), mask_id=M)
+        fast_mdlm.generate(Counted(net, 9), [ids(1), ids()], SampleOptions(4, **keys), mask_id=M)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -860,7 +861,7 @@ class Fixed(torch.nn.Module):
 
 
 def order_of(model, o, n):
-    out = mdlm.generate(model, [ids()], replace(o, max_new_tokens=n), mask_id=2, trace=True)
+    out = fast_mdlm.generate(model, [ids()], replace(o, max_new_tokens=n), mask_id=2, trace=True)
     assert (out.tokens[0] != 2).all()
     return [e[1] for e in out.trace[0]]
 
@@ -896,14 +897,14 @@ def test_exact_draws_take_the_maximum_of_the_probabilities_in_the_networks_dtype
     assert p[0, 1] < p[0, 3] and p.softmax(-1)[0, 1] == p.softmax(-1)[0, 3]
     o = SampleOptions(1, temperature=0.0, exact=True)
     for measure, token in (("draw", 1), ("token", 3), ("network", 3)):
-        out = mdlm.generate(Fixed(logits), [ids()], replace(o, measure=measure), mask_id=2)
+        out = fast_mdlm.generate(Fixed(logits), [ids()], replace(o, measure=measure), mask_id=2)
         assert out.tokens[0].tolist() == [token]
 
 
 def test_exact_guidance_is_computed_in_the_networks_dtype():
     cond, un = (torch.randn(3, 9, generator=generator(seed)).bfloat16() for seed in (0, 1))
     hidden = torch.cat([cond, un])
-    exact, plain = (mdlm.reader(Net(), hidden, 0.7, e)(torch.arange(3)) for e in (True, False))
+    exact, plain = (decode.reader(Net(), hidden, 0.7, e)(torch.arange(3)) for e in (True, False))
     assert exact.dtype == plain.dtype == torch.float32
     assert torch.equal(exact, (un + 1.7 * (cond - un)).float())
     assert torch.allclose(plain, un.float() + 1.7 * (cond.float() - un.float()), atol=1e-6)
@@ -922,13 +923,13 @@ def test_where_the_published_code_would_write_a_mask_the_best_other_token_stands
     p = torch.tensor([[0.1, 0.3, 0.5, 0.1], [0.2, 0.1, 0.6, 0.1]])
     for keys in (dict(), dict(measure="draw"), dict(quota="threshold", threshold=0.2), dict(order="random")):
         o = SampleOptions(2, temperature=0.0, exact=True, **keys)
-        assert mdlm.generate(Fixed(p.log()), [ids()], o, mask_id=2).tokens[0].tolist() == [1, 0]
+        assert fast_mdlm.generate(Fixed(p.log()), [ids()], o, mask_id=2).tokens[0].tolist() == [1, 0]
 
 
 def test_exact_decoding_draws_tokens_as_if_the_mask_had_no_probability():
     p = torch.tensor([[0.1, 0.3, 0.4, 0.2]], dtype=torch.float64)
     o = SampleOptions(1, exact=True)
-    out = mdlm.generate(Fixed(p.log(), torch.float64), [ids()] * 20000, o, mask_id=2)
+    out = fast_mdlm.generate(Fixed(p.log(), torch.float64), [ids()] * 20000, o, mask_id=2)
     counts = torch.bincount(torch.cat(out.tokens), minlength=4)[[0, 1, 3]]
     assert abs(chi_square(counts, torch.tensor([1, 3, 2], dtype=torch.float64) / 6)) < 4
 
@@ -940,7 +941,7 @@ def test_exact_decoding_draws_tokens_as_if_the_mask_had_no_probability():
 )
 def test_where_the_filters_leave_the_mask_alone_the_best_other_token_stands(keys):
     p = torch.tensor([[0.1, 0.3, 0.5, 0.1], [0.2, 0.1, 0.6, 0.1]])
-    out = mdlm.generate(Fixed(p.log()), [ids()], SampleOptions(2, exact=True, **keys), mask_id=2)
+    out = fast_mdlm.generate(Fixed(p.log()), [ids()], SampleOptions(2, exact=True, **keys), mask_id=2)
     assert out.tokens[0].tolist() == [1, 0]
 
 
@@ -984,7 +985,7 @@ def test_of_126_thousand_tokens_the_logits_of_few_positions_exist_at_a_time(keys
     sizes, head = [], net.head
     monkeypatch.setattr(net, "head", lambda x: (sizes.append(len(x)), head(x))[1])
     n = rows + 20
-    out = mdlm.generate(net, [ids(1)], SampleOptions(n, steps=1, **keys), mask_id=126336)
+    out = fast_mdlm.generate(net, [ids(1)], SampleOptions(n, steps=1, **keys), mask_id=126336)
     assert len(out.tokens[0]) == n + 1 and out.num_forwards == [1]
     assert max(sizes) <= 2**25 // 126464 and sizes[-2:] == [rows, 20]
 
@@ -994,8 +995,8 @@ def test_likelihoods_do_not_depend_on_the_partition_of_the_logits():
     for method in ("confidence", "llada", "illada"):
         o = LikelihoodOptions(method, cfg_scale=0.5)
         wide = Wide(NETS["plain"], 2**24)
-        expected = mdlm.log_likelihood(NETS["plain"], prompts, targets, o, mask_id=M)
-        assert torch.allclose(mdlm.log_likelihood(wide, prompts, targets, o, mask_id=M), expected, atol=1e-10)
+        expected = fast_mdlm.log_likelihood(NETS["plain"], prompts, targets, o, mask_id=M)
+        assert torch.allclose(fast_mdlm.log_likelihood(wide, prompts, targets, o, mask_id=M), expected, atol=1e-10)
         assert max(wide.sizes) == 4  # two positions, guided
 
 
@@ -1042,7 +1043,7 @@ TARGETS = [(ids(), ids(0, 1, 1, 0)), (ids(1), ids(0, 0, 1)), (ids(0, 1, 0), ids(
 
 def estimates(prompt, target, o, n=6000):
     """n independent estimates of -log p: as many rows, each with masks of its own."""
-    return -mdlm.log_likelihood(ARBITRARY, [prompt] * n, [target] * n, replace(o, batch_size=n), mask_id=MASK)
+    return -fast_mdlm.log_likelihood(ARBITRARY, [prompt] * n, [target] * n, replace(o, batch_size=n), mask_id=MASK)
 
 
 @pytest.mark.parametrize("samples, batch", [(1, 1), (4, 4), (3, 8), (8, 8), (5, 3), (4, 2)])
@@ -1067,7 +1068,7 @@ def test_lladas_likelihood_is_an_unbiased_estimate_of_the_nelbo(prompt, target):
 
 def test_lladas_counts_are_evenly_spread_within_a_batch():
     maskable = torch.arange(20) < torch.tensor([[20], [7], [1], [0]])
-    counts = torch.stack([mdlm.llada_masks(maskable, torch.arange(4), j, 8, 0, 5)[0].sum(1) for j in range(8)], 1)
+    counts = torch.stack([likelihood.llada_masks(maskable, torch.arange(4), j, 8, 0, 5)[0].sum(1) for j in range(8)], 1)
     for n, row in zip((20, 7, 1), counts.tolist()):
         for part in (row[:5], row[5:]):
             k = part[0]
@@ -1093,7 +1094,7 @@ def test_dreams_likelihood_has_the_expectation_of_its_definition(prompt, target,
 
 def test_dreams_times_are_evenly_spread_within_a_batch_and_the_last_token_is_given():
     maskable = torch.arange(9) < torch.tensor([[9], [4], [1], [0]])
-    drawn = [mdlm.dream_masks(maskable, torch.arange(4), j, 6, 3, 4) for j in range(6)]
+    drawn = [likelihood.dream_masks(maskable, torch.arange(4), j, 6, 3, 4) for j in range(6)]
     t = torch.stack([(1 / weight - 1e-3) / (1 - 1e-3) for _, weight in drawn], 1)
     assert torch.allclose(t[:, :4].sort(1).values.diff(dim=1), torch.tensor(0.25, dtype=torch.float64))
     assert torch.allclose((t[:, 5] - t[:, 4]) % 1, torch.tensor(0.25, dtype=torch.float64))
@@ -1125,7 +1126,7 @@ def plain_score(logits_of, prompt, target, o, row=0):
         total, maskable, row = 0.0, (torch.arange(len(x)) >= len(prompt))[None], torch.tensor([row])
         for j in range(o.mc_samples):
             batch = () if o.method == "nelbo" else (o.mc_batch,)
-            hidden, weight = getattr(mdlm, f"{o.method}_masks")(maskable, row, j, o.mc_samples, o.seed, *batch)
+            hidden, weight = getattr(likelihood, f"{o.method}_masks")(maskable, row, j, o.mc_samples, o.seed, *batch)
             found = own(set(hidden[0].nonzero()[:, 0].tolist()))
             total += weight.item() * sum(logp for logp, _ in found.values()) / o.mc_samples
         return total
@@ -1150,7 +1151,7 @@ ANSWERS = [ids(9, 4, 4, 8), ids(1, 2), ids(6, 0, 11, 3, 8, 2), ids(3), ids(8, 1,
 @pytest.mark.parametrize("method", METHODS)
 def test_a_ragged_batch_of_texts_scores_as_the_plain_definition_one_by_one(method, net, scale):
     o = LikelihoodOptions(method, mc_samples=5, mc_batch=3, cfg_scale=scale, batch_size=3, seed=2)
-    whole = mdlm.log_likelihood(NETS[net], PROMPTS, ANSWERS, o, mask_id=M)
+    whole = fast_mdlm.log_likelihood(NETS[net], PROMPTS, ANSWERS, o, mask_id=M)
 
     def logits_of(canvas):
         with torch.no_grad():
@@ -1166,7 +1167,7 @@ def test_a_ragged_batch_of_texts_scores_as_the_plain_definition_one_by_one(metho
 def test_guidance_of_nothing_is_no_guidance(method):
     """The path with two forwards gives what the path with one gives."""
     none, nothing = (
-        mdlm.log_likelihood(NETS["plain"], PROMPTS, ANSWERS, LikelihoodOptions(method, cfg_scale=scale), mask_id=M)
+        fast_mdlm.log_likelihood(NETS["plain"], PROMPTS, ANSWERS, LikelihoodOptions(method, cfg_scale=scale), mask_id=M)
         for scale in (0.0, 1e-12)
     )
     assert torch.allclose(none, nothing, atol=1e-8)
@@ -1192,14 +1193,18 @@ def test_a_shifted_network_scores_as_an_unshifted_one_shifted_by_hand(method, sc
     o = LikelihoodOptions(method, mc_samples=4, cfg_scale=scale)
     shifted, plain = transformer(), transformer()
     shifted.config.shift = True
-    a, b, c = (mdlm.log_likelihood(net, PROMPTS, ANSWERS, o, mask_id=M) for net in (shifted, HandShifted(plain), plain))
+    a, b, c = (
+        fast_mdlm.log_likelihood(net, PROMPTS, ANSWERS, o, mask_id=M) for net in (shifted, HandShifted(plain), plain)
+    )
     assert torch.allclose(a, b, atol=1e-9) and (a - c).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_batch_size_changes_no_score(method):
     o = LikelihoodOptions(method, mc_samples=4, cfg_scale=0.5)
-    a, b = (mdlm.log_likelihood(NETS["shift"], PROMPTS, ANSWERS, replace(o, batch_size=n), mask_id=M) for n in (1, 16))
+    a, b = (
+        fast_mdlm.log_likelihood(NETS["shift"], PROMPTS, ANSWERS, replace(o, batch_size=n), mask_id=M) for n in (1, 16)
+    )
     assert torch.allclose(a, b, atol=1e-9)
 
 
@@ -1208,10 +1213,12 @@ def test_an_empty_answer_is_certain(method):
     """Dream gives the last token, so that an answer of one token is certain, too."""
     o = LikelihoodOptions(method, mc_samples=3)
     answers = [ids(), ids(4, 6), ids(3)]
-    a, _, c = mdlm.log_likelihood(NETS["plain"], [ids(1, 2)] * 3, answers, o, mask_id=M).tolist()
+    a, _, c = fast_mdlm.log_likelihood(NETS["plain"], [ids(1, 2)] * 3, answers, o, mask_id=M).tolist()
     assert a == 0 and (c == 0) == (method == "dream")
-    assert mdlm.log_likelihood(NETS["plain"], [ids(1)], [ids(3)], replace(o, method="dream"), mask_id=M).item() == 0
-    assert mdlm.log_likelihood(NETS["plain"], [], [], o, mask_id=M).shape == (0,)
+    assert (
+        fast_mdlm.log_likelihood(NETS["plain"], [ids(1)], [ids(3)], replace(o, method="dream"), mask_id=M).item() == 0
+    )
+    assert fast_mdlm.log_likelihood(NETS["plain"], [], [], o, mask_id=M).shape == (0,)
 
 
 def test_illadas_score_reveals_the_likeliest_own_token_first_and_so_is_no_likelihood():
@@ -1219,11 +1226,16 @@ def test_illadas_score_reveals_the_likeliest_own_token_first_and_so_is_no_likeli
     sums = []
     for method in ("confidence", "illada"):
         o = LikelihoodOptions(method, batch_size=16)
-        sums.append(mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), o, mask_id=MASK).exp().sum().item())
+        sums.append(
+            fast_mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), o, mask_id=MASK).exp().sum().item()
+        )
     assert abs(sums[0] - 1) < 1e-9 and abs(sums[1] - 1) > 1e-3
 
 
 @pytest.mark.parametrize("method", ["left_to_right", "confidence", "illada"])
 def test_an_answer_that_holds_a_mask_is_impossible(method):
     net = Counted(NETS["plain"], 10)
-    assert mdlm.log_likelihood(net, [ids(1)], [ids(2, M, 3)], LikelihoodOptions(method), mask_id=M).item() == -math.inf
+    assert (
+        fast_mdlm.log_likelihood(net, [ids(1)], [ids(2, M, 3)], LikelihoodOptions(method), mask_id=M).item()
+        == -math.inf
+    )

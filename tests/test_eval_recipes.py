@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import bd3lm
-import configurator
 import eval as evaluation
-import harness
 import mdlm
+from nanodlm import configurator, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "config").glob("eval_*.py"))
@@ -220,12 +219,12 @@ def rows(recipe, index, *argv):
     own = {k: v for k, v in values.items() if hasattr(evaluation.Settings, k)}
     s = configurator.fill(own, evaluation.Settings, quiet=True)
     checkpoint, algorithm = stand_in(recipe)
-    classes = (evaluation.Settings, harness.Options, algorithm.SampleOptions, algorithm.LikelihoodOptions)
+    classes = (evaluation.Settings, tasks.Options, algorithm.SampleOptions, algorithm.LikelihoodOptions)
     out = {}
     for entry in s.tasks:
-        name, own, overridden = harness.settle(values, entry, classes)
+        name, own, overridden = tasks.settle(values, entry, classes)
         assert overridden == []
-        options, likelihood, sampling = harness.settings_of(own, s, checkpoint, algorithm, classes)
+        options, likelihood, sampling = tasks.settings_of(own, s, checkpoint, algorithm, classes)
         made = [sampling(leaf.get("generation_kwargs") or {}) for leaf in leaves(name, index)]
         assert all(o == made[0] for o in made), f"{name}: its parts are decoded differently"
         label = options.label or name
@@ -274,7 +273,7 @@ def group_scores(entry):
 
 @pytest.fixture(scope="module")
 def index():
-    return harness.task_manager("").task_index  # some seconds
+    return tasks.task_manager("").task_index  # some seconds
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +295,7 @@ def test_every_recipe_is_known_here():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tasks_exist_and_give_the_score_that_is_compared(recipe, recipes, index):
-    harness.check_names([row.name for row in recipes[recipe].values()], harness.task_manager(""))
+    tasks.check_names([row.name for row in recipes[recipe].values()], tasks.task_manager(""))
     for label, row in recipes[recipe].items():
         entry, metric = index[row.name], row.options.metric
         assert entry.kind.name in ("TASK", "GROUP"), label

@@ -22,12 +22,12 @@ import transformers as tf
 from hub_server import quoted
 
 import ar
-import mdlm
-import pretrained
 import sample
-import tokenizer as tokenizers
-from families import FAMILIES
 from model import KVCache, Tiles
+from nanodlm import checkpoint as ckpt
+from nanodlm import fast_mdlm
+from nanodlm import tokenizer as tokenizers
+from nanodlm.families import FAMILIES
 
 tf.utils.logging.disable_progress_bar()
 
@@ -268,7 +268,7 @@ def original(tmp_path_factory):
     def get(name):
         path = tmp_path_factory.mktemp("original")
         hf = write(name, path)
-        return hf, path, pretrained.load(path)
+        return hf, path, ckpt.load(path)
 
     return get
 
@@ -315,7 +315,7 @@ def same(a, b, tolerance=1e-5):
 def save(checkpoint, path, **options):
     c = checkpoint
     weights = dict(c.model.named_parameters())
-    pretrained.save(path, weights, c.model.config, c.tokenizer, c.path, c.algorithm, c.facts, **options)
+    ckpt.save(path, weights, c.model.config, c.tokenizer, c.path, c.algorithm, c.facts, **options)
     return path
 
 
@@ -336,7 +336,7 @@ def stored(path):
 def refusal(path, **options):
     """The one sentence with which loading exits."""
     with pytest.raises(SystemExit) as error:
-        pretrained.load(path, **options)
+        ckpt.load(path, **options)
     said = error.value.code
     assert isinstance(said, str) and said and "\n" not in said
     return said
@@ -360,13 +360,13 @@ def test_in_double_precision_logits_differ_by_rounding_alone(original, name):
     hf, path, _ = original(name)
     ids, real = ragged(hf)
     expected = reference(name, copies.deepcopy(hf).double(), ids, real)[real]
-    same(logits(pretrained.load(path, dtype=torch.float64), hf), expected, 1e-12)
+    same(logits(ckpt.load(path, dtype=torch.float64), hf), expected, 1e-12)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_shows_in_the_logits(copy, name):
     """Or else equal logits would prove little."""
-    checkpoint = pretrained.load(copy(name))
+    checkpoint = ckpt.load(copy(name))
     model = checkpoint.model
     ids = torch.randint(3, EOS, (1, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -401,7 +401,7 @@ def test_every_setting_shows_in_the_logits(copy, original, name, key, value):
     path = copy(name)
     edit_json(path, lambda content: content.update({key: value}))
     hf, _, checkpoint = original(name)
-    assert (logits(pretrained.load(path), hf) - logits(checkpoint, hf)).abs().max() > 1e-3
+    assert (logits(ckpt.load(path), hf) - logits(checkpoint, hf)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("layers", ["full_attention", "sliding_attention"])
@@ -409,7 +409,7 @@ def test_both_rotations_of_modernbert_show_in_the_logits(copy, original, layers)
     path = copy("modernbert")
     edit_json(path, lambda content: content["rope_parameters"][layers].update(rope_theta=3.0))
     hf, _, checkpoint = original("modernbert")
-    assert (logits(pretrained.load(path), hf) - logits(checkpoint, hf)).abs().max() > 1e-3
+    assert (logits(ckpt.load(path), hf) - logits(checkpoint, hf)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -446,7 +446,7 @@ def test_sampling_a_causal_model_puts_no_mask_token_in_front_though_its_tokenize
 
 def plainly(name, hf, prompts, more):
     """Masked diffusion with no frills: the surest hidden position gets its best token, one after the other; the
-    leftmost of those that are as sure (mdlm.resolution). For each prompt the list of (position, token)."""
+    leftmost of those that are as sure (choice.resolution). For each prompt the list of (position, token)."""
     out = []
     for prompt in prompts:
         x, made = torch.cat([prompt, torch.full((more,), MASK)])[None], []
@@ -473,8 +473,8 @@ def test_masks_of_a_ragged_batch_are_filled_as_by_a_plain_sampler_on_transformer
     hf, _, checkpoint = original(name)
     prompts = prompts_of(hf)
     prompts[1][3] = MASK
-    options = mdlm.SampleOptions(6, temperature=0)
-    ours = events(mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True))
+    options = fast_mdlm.SampleOptions(6, temperature=0)
+    ours = events(fast_mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True))
     assert ours == plainly(name, hf, prompts, 6)
     assert len({token for made in ours for _, token in made}) > 1
 
@@ -535,7 +535,7 @@ OLD_CONFIGS = [
 def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name, age):
     path = copy(name)
     edit_json(path, age)
-    assert pretrained.load(path).model.config == original(name)[2].model.config
+    assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
 def test_every_family_of_the_table_is_tested_here(original):
@@ -565,13 +565,13 @@ BLOCKS = ["Qwen3-0.6B-diffusion-bd3lm-v0.1", "models--dllm-hub--Qwen3-0.6B-diffu
 @pytest.mark.parametrize("directory", BLOCKS)
 def test_a_model_converted_to_blocks_is_known_by_its_name(original, tmp_path, directory):
     shutil.copytree(original("a2d-qwen3")[1], tmp_path / directory)
-    checkpoint = pretrained.load(tmp_path / directory)
+    checkpoint = ckpt.load(tmp_path / directory)
     assert (checkpoint.algorithm, checkpoint.facts["preset"]) == ("bd3lm", "bd3lm")
 
 
 def test_a_model_is_not_known_by_the_name_of_the_directories_above_it(original, tmp_path):
     path = shutil.copytree(original("a2d-qwen3")[1], tmp_path / "bd3lm-experiments" / "baselines" / "masked" / "last")
-    assert pretrained.load(path).algorithm == "mdlm"
+    assert ckpt.load(path).algorithm == "mdlm"
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])
@@ -603,7 +603,7 @@ def test_saving_keeps_the_config_and_adds_only_facts_of_its_own(original, tmp_pa
 @pytest.mark.parametrize("name", ALL)
 def test_what_was_saved_loads_again_bit_for_bit(original, tmp_path, name):
     checkpoint = original(name)[2]
-    again = pretrained.load(save(checkpoint, tmp_path / "back"))
+    again = ckpt.load(save(checkpoint, tmp_path / "back"))
     assert again.model.config == checkpoint.model.config and equal_parameters(again.model, checkpoint.model)
     assert again.algorithm == checkpoint.algorithm and again.facts["preset"] == checkpoint.facts["preset"]
 
@@ -619,7 +619,7 @@ def test_transformers_reads_what_was_saved_without_a_complaint(original, tmp_pat
 
 
 def test_trained_weights_are_what_transformers_reads_after_saving(copy, tmp_path):
-    checkpoint = pretrained.load(copy("gpt2"))
+    checkpoint = ckpt.load(copy("gpt2"))
     with torch.no_grad():
         for p in checkpoint.model.parameters():
             p.mul_(1.25)
@@ -629,19 +629,19 @@ def test_trained_weights_are_what_transformers_reads_after_saving(copy, tmp_path
 
 
 def test_facts_of_ours_survive_a_second_saving(copy, tmp_path):
-    checkpoint = pretrained.load(copy("bert"))
+    checkpoint = ckpt.load(copy("bert"))
     checkpoint.facts["iter"] = 7
-    once = pretrained.load(save(checkpoint, tmp_path / "once"))
-    twice = pretrained.load(save(once, tmp_path / "twice"))
+    once = ckpt.load(save(checkpoint, tmp_path / "once"))
+    twice = ckpt.load(save(once, tmp_path / "twice"))
     assert once.facts["iter"] == twice.facts["iter"] == 7
     config = json.loads((tmp_path / "twice" / "config.json").read_text())
     assert "nanodlm" not in config["nanodlm"] and "hf_config" not in config["nanodlm"]
 
 
 def test_the_algorithm_of_the_last_training_is_the_one_that_is_saved(copy, tmp_path):
-    checkpoint = pretrained.load(save(pretrained.load(copy("a2d-qwen3")), tmp_path / "mdlm"))
+    checkpoint = ckpt.load(save(ckpt.load(copy("a2d-qwen3")), tmp_path / "mdlm"))
     checkpoint.algorithm = "bd3lm"
-    assert pretrained.load(save(checkpoint, tmp_path / "blocks")).algorithm == "bd3lm"
+    assert ckpt.load(save(checkpoint, tmp_path / "blocks")).algorithm == "bd3lm"
 
 
 @pytest.mark.parametrize("name", FALLBACK)
@@ -650,12 +650,12 @@ def test_a_model_that_runs_through_transformers_is_saved_in_its_own_layout(origi
     path = save(checkpoint, tmp_path / "back")
     again, info = type(hf).from_pretrained(path, output_loading_info=True)
     assert {k: list(v) for k, v in info.items() if v} == {}
-    assert equal_parameters(again, hf) and equal_parameters(pretrained.load(path).model, checkpoint.model)
+    assert equal_parameters(again, hf) and equal_parameters(ckpt.load(path).model, checkpoint.model)
 
 
 def test_the_tokenizer_travels_with_a_released_checkpoint(original, tmp_path):
     checkpoint = original("modernbert")[2]
-    again = pretrained.load(save(checkpoint, tmp_path / "back")).tokenizer
+    again = ckpt.load(save(checkpoint, tmp_path / "back")).tokenizer
     kept = ("vocab_size", "eos_id", "mask_id", "stop_ids", "frame")
     assert [getattr(again, k) for k in kept] == [getattr(checkpoint.tokenizer, k) for k in kept]
     assert again.encode("w3 w44") == [3, 44] and again.decode([3, 44]) == "w3 w44"
@@ -664,8 +664,8 @@ def test_the_tokenizer_travels_with_a_released_checkpoint(original, tmp_path):
 def test_the_stop_tokens_of_the_generation_config_travel_with_a_released_checkpoint(copy, tmp_path):
     path = copy("llama")
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, EOS]}))
-    checkpoint = pretrained.load(path)
-    again = pretrained.load(save(checkpoint, tmp_path / "back"))
+    checkpoint = ckpt.load(path)
+    again = ckpt.load(save(checkpoint, tmp_path / "back"))
     assert (again.tokenizer.eos_id, again.tokenizer.stop_ids) == (7, (7, EOS))
 
 
@@ -702,7 +702,7 @@ def test_shards_that_transformers_wrote_load_as_one_file_does(original, tmp_path
     hf.save_pretrained(tmp_path, max_shard_size="8KB")
     words(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 3 and not (tmp_path / "model.safetensors").exists()
-    assert equal_parameters(pretrained.load(tmp_path).model, checkpoint.model)
+    assert equal_parameters(ckpt.load(tmp_path).model, checkpoint.model)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llada"])
@@ -717,7 +717,7 @@ def test_a_large_model_is_saved_in_shards_that_load_again(original, tmp_path, mo
     monkeypatch.setattr(huggingface_hub, "save_torch_state_dict", small)
     path = save(checkpoint, tmp_path / "back")
     assert len(list(path.glob("*.safetensors"))) > 3 and (path / "model.safetensors.index.json").is_file()
-    assert equal_parameters(pretrained.load(path).model, checkpoint.model)
+    assert equal_parameters(ckpt.load(path).model, checkpoint.model)
 
 
 def halve(tensors):
@@ -728,14 +728,14 @@ def halve(tensors):
 def test_a_bfloat16_file_becomes_float32_exactly(copy, original, name):
     path = copy(name)
     edit_tensors(path, halve)
-    loaded = dict(pretrained.load(path).model.named_parameters())
+    loaded = dict(ckpt.load(path).model.named_parameters())
     for n, p in original(name)[2].model.named_parameters():
         assert loaded[n].dtype == torch.float32 and torch.equal(loaded[n], p.bfloat16().float())
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "dream", "distilbert"])
 def test_every_parameter_has_the_type_that_was_asked_for(original, name):
-    loaded = pretrained.load(original(name)[1], dtype=torch.bfloat16).model
+    loaded = ckpt.load(original(name)[1], dtype=torch.bfloat16).model
     wanted = dict(original(name)[2].model.named_parameters())
     for n, p in loaded.named_parameters():
         assert p.dtype == torch.bfloat16 and torch.equal(p, wanted[n].bfloat16())
@@ -751,14 +751,14 @@ def test_a_loaded_network_is_whole_and_in_eval_mode(original, name):
 
 def test_tensors_go_to_the_device_that_was_asked_for(original):
     for name in ("llama", "gpt2"):
-        loaded = pretrained.load(original(name)[1], device="meta").model  # a device that every machine has
+        loaded = ckpt.load(original(name)[1], device="meta").model  # a device that every machine has
         assert {p.device.type for p in loaded.parameters()} == {"meta"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_tensors_arrive_on_a_gpu_unchanged(original):
     hf, path, checkpoint = original("gpt2")
-    loaded = pretrained.load(path, device="cuda").model
+    loaded = ckpt.load(path, device="cuda").model
     assert {p.device.type for p in loaded.parameters()} == {"cuda"}
     assert equal_parameters(loaded.cpu(), checkpoint.model)
 
@@ -844,7 +844,7 @@ def test_a_file_as_older_releases_wrote_it_loads_the_same(copy, original, name, 
     path = copy(name)
     edit_tensors(path, age)
     assert stored(path).keys() != stored(original(name)[1]).keys()
-    assert equal_parameters(pretrained.load(path).model, original(name)[2].model)
+    assert equal_parameters(ckpt.load(path).model, original(name)[2].model)
 
 
 TWINS = [
@@ -1054,7 +1054,7 @@ def test_an_end_of_text_outside_the_vocabulary_is_named(copy):
 def test_a_causal_model_needs_no_mask_token(copy):
     path = copy("llama")
     words(path, mask_token=None)
-    assert pretrained.load(path).tokenizer.mask_id is None
+    assert ckpt.load(path).tokenizer.mask_id is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"architectures": 5}', '{"architectures": [5]}'])
@@ -1136,13 +1136,13 @@ def test_a_pickle_is_refused_with_the_way_out(copy):
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
 def test_a_pickle_loads_where_it_is_asked_for(copy, original, name):
-    loaded = pretrained.load(pickled(copy(name)), pickle=True).model
+    loaded = ckpt.load(pickled(copy(name)), pickle=True).model
     assert equal_parameters(loaded, original(name)[2].model)
 
 
 def test_a_pickle_of_the_old_format_loads_where_it_is_asked_for(copy, original):
     path = pickled(copy("bert"), gamma_and_beta, _use_new_zipfile_serialization=False)
-    assert equal_parameters(pretrained.load(path, pickle=True).model, original("bert")[2].model)
+    assert equal_parameters(ckpt.load(path, pickle=True).model, original("bert")[2].model)
 
 
 def test_sharded_pickles_load_where_they_are_asked_for(copy, original):
@@ -1153,20 +1153,20 @@ def test_sharded_pickles_load_where_they_are_asked_for(copy, original):
     (path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
     (path / "model.safetensors").unlink()
     assert "--pickle" in refusal(path)
-    assert equal_parameters(pretrained.load(path, pickle=True).model, original("llama")[2].model)
+    assert equal_parameters(ckpt.load(path, pickle=True).model, original("llama")[2].model)
 
 
 def test_safetensors_go_before_a_pickle(copy, original):
     path = copy("llama")
     (path / "pytorch_model.bin").write_bytes(b"nothing good")
-    assert equal_parameters(pretrained.load(path, pickle=True).model, original("llama")[2].model)
+    assert equal_parameters(ckpt.load(path, pickle=True).model, original("llama")[2].model)
 
 
 @pytest.mark.parametrize("name", ["distilbert"])
 def test_a_pickle_that_runs_through_transformers_is_refused_and_loaded_alike(copy, original, name):
     path = pickled(copy(name))
     refusal(path)
-    assert equal_parameters(pretrained.load(path, pickle=True).model, original(name)[2].model)
+    assert equal_parameters(ckpt.load(path, pickle=True).model, original(name)[2].model)
 
 
 class Malicious:
@@ -1209,7 +1209,7 @@ def with_code(path, proof):
 def test_a_familys_own_code_is_never_run(copy, original, tmp_path, name):
     path = copy(name)
     with_code(path, tmp_path / "proof")
-    assert equal_parameters(pretrained.load(path).model, original(name)[2].model)
+    assert equal_parameters(ckpt.load(path).model, original(name)[2].model)
     assert not (tmp_path / "proof").exists()
 
 
@@ -1239,7 +1239,7 @@ def hub(cold, monkeypatch, tmp_path):
 
 def test_a_name_of_the_hub_is_downloaded_and_loaded(hub, original):
     hub.put(original("llama")[1], "some-org/tiny.llama-1")
-    assert equal_parameters(pretrained.load("some-org/tiny.llama-1").model, original("llama")[2].model)
+    assert equal_parameters(ckpt.load("some-org/tiny.llama-1").model, original("llama")[2].model)
     assert len(hub.asked("/some-org/tiny.llama-1/resolve/")) >= 3
 
 
@@ -1247,8 +1247,8 @@ def test_a_name_of_the_hub_is_downloaded_and_loaded(hub, original):
 def test_a_revision_of_the_hub_is_asked_for(hub, original, revision):
     hub.put(original("llama")[1], "org/name")
     hub.put(original("qwen2")[1], quoted("org/name", revision))
-    assert equal_parameters(pretrained.load(f"org/name@{revision}").model, original("qwen2")[2].model)
-    assert equal_parameters(pretrained.load("org/name").model, original("llama")[2].model)
+    assert equal_parameters(ckpt.load(f"org/name@{revision}").model, original("qwen2")[2].model)
+    assert equal_parameters(ckpt.load("org/name").model, original("llama")[2].model)
 
 
 @pytest.mark.parametrize("pickle", [False, True])
@@ -1259,7 +1259,7 @@ def test_pickles_are_downloaded_only_where_they_are_asked_for(hub, original, pic
     pickles = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"]
     for name in (*needed, *pickles, "modeling_dream.py", "model.gguf", "tf_model.h5", "README.md"):
         (path / name).touch()
-    found = {p.name for p in pretrained.find("org/name", pickle).iterdir()}
+    found = {p.name for p in ckpt.find("org/name", pickle).iterdir()}
     assert found == {p.name for p in original("llama")[1].iterdir()} | {*needed} | ({*pickles} if pickle else set())
 
 
@@ -1278,20 +1278,20 @@ def test_a_repository_without_a_config_is_named(hub, tmp_path):
 
 def test_a_directory_goes_before_the_hub(hub, original):
     shutil.copytree(original("llama")[1], "org/name")
-    assert pretrained.load("org/name").path == Path("org/name") and not hub.log
+    assert ckpt.load("org/name").path == Path("org/name") and not hub.log
 
 
 def test_a_project_directory_goes_before_the_hub(hub, original, monkeypatch, tmp_path):
     shutil.copytree(original("llama")[1], tmp_path / "project" / "out" / "run" / "best")
-    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "project")
-    pretrained.load("out/run")
+    monkeypatch.setattr(ckpt, "ROOT", tmp_path / "project")
+    ckpt.load("out/run")
     assert not hub.log
 
 
 @pytest.mark.parametrize("where", ["here", "project"])
 def test_a_name_in_a_directory_that_exists_never_asks_the_hub(hub, monkeypatch, tmp_path, where):
     (tmp_path / where / "out").mkdir(parents=True)
-    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(ckpt, "ROOT", tmp_path / "project")
     assert "'out/quickstart'" in refusal("out/quickstart") and not hub.log
 
 
@@ -1337,8 +1337,8 @@ def test_an_unknown_causal_model_continues_a_ragged_batch_as_transformers_does(o
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_an_unknown_masked_model_fills_masks_as_a_plain_sampler_with_every_cache(original, cache):
     hf, _, checkpoint = original("distilbert")
-    prompts, options = prompts_of(hf), mdlm.SampleOptions(6, temperature=0, cache=cache)
-    ours = mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True)
+    prompts, options = prompts_of(hf), fast_mdlm.SampleOptions(6, temperature=0, cache=cache)
+    ours = fast_mdlm.generate(checkpoint.model, prompts, options, mask_id=MASK, trace=True)
     assert events(ours) == plainly("distilbert", hf, prompts, 6)
 
 
@@ -1348,8 +1348,10 @@ def test_the_cache_of_an_unknown_masked_model_is_exact_over_many_blocks(original
     hf, _, checkpoint = original("distilbert")
     prompts = prompts_of(hf)
     options = dict(max_new_tokens=12, block_size=4, temperature=0, steps=6, cfg_scale=cfg_scale)
-    exact = mdlm.generate(checkpoint.model, prompts, mdlm.SampleOptions(**options), mask_id=MASK).tokens
-    cached = mdlm.generate(checkpoint.model, prompts, mdlm.SampleOptions(**options, cache=cache), mask_id=MASK).tokens
+    exact = fast_mdlm.generate(checkpoint.model, prompts, fast_mdlm.SampleOptions(**options), mask_id=MASK).tokens
+    cached = fast_mdlm.generate(
+        checkpoint.model, prompts, fast_mdlm.SampleOptions(**options, cache=cache), mask_id=MASK
+    ).tokens
     assert [t.tolist() for t in cached] == [t.tolist() for t in exact]
 
 
@@ -1403,13 +1405,14 @@ def test_damaged_weights_of_an_unknown_model_are_one_sentence(copy):
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 PEAK = """
-import sys, torch, pretrained
+import sys, torch
+from nanodlm import checkpoint as ckpt
 def memory(key):  # in MB; getrusage would tell the peak of the process that started this one
     (line,) = [line for line in open("/proc/self/status") if line.startswith(key)]
     return int(line.split()[1]) / 1024
-pretrained.load(sys.argv[1])
+ckpt.load(sys.argv[1])
 before = memory("VmRSS")
-checkpoint = pretrained.load(sys.argv[2], dtype=torch.bfloat16)
+checkpoint = ckpt.load(sys.argv[2], dtype=torch.bfloat16)
 size = sum(p.numel() * p.element_size() for p in checkpoint.model.parameters()) / 2**20
 print(size, memory("VmHWM") - before)
 """
@@ -1532,8 +1535,8 @@ def test_a_chat_template_is_read_from_either_place(tmp_path, name):
 def test_a_chat_template_travels_with_the_checkpoint(copy, tmp_path):
     path = copy("llama")
     words(path, chat_template=TEMPLATE)
-    checkpoint = pretrained.load(path)
-    again = pretrained.load(save(checkpoint, tmp_path / "back"))
+    checkpoint = ckpt.load(path)
+    again = ckpt.load(save(checkpoint, tmp_path / "back"))
     messages = [{"role": "w1", "content": "w2"}]
     assert again.tokenizer.chat(messages) == checkpoint.tokenizer.chat(messages) == [EOS, 59, 1, 2, 59, 9]
 

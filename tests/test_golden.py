@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import mdlm
-import pretrained
 import sample
+from nanodlm import checkpoint as ckpt
+from nanodlm import fast_mdlm
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoints" / "pydocs_mdlm"
 TEXT = """class Stack:
@@ -19,14 +20,14 @@ Write the given data to the underlying stream and return the number of bytes wri
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    return pretrained.load(CHECKPOINT)
+    return ckpt.load(CHECKPOINT)
 
 
 def greedy(checkpoint, text, **options):
     s = sample.Settings(infill=text) if "[MASK" in text else sample.Settings(prompt=text)
     canvas = sample.canvas_of(s, checkpoint.tokenizer)
-    options = mdlm.SampleOptions(temperature=0.0, **options)
-    out = mdlm.generate(checkpoint.model, [canvas], options, mask_id=checkpoint.tokenizer.mask_id)
+    options = fast_mdlm.SampleOptions(temperature=0.0, **options)
+    out = fast_mdlm.generate(checkpoint.model, [canvas], options, mask_id=checkpoint.tokenizer.mask_id)
     return checkpoint.tokenizer.decode(out.tokens[0].tolist())
 
 

@@ -30,13 +30,13 @@ from test_mdlm import NET as PLAIN
 import ar
 import bd3lm
 import eval as evaluation
-import harness
 import mdlm
-import pretrained
-import tokenizer as tokenizers
-from data import common
-from mdlm import LikelihoodOptions, SampleOptions
 from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import corpus, fast_bd3lm, fast_mdlm, harness, likelihood, tasks
+from nanodlm import tokenizer as tokenizers
+from nanodlm.decode import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,17 +65,17 @@ def save(path, tok, files, algorithm="mdlm", seed=0):
     own = dict(causal=algorithm == "ar", block_size=8 if algorithm == "bd3lm" else 0)
     net = Transformer(Config(vocab_size=tok.vocab_size, seq_len=96, n_layer=2, n_head=2, n_embd=32, **own))
     weights = {n: torch.randn_like(p) * 0.35 if p.dim() == 2 else p for n, p in net.named_parameters()}
-    pretrained.save(path, weights, net.config, tok, files, algorithm, {"seq_len": 96})
+    ckpt.save(path, weights, net.config, tok, files, algorithm, {"seq_len": 96})
 
 
 def asked(path, options=None, likelihood=None, sampling=None, batch_size=4, **keys):
     """A Harness on the checkpoint at `path`, set up for a task."""
-    checkpoint = path if isinstance(path, pretrained.Checkpoint) else pretrained.load(path)
+    checkpoint = path if isinstance(path, ckpt.Checkpoint) else ckpt.load(path)
     algorithm = ALGORITHMS[checkpoint.algorithm]
     model = harness.Harness(checkpoint, algorithm, harness.Answers(checkpoint, algorithm, batch_size, **keys))
     greedy = dict(max_new_tokens=16, temperature=0.0)
     likelihood = likelihood or algorithm.LikelihoodOptions()
-    model.use(options or harness.Options(), likelihood, sampling or (lambda _: algorithm.SampleOptions(**greedy)))
+    model.use(options or tasks.Options(), likelihood, sampling or (lambda _: algorithm.SampleOptions(**greedy)))
     return model
 
 
@@ -113,7 +113,7 @@ def masks_of(method, n, begin, number, j, o):
     """Mask j of one text of n tokens whose answer begins at `begin`, and its weight."""
     maskable, batch = (torch.arange(n) >= begin)[None], min(o.mc_batch, o.mc_samples)
     more = () if method == "nelbo" else (batch,)
-    hidden, weight = getattr(mdlm, f"{method}_masks")(
+    hidden, weight = getattr(likelihood, f"{method}_masks")(
         maskable, number[None], torch.tensor([j]), o.mc_samples, o.seed, *more
     )
     return hidden[0], weight.item()
@@ -144,7 +144,7 @@ def test_encoding_equal_canvases_once_gives_what_the_published_loop_gives(method
     o = LikelihoodOptions(method, mc_samples=12, mc_batch=5, cfg_scale=scale, batch_size=3, seed=2)
     expected = torch.tensor([naive(NETWORK, *row, o) for row in zip(PROMPTS, ANSWERS, NUMBERS)], dtype=torch.float64)
     spy = Counted(NETWORK)
-    found = mdlm.log_likelihood(spy, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS)
+    found = fast_mdlm.log_likelihood(spy, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS)
     assert (found - expected).abs().max() < 1e-10 and len(set(found.tolist())) >= 6
     x, number = [torch.cat(pair) for pair in zip(PROMPTS, ANSWERS)], NUMBERS
     drawn = [(masks_of(method, len(x[i]), len(PROMPTS[i]), number[i], j, o)[0], i) for i in range(7) for j in range(12)]
@@ -153,7 +153,7 @@ def test_encoding_equal_canvases_once_gives_what_the_published_loop_gives(method
     }
     assert len(different) <= spy.sequences // (2 if scale else 1) <= len(different) + 7 < 84
     parts = [
-        mdlm.log_likelihood(NETWORK, [p], [t], o, mask_id=M, numbers=n[None])
+        fast_mdlm.log_likelihood(NETWORK, [p], [t], o, mask_id=M, numbers=n[None])
         for p, t, n in zip(PROMPTS, ANSWERS, number)
     ]
     assert (found - torch.cat(parts)).abs().max() < 1e-10
@@ -164,7 +164,7 @@ def test_one_canvas_of_two_questions_is_encoded_twice_under_guidance(method):
     """The same text and mask, cut elsewhere into prompt and answer: what is blind to the prompt sees other tokens."""
     o = LikelihoodOptions(method, mc_samples=8, cfg_scale=1.5)
     prompts, answers = [ids(10, 0), ids(10, 0, 3), ids(10)], [ids(3, 2, 4), ids(2, 4), ids(0, 3, 2, 4)]
-    found = mdlm.log_likelihood(NETWORK, prompts, answers, o, mask_id=M)
+    found = fast_mdlm.log_likelihood(NETWORK, prompts, answers, o, mask_id=M)
     rows = zip(prompts, answers, torch.arange(3))
     assert np.allclose(found, [naive(NETWORK, p, t, n, o) for p, t, n in rows], atol=1e-10)
 
@@ -172,16 +172,20 @@ def test_one_canvas_of_two_questions_is_encoded_twice_under_guidance(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_numbers_decide_the_masks_and_neither_order_nor_batch_size_matters(method):
     o = LikelihoodOptions(method, mc_samples=3, mc_batch=2)
-    values = mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS)
+    values = fast_mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS)
     order = [4, 2, 6, 0, 5, 1, 3]
     turned = [[v[i] for i in order] for v in (PROMPTS, ANSWERS)]
     for size in (1, 2, 16):
-        again = mdlm.log_likelihood(NETWORK, *turned, replace(o, batch_size=size), mask_id=M, numbers=NUMBERS[order])
+        again = fast_mdlm.log_likelihood(
+            NETWORK, *turned, replace(o, batch_size=size), mask_id=M, numbers=NUMBERS[order]
+        )
         assert (again - values[order]).abs().max() < 1e-12
-    others = mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS + 1)
+    others = fast_mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=NUMBERS + 1)
     assert (others != values).any() == (method in BOUNDS)
-    places = mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M)
-    assert torch.equal(places, mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=torch.arange(7)))
+    places = fast_mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M)
+    assert torch.equal(
+        places, fast_mdlm.log_likelihood(NETWORK, PROMPTS, ANSWERS, o, mask_id=M, numbers=torch.arange(7))
+    )
 
 
 @pytest.mark.parametrize("method, scale, sequences", [("nelbo", 0.0, 1), ("llada", 0.0, 1), ("llada", 2.0, 2)])
@@ -189,13 +193,13 @@ def test_the_letters_of_a_multiple_choice_take_one_forward(method, scale, sequen
     """32 masks of four answers of one token: one canvas, two with guidance; another question is another canvas."""
     o, spy = LikelihoodOptions(method, mc_samples=32, cfg_scale=scale), Counted(NETWORK)
     letters = [ids(i) for i in (3, 4, 6, 7)]
-    found = mdlm.log_likelihood(spy, [ids(1, 2)] * 4, letters, o, mask_id=M, numbers=NUMBERS[:4])
+    found = fast_mdlm.log_likelihood(spy, [ids(1, 2)] * 4, letters, o, mask_id=M, numbers=NUMBERS[:4])
     assert (spy.forwards, spy.sequences) == (1, sequences)
     conditional, blind = (NETWORK(torch.tensor([[*p, M]]))[0, -1].detach() for p in ((1, 2), (M, M)))
     logits = blind + (scale + 1) * (conditional - blind)
     logits[M] = -torch.inf if method == "nelbo" else logits[M]
     assert torch.allclose(found, logits.log_softmax(-1)[[3, 4, 6, 7]], atol=1e-12)
-    mdlm.log_likelihood(spy, [ids(1, 2), ids(2, 1)], letters[:2], o, mask_id=M)
+    fast_mdlm.log_likelihood(spy, [ids(1, 2), ids(2, 1)], letters[:2], o, mask_id=M)
     assert spy.sequences == 3 * sequences
 
 
@@ -207,7 +211,7 @@ def test_estimates_of_different_numbers_are_independent_and_their_mean_is_the_ne
     for method, keys in (("nelbo", dict(mc_samples=1)), ("nelbo", dict(mc_samples=40)), ("llada", dict(mc_batch=1))):
         o = LikelihoodOptions(method, **{"mc_samples": 8, **keys})
         rows = [[v] * 400 for v in (x[:begin], x[begin:])]
-        found = -mdlm.log_likelihood(ARBITRARY, *rows, o, mask_id=MASK, numbers=torch.arange(400) * 7919 % 2**24)
+        found = -fast_mdlm.log_likelihood(ARBITRARY, *rows, o, mask_id=MASK, numbers=torch.arange(400) * 7919 % 2**24)
         if method == "nelbo":
             assert_mean(found, exact)
         else:  # the mask is an alternative
@@ -218,7 +222,7 @@ def test_estimates_of_different_numbers_are_independent_and_their_mean_is_the_ne
             ce = (nll * SUBSETS).sum(1)
             assert_mean(found, sum(ce[inside & (size == k)].mean().item() / k for k in range(1, L - begin + 1)))
     o = LikelihoodOptions("nelbo", mc_samples=30_000)
-    many = -mdlm.log_likelihood(ARBITRARY, [x[:begin]], [x[begin:]], o, mask_id=MASK).item()
+    many = -fast_mdlm.log_likelihood(ARBITRARY, [x[:begin]], [x[begin:]], o, mask_id=MASK).item()
     assert abs(many - exact) < 0.01 * exact
 
 
@@ -236,10 +240,10 @@ def test_deterministic_scores_follow_their_definitions():
             canvas[best] = x[best]
             hidden.remove(best)
         o = LikelihoodOptions(method)
-        found = mdlm.log_likelihood(ARBITRARY, [x[:1]], [x[1:]], o, mask_id=MASK, numbers=ids(77))
+        found = fast_mdlm.log_likelihood(ARBITRARY, [x[:1]], [x[1:]], o, mask_id=MASK, numbers=ids(77))
         assert abs(found.item() - total) < 1e-12
         if method == "left_to_right":
-            whole = mdlm.log_likelihood(ARBITRARY, [ids()], [x], o, mask_id=MASK)
+            whole = fast_mdlm.log_likelihood(ARBITRARY, [ids()], [x], o, mask_id=MASK)
             assert abs(whole - chain_rule(ARBITRARY, x[None], range(L))).max() < 1e-12
 
 
@@ -249,10 +253,10 @@ def test_blocks_and_autoregression_take_numbers_too():
     numbers, order = NUMBERS[:6], [3, 0, 5, 1, 4, 2]
     turned = [[v[i] for i in order] for v in (prompts, answers)]
     o = LikelihoodOptions(mc_samples=3)
-    found = bd3lm.log_likelihood(BLOCKS, prompts, answers, o, mask_id=M, numbers=numbers)
-    again = bd3lm.log_likelihood(BLOCKS, *turned, replace(o, batch_size=2), mask_id=M, numbers=numbers[order])
+    found = fast_bd3lm.log_likelihood(BLOCKS, prompts, answers, o, mask_id=M, numbers=numbers)
+    again = fast_bd3lm.log_likelihood(BLOCKS, *turned, replace(o, batch_size=2), mask_id=M, numbers=numbers[order])
     assert (again - found[order]).abs().max() < 1e-12
-    others = bd3lm.log_likelihood(BLOCKS, prompts, answers, o, mask_id=M, numbers=numbers + 1)
+    others = fast_bd3lm.log_likelihood(BLOCKS, prompts, answers, o, mask_id=M, numbers=numbers + 1)
     assert (others != found).any()
     exact = [
         ar.log_likelihood(CAUSAL, prompts, answers, ar.LikelihoodOptions(size), mask_id=M, numbers=numbers + size)
@@ -274,8 +278,8 @@ WAYS = {
     "mdlm, dual cache": (mdlm, PLAIN, SampleOptions(15, block_size=3, cache="dual")),
     "mdlm, guidance": (mdlm, PLAIN, SampleOptions(15, block_size=3, cfg_scale=1.0)),
     "mdlm, no lookahead": (mdlm, PLAIN, SampleOptions(15, block_size=3, lookahead=False)),
-    "bd3lm": (bd3lm, BLOCKS, bd3lm.SampleOptions(15)),
-    "bd3lm, threshold": (bd3lm, BLOCKS, bd3lm.SampleOptions(15, quota="threshold", threshold=0.3)),
+    "bd3lm": (bd3lm, BLOCKS, fast_bd3lm.SampleOptions(15)),
+    "bd3lm, threshold": (bd3lm, BLOCKS, fast_bd3lm.SampleOptions(15, quota="threshold", threshold=0.3)),
     "ar": (ar, CAUSAL, ar.SampleOptions(15)),
 }
 
@@ -354,7 +358,7 @@ def test_numbers_go_with_their_prompts(way):
 def test_windows_predict_every_id_once_and_the_last_is_given_all_that_fits(first):
     for n, size in itertools.product((0, 1, 4, 5, 6, 11, 20), (1, 5)):
         text = list(range(n))
-        cut = common.windows(text, size, first)
+        cut = corpus.windows(text, size, first)
         assert [i for _, predicted in cut for i in predicted] == text
         assert cut[0] == (first, text[:size])
         for given, predicted in cut[1:]:
@@ -542,8 +546,8 @@ def run(made, toys, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda _: None)  # it asks pip, for seconds
     paths = [toys, TASKS / "gsm8k", TASKS / "humaneval"]
-    manager = harness.Tasks(include_path=[str(p) for p in paths], include_defaults=False)
-    monkeypatch.setattr(harness, "task_manager", lambda _: manager)
+    manager = tasks.Tasks(include_path=[str(p) for p in paths], include_defaults=False)
+    monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
 
     def run(tasks, *more, checkpoint="mdlm", out="results.json"):
         where = ",".join(str(made / c) if c in ALGORITHMS else str(c) for c in checkpoint.split(","))
@@ -580,7 +584,7 @@ def logp(checkpoint, prompt, target, question="", **keys):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_tasks_of_all_kinds_get_what_the_algorithms_own_functions_say(name, run, made, capsys):
     rows = run("toy_mc,toy_gen,toy_roll,toy_ll", *([] if name == "ar" else ["--mc_samples=3"]), checkpoint=name)
-    c, found = pretrained.load(made / name), answered(rows)
+    c, found = ckpt.load(made / name), answered(rows)
     algorithm, tok = ALGORITHMS[name], c.tokenizer
     keys = {} if name == "ar" else {"mc_samples": 3}
     scores = {r["task"]: r["score"] for r in rows}
@@ -595,7 +599,7 @@ def test_tasks_of_all_kinds_get_what_the_algorithms_own_functions_say(name, run,
         alone = logp(c, context, whole[0][len(context) :], f"toy_ll {i}", **keys)
         assert abs(float(found["toy_ll", i, "none"]["resps"][0][0][0]) - alone) < 1e-4
         text = tok.encode(doc["q"])
-        rolled = sum(logp(c, *window, **keys) for window in common.windows(text, 96, []))
+        rolled = sum(logp(c, *window, **keys) for window in corpus.windows(text, 96, []))
         said = found["toy_roll", i, "none"]["resps"][0][0]
         assert abs(float(said[0] if isinstance(said, list) else said) - rolled) < 1e-3
         bits -= rolled / math.log(2)
@@ -635,14 +639,14 @@ def test_the_results_file_says_all_that_a_score_depends_on(run, made):
         "toy_drawn",
         "Drawn",
     )
-    assert r["parameters"] == pretrained.load(made / "mdlm").model.num_params()
+    assert r["parameters"] == ckpt.load(made / "mdlm").model.num_params()
     assert (r["metric"], r["published"], r["documents"]) == ("exact_match,none", 3.5, [4, 6])
     assert r["task_versions"] == {"toy_drawn": 1.5} and r["shots"] == {"toy_drawn": 0} and r["percent"]
     options = SampleOptions(6, temperature=0.8, top_p=0.95, seed=7)
     assert r["sampling"] == [json.loads(json.dumps(asdict(options)))]
     assert r["likelihood_options"]["seed"] == 7 and r["task_settings"]["fewshot_seed"] == 1234
     said = {"limit": 4, "label": "Drawn", "published": 3.5}
-    assert r["task_settings"] == json.loads(json.dumps(asdict(harness.Options(**said))))
+    assert r["task_settings"] == json.loads(json.dumps(asdict(tasks.Options(**said))))
     assert r["settings"]["dtype"] == "float32" and r["settings"]["batch_size"] == 2
     assert all(r[k] for k in ("date", "python", "torch", "transformers", "datasets", "lm_eval", "machine", "threads"))
     assert "git" in r and r["processes"] == 1 and r["overridden"] == []
@@ -665,7 +669,7 @@ def test_every_family_answers_every_kind_of_request(name, dtype, tmp_path):
     from test_families import write
 
     write(name, tmp_path)
-    c = pretrained.load(tmp_path, dtype=dtype)
+    c = ckpt.load(tmp_path, dtype=dtype)
     algorithm, tok = ALGORITHMS[c.algorithm], c.tokenizer
     o = algorithm.LikelihoodOptions() if c.algorithm == "ar" else algorithm.LikelihoodOptions("confidence")
     model = asked(c, likelihood=o, sampling=lambda _: algorithm.SampleOptions(max_new_tokens=5, temperature=0.0))
@@ -691,7 +695,7 @@ def test_every_family_answers_every_kind_of_request(name, dtype, tmp_path):
 def test_answers_to_one_question_share_their_masks_but_not_in_published_estimates(made, monkeypatch):
     """So that noise does not choose between them; neither do documents share them, nor windows of texts."""
     seen = []
-    original = mdlm.log_likelihood
+    original = fast_mdlm.log_likelihood
     monkeypatch.setattr(
         mdlm,
         "log_likelihood",
@@ -860,11 +864,12 @@ DRIVER = """
 import sys
 import datasets, lm_eval.evaluator
 sys.path.insert(0, {root!r})
-import eval, harness
+import eval
+from nanodlm import harness, tasks
 datasets.config.HF_DATASETS_CACHE = {cache!r}
 lm_eval.evaluator.add_env_info = lambda _: None
-manager = harness.Tasks(include_path={toys!r}, include_defaults=False)
-harness.task_manager = lambda _: manager
+manager = tasks.Tasks(include_path={toys!r}, include_defaults=False)
+tasks.task_manager = lambda _: manager
 plain = harness.Answers.compute
 def compute(self, kind, options, batch):
     with open({log!r} + str(self.rank), "a") as f:
@@ -925,7 +930,7 @@ def test_what_is_asked_twice_is_counted_once(made):
 def test_windows_leave_room_for_the_end_of_text_that_dream_counts(made):
     """Every token of a text is predicted, whatever stands behind a window or before all prompts."""
     for prefix in ("", "of the "):
-        o = harness.Options(prefix=prefix)
+        o = tasks.Options(prefix=prefix)
         model = asked(made / "mdlm", o, LikelihoodOptions("dream", mc_samples=1))
         seen = []
         model.answers = lambda kind, options, pairs, questions, seen=seen: (
@@ -1016,9 +1021,9 @@ def test_gsm8k_is_asked_as_lm_eval_asks_it_and_right_answers_are_right(run, loca
     assert [r["counts"]["tokens"] for r in rows] == [12, 12] and [r["counts"]["forwards"] for r in rows] == [3, 3]
     assert rows[0]["counts"]["truncated"] == 3 and rows[1]["label"] == "zero" and rows[1]["documents"] == [3, 1319]
     dummy = Recorder()
-    with harness.local_copies(local):
+    with tasks.local_copies(local):
         for shots in (2, 0):
-            keys = dict(num_fewshot=shots, limit=3, task_manager=harness.task_manager(""), fewshot_random_seed=1234)
+            keys = dict(num_fewshot=shots, limit=3, task_manager=tasks.task_manager(""), fewshot_random_seed=1234)
             lm_eval.evaluator.simple_evaluate(model=dummy, tasks=["gsm8k"], **keys)
     assert seen == dummy.seen and len(seen) == 6 and seen[0][0].count("Question:") == 3
     docs = [json.loads(line) for line in (local / "openai/gsm8k/test.jsonl").read_text().splitlines()[:3]]
@@ -1107,8 +1112,8 @@ def test_conversations_are_the_templates_own(multiturn, begun, run, chatty, toys
     name = f"toy_few{len(begun)}"
     where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
     (toys / f"{name}.yaml").write_text(f"task: {name}\n{where}{FEW}" + (f'gen_prefix: "{begun}"\n' if begun else ""))
-    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
-    monkeypatch.setattr(harness, "task_manager", lambda _: manager)
+    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
     seen, stops = recorded(monkeypatch), tell(monkeypatch, lambda prompt: " yes")
     entry = f"{name} num_fewshot=2 fewshot_as_multiturn={multiturn}"
     rows = run(entry, "--apply_chat_template", "--system=Be brief.", checkpoint=str(chatty))
@@ -1139,7 +1144,7 @@ def test_conversations_are_the_templates_own(multiturn, begun, run, chatty, toys
 def test_a_template_is_asked_for_where_there_is_none_and_may_refuse(run, chatty, tmp_path):
     with pytest.raises(SystemExit, match="has no chat template; leave out --apply_chat_template"):
         run("toy_gen", "--apply_chat_template")
-    model = asked(chatty, harness.Options(apply_chat_template=True))
+    model = asked(chatty, tasks.Options(apply_chat_template=True))
     object.__setattr__(model.tokenizer, "template", lambda *_: 1 / 0)
     with pytest.raises(SystemExit, match="chat template refuses this conversation: division by zero"):
         model.apply_chat_template([{"role": "user", "content": "a"}])
@@ -1159,7 +1164,7 @@ def settled(run, monkeypatch, tmp_path):
         box["found"] = model.options, model.likelihood, model.sampling(box["task"])
         return {k: v for k, v in line().items() if k in ("metric", "score", "error", "documents", "shots", "counts")}
 
-    monkeypatch.setattr(harness, "evaluate", evaluate)
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
 
     def settled(entry, *words, recipe=None, task=None):
         box["task"] = task or {}
@@ -1282,8 +1287,8 @@ def test_code_that_would_run_outside_of_the_sandbox_is_refused(run, toys, monkey
     """Before another task is asked, with and without --run_code."""
     where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
     (toys / "unsafe.yaml").write_text(f"task: toy_unsafe\nunsafe_code: true\n{where}{TOYS['gen']}")
-    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
-    monkeypatch.setattr(harness, "task_manager", lambda _: manager)
+    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
     monkeypatch.setattr(harness.Answers, "compute", lambda *_: pytest.fail("computed before the refusal"))
     for more in ([], ["--run_code"]):
         with pytest.raises(SystemExit, match="toy_unsafe runs code that the model wrote in a way of its own"):
@@ -1300,7 +1305,7 @@ def test_scores_that_are_percentages_stay_what_they_are():
         results = {"t": {"name": "t", f"{metric},none": score, f"{metric}_stderr,none": 0.01}}
         n = {"t": {"effective": 4, "original": 4}}
         better = {"t": {metric: True}}
-        return harness.headline({"results": results, "n-samples": n, "higher_is_better": better}, "t", "")["score"]
+        return tasks.headline({"results": results, "n-samples": n, "higher_is_better": better}, "t", "")["score"]
 
     assert [found("acc", 0.5), found("acc", 1.0), found("f1", 81.5), found("chrf", 0.07)] == [50.0, 100.0, 81.5, 0.07]
 
@@ -1314,7 +1319,7 @@ def test_results_are_not_written_over_others(tmp_path):
 
 def test_max_length_shortens_prompts_and_says_so(run, capsys):
     rows = run("toy_gen max_length=14", "--max_new_tokens=4")
-    cut = sum(len(pretrained.load(rows[0]["checkpoint"]).tokenizer.encode(d["q"])) > 10 for d in DOCS)
+    cut = sum(len(ckpt.load(rows[0]["checkpoint"]).tokenizer.encode(d["q"])) > 10 for d in DOCS)
     assert rows[0]["counts"]["truncated"] == cut > 1
     assert f"toy_gen: {cut} prompts lost their beginning" in capsys.readouterr().out
 
@@ -1345,7 +1350,7 @@ def test_a_local_copy_that_cannot_be_read_is_named(run, tmp_path):
 
 def test_an_include_path_that_is_none_is_named():
     with pytest.raises(SystemExit, match="include_path=/nowhere is no directory of task files"):
-        harness.task_manager("/nowhere")
+        tasks.task_manager("/nowhere")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1485,7 +1490,7 @@ class Samples:
 
 
 def test_entropy_is_that_of_each_samples_tokens(made):
-    checkpoint = pretrained.load(made / "mdlm")
+    checkpoint = ckpt.load(made / "mdlm")
     rows = [[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4]]
     s, samples = evaluation.Settings(num_samples=3, batch_size=2), Samples(rows)
     found = evaluation.sample_quality(checkpoint, samples, SampleOptions(500), s, None, "cpu")
@@ -1496,7 +1501,7 @@ def test_entropy_is_that_of_each_samples_tokens(made):
 
 
 def test_samples_do_not_depend_on_the_batch_size(made):
-    checkpoint, texts = pretrained.load(made / "mdlm"), []
+    checkpoint, texts = ckpt.load(made / "mdlm"), []
     o = SampleOptions(5, order="random")  # on an empty canvas all positions tie
     for size in (2, 16):
         s = evaluation.Settings(num_samples=3, batch_size=size, judge=str(made / "ar"))
@@ -1510,7 +1515,7 @@ def test_the_judges_perplexity_is_that_of_all_tokens(made, tmp_path):
     """With a begin-of-text of our own, or an end-of-text before a released model's; texts beyond the context."""
     texts = [TEXT[:40], TEXT[50:700], "", "a"]
     for path in (made / "ar", write_family(tmp_path / "gpt2", "gpt2")):
-        c = pretrained.load(path)
+        c = ckpt.load(path)
         own = c.tokenizer.mask_id is not None
         size = c.model.config.seq_len - (not own)
         nats, tokens = 0.0, 0
@@ -1556,16 +1561,16 @@ def test_the_machine_is_the_gpu_on_every_process(monkeypatch):
 
 
 def test_what_frames_a_text_stands_before_prompts_but_not_before_a_templates_text(made):
-    checkpoint = pretrained.load(made / "mdlm")
+    checkpoint = ckpt.load(made / "mdlm")
     checkpoint.tokenizer = replace(checkpoint.tokenizer, frame=((7,), (8,)))
     a, b, both = (checkpoint.tokenizer.encode(text) for text in ("some", " text", "some text"))
     model = asked(checkpoint)
     assert model.encode("some text") == [7, *both] and both == a + b
     assert model.encode_pair("some", " text") == model.encode_pair("some ", "text") == ([7, *a], b)
     assert model.encode_pair("", "some text") == ([7], both)
-    chat = asked(checkpoint, harness.Options(apply_chat_template=True))
+    chat = asked(checkpoint, tasks.Options(apply_chat_template=True))
     assert chat.encode("some text") == both and chat.encode_pair("some", " text") == (a, b)
-    assert asked(checkpoint, harness.Options(prefix="some")).encode(" text") == [7, *both]
+    assert asked(checkpoint, tasks.Options(prefix="some")).encode(" text") == [7, *both]
 
 
 @pytest.mark.parametrize(
@@ -1580,8 +1585,6 @@ def test_what_frames_a_text_stands_before_prompts_but_not_before_a_templates_tex
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(words, said, made, toys, monkeypatch):
-    monkeypatch.setattr(
-        harness, "task_manager", lambda _: harness.Tasks(include_path=str(toys), include_defaults=False)
-    )
+    monkeypatch.setattr(tasks, "task_manager", lambda _: tasks.Tasks(include_path=str(toys), include_defaults=False))
     with pytest.raises(SystemExit, match=said):
         evaluation.main([f"--checkpoint={made / 'mdlm'}", "--device=cpu", *words])

@@ -29,15 +29,12 @@ import transformers
 from conftest import HOME, PORT
 from hub_server import OTHER_TOKEN, quoted
 
-import configurator
 import eval as evaluation
-import harness
-import hub
-import pretrained
 import sample
-import tokenizer as tokenizers
 import train
-from data import common, sft
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, conversations, corpus, hub, tasks
+from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "config").glob("*.py") if not p.stem.startswith("eval_"))
@@ -59,14 +56,14 @@ def elsewhere(tmp_path, monkeypatch):
     time."""
     before = {*sys.modules}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(corpus, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(train, "plot", lambda *_: None)
     for script in (ROOT / "data").glob("*/prepare.py"):
         home = tmp_path / "data" / script.parent.name
         home.mkdir(parents=True)
         (home / script.name).write_bytes(script.read_bytes())
-        if sft.is_chat(script):
+        if conversations.is_chat(script):
             monkeypatch.setattr(importlib.import_module(f"data.{home.name}.prepare"), "HERE", home)
     yield
     for name in [name for name in sys.modules if name.startswith("data.") and name not in before]:
@@ -231,7 +228,9 @@ def script(name, *argv):
 def from_the_hub(recipe):
     """Whether a recipe names a model or a data set on the hub."""
     values = {k: v for k, (v, _) in configurator.read([str(ROOT / "config" / f"{recipe}.py")]).items()}
-    scripts = [ROOT / "data" / name / "prepare.py" for name, _ in sft.parse_mixture(values.get("dataset", ""))]
+    scripts = [
+        ROOT / "data" / name / "prepare.py" for name, _ in conversations.parse_mixture(values.get("dataset", ""))
+    ]
     starts = [values.get(key, "") for key in ("convert", "init_from")]
     named = [s for s in starts if re.fullmatch(r"[\w.-]+/[\w.-]+", s) and not s.startswith(("out/", "checkpoints/"))]
     return bool(named) or any(re.search(r"hub\.rows|local_or_hub", s.read_text()) for s in scripts if s.is_file())
@@ -247,8 +246,8 @@ def learn(recipe, out):
     """What `python train.py config/RECIPE.py` does, two steps of it."""
     values = configurator.read([f"config/{recipe}.py"])
     name, more = values["dataset"][0], []
-    if not sft.holds_chat(name):
-        script(name, f"--out={common.ROOT / 'data' / name}")
+    if not conversations.holds_chat(name):
+        script(name, f"--out={corpus.ROOT / 'data' / name}")
     if "convert" in values:
         more = [f"--init_from={out / 'converted'}"]
     elif "init_from" not in values:
@@ -266,7 +265,7 @@ def test_a_recipe_that_names_something_on_the_hub_starts_learns_saves_and_sample
     server, filled, gpt2, tmp_path, capsys, recipe
 ):
     out = learn(recipe, tmp_path)
-    assert pretrained.load_train_state(out / "last")["iter"] == 2
+    assert ckpt.load_train_state(out / "last")["iter"] == 2
     capsys.readouterr()
     sample.main([f"--checkpoint={out}", "--prompt=w1 w2", "--max_new_tokens=8", "--device=cpu"])
     out = capsys.readouterr().out
@@ -289,16 +288,16 @@ def test_a_script_makes_token_files_of_conversations_on_the_hub(server, filled, 
 @pytest.mark.parametrize("text", ["ptb", "lambada"])
 def test_a_script_makes_windows_of_a_text_on_the_hub(server, filled, tmp_path, text):
     script("zeroshot", text, "--checkpoint=openai-community/gpt2", "--seq_len=20", f"--out={tmp_path}")
-    meta = common.load_meta(tmp_path / text)
+    meta = corpus.load_meta(tmp_path / text)
     assert meta["documents"] == len(WORDS)
-    tok = common.load_tokenizer(tmp_path / text, meta)
-    assert tok.decode(common.load_tokens(tmp_path / text, "val", meta)[0].tolist()).startswith("w0 w0 w1 w1 w2 w2")
+    tok = corpus.load_tokenizer(tmp_path / text, meta)
+    assert tok.decode(corpus.load_tokens(tmp_path / text, "val", meta)[0].tolist()).startswith("w0 w0 w1 w1 w2 w2")
 
 
 def test_lm_eval_reads_gsm8k_and_hellaswag_from_the_hub(server, filled, tmp_path, monkeypatch):
     """A recipe of ours, but for its hundreds of tokens and masks, and lm-eval's other tasks, whose index takes long."""
-    monkeypatch.setattr(common, "ROOT", ROOT)
-    monkeypatch.setattr(harness, "Tasks", functools.partial(harness.Tasks, include_defaults=False))
+    monkeypatch.setattr(corpus, "ROOT", ROOT)
+    monkeypatch.setattr(tasks, "Tasks", functools.partial(tasks.Tasks, include_defaults=False))
     for task in ("gsm8k", "hellaswag"):
         shutil.copytree(Path(lm_eval.__file__).parent / "tasks" / task, tmp_path / "tasks" / task)
     small = [f"--include_path={tmp_path / 'tasks'}"]
@@ -367,7 +366,7 @@ def trouble(situation, server, monkeypatch, *names):
 
 # what of the hub is asked for, and how
 WAYS = {
-    "model": lambda name: pretrained.find(name),
+    "model": lambda name: ckpt.find(name),
     "data set": lambda name: list(hub.rows(name)),
     "stream": lambda name: list(hub.rows(name, streaming=True)),
     "files": lambda name: list(hub.rows(name, files="data/*.parquet", streaming=True)),
@@ -377,7 +376,7 @@ BRING = "; or bring a copy, `hf download org/it --repo-type=dataset --local-dir=
 
 
 def lm_eval_asks(name):
-    with harness.local_copies(""):
+    with tasks.local_copies(""):
         return datasets.load_dataset(name.partition("@")[0], revision=name.partition("@")[2] or None, split="train")
 
 
@@ -510,7 +509,7 @@ def test_a_hub_that_dies_in_the_middle_of_a_shard_and_comes_back_goes_on_in_the_
 
     death = threading.Thread(target=die)
     death.start()
-    found = pretrained.find("org/large")
+    found = ckpt.find("org/large")
     death.join()
     assert all((found / p.name).read_bytes() == p.read_bytes() for p in path.iterdir())
     assert cold.asked("model-2.safetensors") == ["", f"bytes={10 * 2**20}-"]
@@ -520,7 +519,7 @@ def test_a_hub_that_dies_in_the_middle_of_a_shard_and_comes_back_goes_on_in_the_
 def test_a_connection_that_is_reset_is_tried_again_and_whole_shards_are_kept(cold, capsys, impatient):
     path = shards(cold)
     cold.breaks = {"model-2.safetensors": [2, 1000, True]}
-    found = pretrained.find("org/large")
+    found = ckpt.find("org/large")
     assert all((found / p.name).read_bytes() == p.read_bytes() for p in path.iterdir())
     assert len(cold.asked("model-1.safetensors")) == 1 and len(cold.asked("model-2.safetensors")) == 3
     lines = [f"model org/large: {BROKE_OFF}; again in {pause} s" for pause in (5, 20)]
@@ -530,9 +529,9 @@ def test_a_connection_that_is_reset_is_tried_again_and_whole_shards_are_kept(col
 def test_after_a_hub_that_died_for_good_the_same_command_fetches_only_what_is_missing(cold, impatient):
     path = shards(cold, 2000)
     cold.breaks = {"model-2.safetensors": [10**6, 1000, False]}
-    assert "the same command goes on" in said(pretrained.find, "org/large")
+    assert "the same command goes on" in said(ckpt.find, "org/large")
     cold.reset()
-    found = pretrained.find("org/large")
+    found = ckpt.find("org/large")
     assert all((found / p.name).read_bytes() == p.read_bytes() for p in path.iterdir())
     assert not cold.asked("model-1.safetensors") and cold.asked("model-2.safetensors") == [""]
 

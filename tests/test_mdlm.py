@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 import ar
 import mdlm
-from mdlm import LikelihoodOptions, LossOptions, SampleOptions
+from mdlm import LossOptions
 from model import Config, Transformer
+from nanodlm import choice, decode, fast_mdlm, likelihood, noise
+from nanodlm.decode import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
 SCHEDULES = ["linear", "poly2", "poly3", "cosine", "cosine_mdlm"]
@@ -80,6 +83,12 @@ def exact_model(p):
     return Toy(table)
 
 
+def nelbo_weight(t, schedule="linear"):
+    """w(t) = -alpha'(t) / (1 - alpha(t))."""
+    rate, slope = mdlm.mask_rate(t, schedule)
+    return slope / rate
+
+
 def generator(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -111,7 +120,7 @@ def exact_nelbo(model, x, maskable=None, schedule="linear", points=64):
     t = ((node + 1) / 2)[:, None, None]
     rate = mdlm.mask_rate(t, schedule)[0]
     chance = rate**k * (1 - rate) ** (n - k).clamp(min=0)  # (points, N, 16)
-    per_subset = (weight[:, None, None] / 2 * mdlm.nelbo_weight(t, schedule) * chance).sum(0)
+    per_subset = (weight[:, None, None] / 2 * nelbo_weight(t, schedule) * chance).sum(0)
     return (per_subset * inside * subset_ce(model, x)).sum(1)
 
 
@@ -136,15 +145,15 @@ def reveal_distribution(model, o):
             logits = model(x, rows=hidden)
             logits[:, MASK] = -torch.inf
             p = logits.softmax(-1)
-            count = mdlm.quota(
+            count = choice.quota(
                 torch.tensor([L]), hidden.sum(1), torch.tensor([step]), torch.tensor([steps]), o.schedule
             )
             where = hidden[0].nonzero()[:, 0].tolist()
             if o.order == "random":  # every set of `count` positions, equally likely
                 sets = list(itertools.combinations(where, min(int(count), len(where))))
             else:
-                score = mdlm.scatter(mdlm.certainty(logits, o.order), hidden)
-                sets = [mdlm.choose_positions(score, hidden, o, count)[0].nonzero()[:, 0].tolist()]
+                score = decode.scatter(mdlm.certainty(logits, o.order), hidden)
+                sets = [choice.choose_positions(score, hidden, o, count)[0].nonzero()[:, 0].tolist()]
             for chosen in sets:
                 for tokens in itertools.product(range(2), repeat=len(chosen)):
                     new, chance = list(canvas), weight / len(sets)
@@ -163,7 +172,7 @@ def ancestral_distribution(model, o):
     law[-1] = 1.0  # all masks
     for step in range(o.steps):
         t, s = (torch.tensor([1 - (step + i) / o.steps], dtype=torch.float64) for i in (0, 1))
-        reveal, hide = mdlm.ancestral_rates(t, s, o)
+        reveal, hide = choice.ancestral_rates(t, s, o)
         stay = torch.nn.functional.one_hot(CANVASES, 3).double()
         change = torch.cat([reveal * p, (1 - reveal).expand(81, L, 1)], -1)
         stay = (1 - hide) * stay + hide * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -182,7 +191,7 @@ def distance(p, q):
 def sampled_counts(model, options, n=20000):
     """How often generate() gives each string on the toy: (16,)."""
     empty = torch.empty(0, dtype=torch.int64)
-    tokens = torch.stack(mdlm.generate(model, [empty] * n, options, mask_id=MASK).tokens)
+    tokens = torch.stack(fast_mdlm.generate(model, [empty] * n, options, mask_id=MASK).tokens)
     assert tokens.shape == (n, L) and (tokens != MASK).all()
     return torch.bincount((tokens * 2 ** torch.arange(L - 1, -1, -1)).sum(1), minlength=16)
 
@@ -195,7 +204,7 @@ def chi_square(counts, p):
 
 
 def assert_mean(values, exact, errors=4.0):
-    mean, error = mdlm.mean_and_error(torch.as_tensor(values))
+    mean, error = likelihood.mean_and_error(torch.as_tensor(values))
     assert abs(mean - exact) < errors * error + 1e-12, f"{mean} ± {error} is not {exact}"
     assert error < 0.05 * abs(exact), f"error {error} is too large to see anything"
 
@@ -313,8 +322,8 @@ def test_uniform_is_splitmix64_over_the_counters():
         return ((state >> 12) + 0.5) * 2.0**-52
 
     for counters in [(0,), (1, 2, 3), (-5, 7), (2**52 - 1, 0, 10**9, 4)]:
-        assert float(mdlm.uniform(*counters)) == reference(*counters)
-    x = mdlm.uniform(9, torch.arange(4)[:, None], 3, torch.arange(5))
+        assert float(noise.uniform(*counters)) == reference(*counters)
+    x = noise.uniform(9, torch.arange(4)[:, None], 3, torch.arange(5))
     assert x.dtype == torch.float64 and x.shape == (4, 5) and x[2, 4].item() == reference(9, 2, 3, 4)
 
 
@@ -322,14 +331,14 @@ def test_uniform_numbers_are_uniform_and_independent():
     """Each counter alone gives even frequencies, down to the low bits, and neighbours do not correlate."""
     i, n = torch.arange(100_000), 100_000
     for counters in [(i,), (i, 1, 2), (7, i, 2), (7, 1, i)]:
-        u = mdlm.uniform(*counters)
+        u = noise.uniform(*counters)
         assert 0 < u.min() and u.max() < 1
         for part in (u, u * 2**16 % 1, u * 2**40 % 1):
             counts = torch.bincount((part * 100).long(), minlength=100)
             assert abs(chi_square(counts, torch.full((100,), 0.01))) < 4
         for lag in (1, 2, 16):
             assert abs(torch.corrcoef(torch.stack([u[:-lag], u[lag:]]))[0, 1]) < 4 / n**0.5
-    grid = mdlm.uniform(3, torch.arange(300)[:, None], torch.arange(300))
+    grid = noise.uniform(3, torch.arange(300)[:, None], torch.arange(300))
     for a, b in [(grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:]), (grid, grid.T + 0 * grid)]:
         off = a.flatten(), b.flatten()
         keep = off[0] != off[1]  # the diagonal of the transpose is itself
@@ -337,19 +346,19 @@ def test_uniform_numbers_are_uniform_and_independent():
 
 
 def test_uniform_depends_on_every_counter_and_on_their_order():
-    base = mdlm.uniform(1, 2, 3)
-    assert len({float(mdlm.uniform(*c)) for c in [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (3, 2, 1), (1, 2)]}) == 6
-    assert base == mdlm.uniform(1, torch.tensor(2), torch.tensor([3]))
+    base = noise.uniform(1, 2, 3)
+    assert len({float(noise.uniform(*c)) for c in [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (3, 2, 1), (1, 2)]}) == 6
+    assert base == noise.uniform(1, torch.tensor(2), torch.tensor([3]))
 
 
 def test_a_row_of_a_batch_has_the_random_numbers_of_the_row_alone():
-    batch = mdlm.uniform(5, torch.arange(6)[:, None], torch.arange(9))
+    batch = noise.uniform(5, torch.arange(6)[:, None], torch.arange(9))
     for row in range(6):
-        assert torch.equal(batch[row, :4], mdlm.uniform(5, row, torch.arange(4)))
+        assert torch.equal(batch[row, :4], noise.uniform(5, row, torch.arange(4)))
 
 
 def test_fold_makes_unrelated_seeds():
-    seeds = [mdlm.fold(seed, step) for seed in range(50) for step in range(50)]
+    seeds = [noise.fold(seed, step) for seed in range(50) for step in range(50)]
     assert len(set(seeds)) == 2500 and all(isinstance(s, int) and 0 <= s < 2**52 for s in seeds)
 
 
@@ -366,7 +375,7 @@ def test_everything_is_clean_at_0_and_hidden_at_1_and_the_slope_is_the_derivativ
     rate, slope = mdlm.mask_rate(t, schedule)
     (derivative,) = torch.autograd.grad(rate.sum(), t)
     assert torch.allclose(slope, derivative, rtol=1e-12) and (derivative > 0).all()
-    assert torch.allclose(mdlm.nelbo_weight(t, schedule), derivative / rate, rtol=1e-12)
+    assert torch.allclose(nelbo_weight(t, schedule), derivative / rate, rtol=1e-12)
 
 
 def test_the_schedules_are_the_papers():
@@ -375,7 +384,7 @@ def test_the_schedules_are_the_papers():
     h = math.pi / 2
     weights = [1 / t, 2 / t, 3 / t, h * torch.tan(h * (1 - t)), h * torch.sin(h * t) / (1 - torch.cos(h * t))]
     for schedule, weight in zip(SCHEDULES, weights):
-        assert torch.allclose(mdlm.nelbo_weight(t, schedule), weight, rtol=1e-12)
+        assert torch.allclose(nelbo_weight(t, schedule), weight, rtol=1e-12)
     for unknown in ("linera", "poly", "poly-1", "poly0", ""):
         with pytest.raises(ValueError, match="linear, poly2"):
             mdlm.mask_rate(t, unknown)
@@ -383,14 +392,14 @@ def test_the_schedules_are_the_papers():
 
 def test_low_discrepancy_puts_one_time_in_each_stratum():
     """MDLM's low-discrepancy sampler, jittered and in random order: every batch index sees all times over the seeds."""
-    t = torch.stack([mdlm.stratified(seed, 16) for seed in range(800)])  # (seeds, 16)
+    t = torch.stack([noise.stratified(seed, 16) for seed in range(800)])  # (seeds, 16)
     assert torch.equal((t.sort(1).values * 16).long(), torch.arange(16).expand(800, 16))
     for i in range(16):
         counts = torch.bincount((t[:, i] * 16).long(), minlength=16)
         assert abs(chi_square(counts, torch.full((16,), 1 / 16))) < 4
     jitter = (t * 16 % 1).flatten()
     assert abs(chi_square(torch.bincount((jitter * 20).long(), minlength=20), torch.full((20,), 0.05))) < 4
-    independent = torch.stack([mdlm.stratified(seed, 16, low_discrepancy=False) for seed in range(200)])
+    independent = torch.stack([noise.stratified(seed, 16, low_discrepancy=False) for seed in range(200)])
     assert not torch.equal((independent.sort(1).values * 16).long(), torch.arange(16).expand(200, 16))
     assert abs(independent.mean() - 0.5) < 4 / (12 * 3200) ** 0.5
 
@@ -398,14 +407,14 @@ def test_low_discrepancy_puts_one_time_in_each_stratum():
 def test_hiding_by_count_hides_every_subset_equally_often_and_by_rate_each_token_independently():
     """q(z_t | x): exactly k of the maskable tokens, uniformly; or each one with probability 1 - alpha."""
     n = 40_000
-    u = mdlm.uniform(0, torch.arange(n)[:, None], torch.arange(5))
+    u = noise.uniform(0, torch.arange(n)[:, None], torch.arange(5))
     maskable = torch.tensor([True, True, False, True, True]).expand(n, 5)
     number = 2 ** torch.arange(5)
     hidden = mdlm.hide_by_count(torch.full((n,), 2), u, maskable)
     assert (hidden.sum(1) == 2).all() and not hidden[:, 2].any()
     counts = torch.bincount((hidden * number).sum(1), minlength=32)
     assert abs(chi_square(counts[counts > 0], torch.full((6,), 1 / 6))) < 4
-    hidden = mdlm.hide_by_rate(torch.full((n,), 0.3, dtype=torch.float64), u, maskable)
+    hidden = (u < 0.3) & maskable
     counts = torch.bincount((hidden[:, [0, 1, 3, 4]] * number[:4]).sum(1), minlength=16)
     k = SUBSETS.sum(1)
     assert abs(chi_square(counts, 0.3**k * 0.7 ** (4 - k))) < 4 and not hidden[:, 2].any()
@@ -414,7 +423,7 @@ def test_hiding_by_count_hides_every_subset_equally_often_and_by_rate_each_token
 def test_hiding_by_count_never_hides_what_is_not_maskable():
     """A row without maskable tokens, or with fewer than asked for, keeps its prompt and its padding."""
     maskable = torch.tensor([[True, True, False, False], [False] * 4])
-    hidden = mdlm.hide_by_count(torch.tensor([3, 1]), mdlm.uniform(0, torch.arange(8)).view(2, 4), maskable)
+    hidden = mdlm.hide_by_count(torch.tensor([3, 1]), noise.uniform(0, torch.arange(8)).view(2, 4), maskable)
     assert torch.equal(hidden, maskable)
 
 
@@ -496,10 +505,10 @@ def test_exact_counts_have_less_variance_than_independent_masks():
     """LLaDA section 2.2's reason for equation 6."""
     n = 4096
     x0 = STRINGS[[6]].expand(n, L)
-    t, u = mdlm.stratified(0, n), mdlm.uniform(1, torch.arange(n)[:, None], torch.arange(L))
-    hidden = mdlm.hide_by_rate(t, u, torch.ones_like(x0).bool())
+    t, u = noise.stratified(0, n), noise.uniform(1, torch.arange(n)[:, None], torch.arange(L))
+    hidden = u < t[:, None]
     nll = mdlm.hidden_nll(ARBITRARY, torch.where(hidden, MASK, x0), x0, hidden, MASK)
-    by_rate = torch.zeros(n, L, dtype=torch.float64).masked_scatter_(hidden, nll).sum(1) * mdlm.nelbo_weight(t)
+    by_rate = torch.zeros(n, L, dtype=torch.float64).masked_scatter_(hidden, nll).sum(1) * nelbo_weight(t)
     assert_mean(by_rate, exact_nelbo(ARBITRARY, x0[:1]).item())
     assert mdlm.nelbo(ARBITRARY, x0, mask_id=MASK).var() < 0.5 * by_rate.var()
 
@@ -532,9 +541,9 @@ def test_nothing_to_predict_costs_nothing():
     assert (value[~maskable.any(1)] == 0).all() and (value[maskable.any(1)] > 0).all()
     for method in ("nelbo", "left_to_right", "confidence"):
         options = LikelihoodOptions(method)
-        ll = mdlm.log_likelihood(ARBITRARY, [ids(0, 1), ids(0)], [ids(), ids(1)], options, mask_id=MASK)
+        ll = fast_mdlm.log_likelihood(ARBITRARY, [ids(0, 1), ids(0)], [ids(), ids(1)], options, mask_id=MASK)
         assert ll[0] == 0 and ll[1] < 0
-        assert mdlm.log_likelihood(ARBITRARY, [], [], options, mask_id=MASK).shape == (0,)
+        assert fast_mdlm.log_likelihood(ARBITRARY, [], [], options, mask_id=MASK).shape == (0,)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -546,36 +555,36 @@ def test_a_deterministic_order_has_an_exact_likelihood(method):
     """DUEL: whatever the denoiser, probabilities over all strings sum to one, also given a prompt, also in ragged
     batches."""
     options = LikelihoodOptions(method, batch_size=7)
-    everything = mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
+    everything = fast_mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
     assert abs(everything.exp().sum() - 1) < 1e-12
     cases = [(torch.tensor(p), t) for n in range(4) for p in STRINGS[::3, :n].tolist() for t in listing(2, L - n)]
-    ll = mdlm.log_likelihood(ARBITRARY, [p.long() for p, _ in cases], [t for _, t in cases], options, mask_id=MASK)
+    ll = fast_mdlm.log_likelihood(ARBITRARY, [p.long() for p, _ in cases], [t for _, t in cases], options, mask_id=MASK)
     for prompt in {tuple(p.tolist()) for p, _ in cases}:
         of_prompt = torch.tensor([tuple(p.tolist()) == prompt for p, _ in cases])
         repeats = of_prompt.sum() / 2 ** (L - len(prompt))
         assert abs(ll[of_prompt].exp().sum() - repeats) < 1e-12
     ragged = [(ids(1), ids(0, 1)), (ids(), ids(1)), (ids(0, 1, 1), ids(0)), (ids(), ids(0, 0, 1))]
-    together = mdlm.log_likelihood(ARBITRARY, *zip(*ragged), options, mask_id=MASK)
+    together = fast_mdlm.log_likelihood(ARBITRARY, *zip(*ragged), options, mask_id=MASK)
     for (prompt, target), value in zip(ragged, together):
-        assert abs(mdlm.log_likelihood(ARBITRARY, [prompt], [target], options, mask_id=MASK) - value) < 1e-12
+        assert abs(fast_mdlm.log_likelihood(ARBITRARY, [prompt], [target], options, mask_id=MASK) - value) < 1e-12
 
 
 def test_left_to_right_likelihood_is_the_chain_rule():
     options = LikelihoodOptions("left_to_right")
-    ll = mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
+    ll = fast_mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
     assert (ll - chain_rule(ARBITRARY, STRINGS, range(L))).abs().max() < 1e-12
 
 
 def test_confidence_likelihood_is_that_of_the_confidence_sampler():
     """DUEL: equal to the law of the sampler by enumeration, and to the probabilities in the trace of generate()."""
     options = LikelihoodOptions("confidence")
-    ll = mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
+    ll = fast_mdlm.log_likelihood(ARBITRARY, [ids()] * 16, list(STRINGS), options, mask_id=MASK)
     assert (ll.exp() - reveal_distribution(ARBITRARY, SampleOptions(L))).abs().max() < 1e-12
     for method, keys in [("confidence", {}), ("left_to_right", dict(block_size=1))]:
         prompts = [ids(1, 2, 3), ids(), ids(4, 6, 7, 8)]
-        out = mdlm.generate(NET, prompts, SampleOptions(8, **keys), mask_id=M, trace=True)
+        out = fast_mdlm.generate(NET, prompts, SampleOptions(8, **keys), mask_id=M, trace=True)
         targets = [t[len(p) :] for p, t in zip(prompts, out.tokens)]
-        ll = mdlm.log_likelihood(NET, prompts, targets, LikelihoodOptions(method), mask_id=M)
+        ll = fast_mdlm.log_likelihood(NET, prompts, targets, LikelihoodOptions(method), mask_id=M)
         traced = [sum(math.log(p) for *_, p in events) for events in out.trace]
         assert torch.allclose(ll, torch.tensor(traced).double(), atol=1e-4)
 
@@ -591,8 +600,8 @@ def test_confidence_likelihood_breaks_ties_as_the_sampler_does():
             return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
 
     model = Model()
-    out = mdlm.generate(model, [ids()], SampleOptions(2), mask_id=MASK, trace=True)
-    ll = mdlm.log_likelihood(model, [ids()], out.tokens, LikelihoodOptions("confidence"), mask_id=MASK)
+    out = fast_mdlm.generate(model, [ids()], SampleOptions(2), mask_id=MASK, trace=True)
+    ll = fast_mdlm.log_likelihood(model, [ids()], out.tokens, LikelihoodOptions("confidence"), mask_id=MASK)
     assert abs(ll.item() - sum(math.log(p) for *_, p in out.trace[0])) < 1e-6
 
 
@@ -603,7 +612,9 @@ def test_the_bound_is_a_bound_on_the_likelihood_of_a_prompted_target():
     exact = exact_nelbo(ARBITRARY, x, maskable)
     prompts, targets = list(x[:, :n]), list(x[:, n:])
     values = [
-        mdlm.log_likelihood(ARBITRARY, prompts, targets, LikelihoodOptions(mc_samples=900, batch_size=b), mask_id=MASK)
+        fast_mdlm.log_likelihood(
+            ARBITRARY, prompts, targets, LikelihoodOptions(mc_samples=900, batch_size=b), mask_id=MASK
+        )
         for b in (5, 16)
     ]
     assert (values[0] - values[1]).abs().max() < 1e-12
@@ -789,7 +800,7 @@ def test_remasking_keeps_the_marginals_of_the_forward_process(schedule, remask):
     for s in (t - 0.02, t / 2, torch.zeros_like(t)):
         for window in (dict(), dict(remask_from=0.55, remask_until=0.2)):
             options = SampleOptions(quota="ancestral", remask=remask, schedule=schedule, **window)
-            reveal, hide = mdlm.ancestral_rates(t, s, options)
+            reveal, hide = choice.ancestral_rates(t, s, options)
             alpha_t, alpha_s = (1 - mdlm.mask_rate(time, schedule)[0] for time in (t, s))
             alpha_s = torch.where(s == 0, 1.0, alpha_s)
             assert (alpha_t * (1 - hide) + (1 - alpha_t) * reveal - alpha_s).abs().max() < 1e-12
@@ -836,7 +847,7 @@ def test_the_nucleus_keeps_the_token_that_crosses_top_p():
     """Holtzman et al. 1904.09751: the smallest set whose mass is at least p."""
     p = torch.tensor([[0.05, 0.5, 0.15, 0.3], [0.3, 0.05, 0.5, 0.15]]).double()
     for top_p, size in [(1e-9, 1), (0.3, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)]:
-        kept = mdlm.filter_logits(p.log(), top_p=top_p) > -torch.inf
+        kept = choice.filter_logits(p.log(), top_p=top_p) > -torch.inf
         assert torch.equal(kept, p >= p.sort(1, descending=True).values[:, [size - 1]])
 
 
@@ -844,7 +855,7 @@ def test_filters_temper_then_keep_what_is_among_the_top_k_and_in_the_nucleus():
     p = torch.tensor([[0.05, 0.5, 0.15, 0.3]]).double()
 
     def weights(**keys):
-        return mdlm.filter_logits(p.log().float(), **keys).softmax(-1)[0]
+        return choice.filter_logits(p.log().float(), **keys).softmax(-1)[0]
 
     def law(*w):
         return torch.tensor(w).double() / sum(w)
@@ -861,19 +872,19 @@ def test_filters_temper_then_keep_what_is_among_the_top_k_and_in_the_nucleus():
 
 def test_temperature_0_takes_the_most_probable_token():
     logits = torch.randn(50, 20, generator=generator(0))
-    u = mdlm.uniform(0, torch.arange(50))
-    assert torch.equal(mdlm.choose_tokens(logits, u, 0), logits.argmax(-1))
-    assert torch.equal(mdlm.choose_tokens(logits, u, 1e-4), logits.argmax(-1))
-    assert torch.equal(mdlm.choose_tokens(logits, u, top_k=1), logits.argmax(-1))
-    assert not torch.equal(mdlm.choose_tokens(logits, u), logits.argmax(-1))
+    u = noise.uniform(0, torch.arange(50))
+    assert torch.equal(choice.choose_tokens(logits, u, 0), logits.argmax(-1))
+    assert torch.equal(choice.choose_tokens(logits, u, 1e-4), logits.argmax(-1))
+    assert torch.equal(choice.choose_tokens(logits, u, top_k=1), logits.argmax(-1))
+    assert not torch.equal(choice.choose_tokens(logits, u), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("keys", [{}, dict(temperature=0.6), dict(top_k=4), dict(top_p=0.8)], ids=str)
 def test_tokens_are_drawn_with_their_probabilities(keys):
     logits = torch.randn(1, 10, generator=generator(2))
-    law = mdlm.filter_logits(logits, **keys).softmax(-1)[0]
-    u = mdlm.uniform(1, torch.arange(100_000))
-    counts = torch.bincount(mdlm.choose_tokens(logits.expand(len(u), 10), u, **keys), minlength=10)
+    law = choice.filter_logits(logits, **keys).softmax(-1)[0]
+    u = noise.uniform(1, torch.arange(100_000))
+    counts = torch.bincount(choice.choose_tokens(logits.expand(len(u), 10), u, **keys), minlength=10)
     assert (counts[law == 0] == 0).all()
     assert abs(chi_square(counts[law > 0], law[law > 0])) < 4
 
@@ -885,7 +896,7 @@ def test_suppressed_tokens_are_never_drawn_even_at_the_ends():
         logits[:, torch.rand(200, generator=generator(seed + 1)) < 0.5] = -torch.inf
         logits[:, [0, 1, -2, -1]] = -torch.inf
         for keys in ({}, dict(top_p=0.9), dict(top_k=3), dict(temperature=0.1), dict(temperature=0)):
-            drawn = mdlm.choose_tokens(logits.expand(5, 200), u, **keys)
+            drawn = choice.choose_tokens(logits.expand(5, 200), u, **keys)
             assert (logits[0, drawn] > -torch.inf).all()
 
 
@@ -897,7 +908,7 @@ def test_rare_tokens_keep_their_probability():
     ends = torch.cat([torch.zeros(1), p.cumsum(0)]).double()
     for token in range(6):
         inside = torch.stack([ends[token] + f * p[token] for f in (0.01, 0.5, 0.99)])
-        assert mdlm.choose_tokens(p.log().expand(3, 6), inside).tolist() == [token] * 3
+        assert choice.choose_tokens(p.log().expand(3, 6), inside).tolist() == [token] * 3
 
 
 def test_certainty_is_the_largest_probability_the_margin_or_one_over_the_perplexity():
@@ -915,7 +926,7 @@ def choose(score, options, candidates=None, count=None):
     score = torch.tensor(score, dtype=torch.float64)
     candidates = torch.ones_like(score).bool() if candidates is None else torch.tensor(candidates).bool()
     count = torch.zeros(len(score), dtype=torch.int64) if count is None else torch.tensor(count)
-    return mdlm.choose_positions(score, candidates, options, count).int().tolist()
+    return choice.choose_positions(score, candidates, options, count).int().tolist()
 
 
 def test_threshold_reveals_all_that_reach_it_and_at_least_one_per_row():
@@ -955,7 +966,7 @@ def test_the_linear_quota_is_lladas():
 
     def counts(masks, steps, schedule="linear"):
         n, steps = torch.tensor([masks]), torch.tensor([steps])
-        return [int(mdlm.quota(n, n, torch.tensor([i]), steps, schedule)) for i in range(steps)]
+        return [int(choice.quota(n, n, torch.tensor([i]), steps, schedule)) for i in range(steps)]
 
     assert counts(10, 4) == [3, 3, 2, 2] and counts(8, 4) == [2, 2, 2, 2] and counts(3, 5) == [1, 1, 1, 0, 0]
     assert counts(16, 4, "cosine") == [2, 3, 5, 6]  # MaskGIT's: floor(16 cos(pi/2 k/4)) = 16, 14, 11, 6, 0 stay hidden
@@ -972,10 +983,10 @@ def test_the_linear_quota_is_lladas():
 def test_a_row_of_a_ragged_batch_is_what_it_would_have_been_alone(name):
     """The other rows are replaced by other prompts of other lengths, at every order and quota: nothing changes."""
     options, others = SETTINGS[name], [ids(), ids(8, 8, 1, M, 2, 1, 1, 1, 1, 1, 1, 1), ids(2)]
-    whole = mdlm.generate(NET, RAGGED, options, mask_id=M, eos_id=9, trace=True)
+    whole = fast_mdlm.generate(NET, RAGGED, options, mask_id=M, eos_id=9, trace=True)
     for i, prompt in enumerate(RAGGED):
         batch = [others[(i + j) % 3] for j in range(i)] + [prompt] + others[: i % 2]
-        alone = mdlm.generate(NET, batch, options, mask_id=M, eos_id=9, trace=True)
+        alone = fast_mdlm.generate(NET, batch, options, mask_id=M, eos_id=9, trace=True)
         assert alone.tokens[i].tolist() == whole.tokens[i].tolist()
         assert alone.num_forwards[i] == whole.num_forwards[i]
         assert [e[:3] for e in alone.trace[i]] == [e[:3] for e in whole.trace[i]]
@@ -983,10 +994,10 @@ def test_a_row_of_a_ragged_batch_is_what_it_would_have_been_alone(name):
 
 def test_rows_and_seeds_draw_different_samples():
     options = SampleOptions(20)
-    samples = mdlm.generate(NET, [ids()] * 8, options, mask_id=M).tokens
-    samples += mdlm.generate(NET, [ids()] * 8, SampleOptions(20, seed=1), mask_id=M).tokens
+    samples = fast_mdlm.generate(NET, [ids()] * 8, options, mask_id=M).tokens
+    samples += fast_mdlm.generate(NET, [ids()] * 8, SampleOptions(20, seed=1), mask_id=M).tokens
     assert len({tuple(s.tolist()) for s in samples}) == 16
-    again = mdlm.generate(NET, [ids()] * 8, options, mask_id=M).tokens
+    again = fast_mdlm.generate(NET, [ids()] * 8, options, mask_id=M).tokens
     assert all(torch.equal(a, b) for a, b in zip(again, samples))
 
 
@@ -1034,7 +1045,7 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
         ticks.append(len(rows))
         assert len(ticks) <= max(o.steps, longest) + longest, "does not end"
 
-    out = mdlm.generate(NET, prompts, o, mask_id=M, eos_id=eos, trace=True, watch=watch)
+    out = fast_mdlm.generate(NET, prompts, o, mask_id=M, eos_id=eos, trace=True, watch=watch)
     assert len(out.tokens) == len(out.num_forwards) == len(out.trace) == len(prompts)
     for canvas, row, forwards, events in zip(canvases, out.tokens, out.num_forwards, out.trace):
         n, given_here = len(row), canvas != M
@@ -1057,10 +1068,10 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
 
 def test_nothing_to_do_is_done_without_a_forward():
     spy = Spy(NET)
-    out = mdlm.generate(spy, [ids(1, 2), ids()], SampleOptions(0), mask_id=M, trace=True)
+    out = fast_mdlm.generate(spy, [ids(1, 2), ids()], SampleOptions(0), mask_id=M, trace=True)
     assert [t.tolist() for t in out.tokens] == [[1, 2], []] and out.num_forwards == [0, 0] and out.trace == [[], []]
-    assert mdlm.generate(spy, [], SampleOptions(3), mask_id=M).tokens == []
-    assert [t.tolist() for t in mdlm.generate(spy, [ids()], SampleOptions(0), mask_id=M).tokens] == [[]]
+    assert fast_mdlm.generate(spy, [], SampleOptions(3), mask_id=M).tokens == []
+    assert [t.tolist() for t in fast_mdlm.generate(spy, [ids()], SampleOptions(0), mask_id=M).tokens] == [[]]
     assert spy.calls == 0
 
 
@@ -1071,29 +1082,29 @@ def test_steps_are_forwards(order):
         for scale, times in [(0.0, 1), (1.0, 2)]:
             spy = Spy(NET)
             options = SampleOptions(8, order=order, steps=steps, cfg_scale=scale)
-            out = mdlm.generate(spy, [ids(1, 2), ids()], options, mask_id=M)
+            out = fast_mdlm.generate(spy, [ids(1, 2), ids()], options, mask_id=M)
             assert out.num_forwards == [forwards * times] * 2 and spy.calls == forwards
 
 
 def test_parallel_quotas_take_at_most_one_forward_per_token_and_fewer_where_the_network_is_sure():
     script = Script([1, 2, 3, 4, 6, 7], [0.95, 0.5, 0.92, 0.99, 0.6, 0.3])
     options = SampleOptions(6, quota="threshold", temperature=0)
-    out = mdlm.generate(script, [ids()], options, mask_id=M, trace=True)
+    out = fast_mdlm.generate(script, [ids()], options, mask_id=M, trace=True)
     assert out.tokens[0].tolist() == [1, 2, 3, 4, 6, 7] and out.num_forwards == [4]  # three at once, then one by one
     assert [event[:2] for event in out.trace[0]] == [(0, 0), (0, 2), (0, 3), (1, 4), (2, 1), (3, 5)]
     for name, options in SETTINGS.items():
         if options.quota in ("threshold", "factor", "entropy_bound"):
-            out = mdlm.generate(NET, [ids(1, 2)] * 4, options, mask_id=M)
+            out = fast_mdlm.generate(NET, [ids(1, 2)] * 4, options, mask_id=M)
             assert max(out.num_forwards) <= 6 * (2 if options.cfg_scale else 1), name
     loose = SampleOptions(6, quota="entropy_bound", order="entropy", entropy_bound=100.0)
-    assert mdlm.generate(NET, [ids()], loose, mask_id=M).num_forwards == [1]
+    assert fast_mdlm.generate(NET, [ids()], loose, mask_id=M).num_forwards == [1]
 
 
 def test_ancestral_sampling_skips_forwards_that_would_reveal_nothing():
     """MDLM section 3.3: without time conditioning, an unchanged canvas needs no new forward."""
     spy = Spy(NET)
     options = SampleOptions(4, quota="ancestral", steps=300)
-    out = mdlm.generate(spy, [ids(1)] * 3, options, mask_id=M, trace=True)
+    out = fast_mdlm.generate(spy, [ids(1)] * 3, options, mask_id=M, trace=True)
     clocks = [{clock for clock, *_ in events} for events in out.trace]
     assert out.num_forwards == [len(c) for c in clocks] and spy.calls == len(set.union(*clocks)) <= 12
     assert max(max(c) for c in clocks) > 20
@@ -1104,13 +1115,13 @@ def test_steps_whose_quota_is_nothing_need_no_forward(order):
     """More steps than tokens on a curved schedule: most steps reveal nothing."""
     spy = Spy(NET)
     options = SampleOptions(4, steps=40, schedule="cosine", order=order)
-    assert mdlm.generate(spy, [ids(1)], options, mask_id=M).num_forwards == [4] and spy.calls == 4
+    assert fast_mdlm.generate(spy, [ids(1)], options, mask_id=M).num_forwards == [4] and spy.calls == 4
 
 
 def test_remasking_hides_again_and_still_ends_with_its_steps():
     options = SampleOptions(8, quota="ancestral", steps=20, remask=0.4)
     ticks = []
-    out = mdlm.generate(NET, [ids(1)], options, mask_id=M, trace=True, watch=ticks.append)
+    out = fast_mdlm.generate(NET, [ids(1)], options, mask_id=M, trace=True, watch=ticks.append)
     hidden_again = [e for e in out.trace[0] if e[2] == M]
     assert len(ticks) == 20 and hidden_again and all(p == 0 for *_, p in hidden_again)
     assert torch.equal(replay(canvas_of(ids(1), options), out.trace[0]), out.tokens[0])
@@ -1121,7 +1132,7 @@ def test_remasking_hides_again_and_still_ends_with_its_steps():
 def test_the_trace_holds_the_probability_of_each_token_and_watch_sees_each_step():
     options = SampleOptions(3, temperature=0.5)
     frames = []
-    out = mdlm.generate(NET, [ids(1, 2)], options, mask_id=M, trace=True, watch=frames.append)
+    out = fast_mdlm.generate(NET, [ids(1, 2)], options, mask_id=M, trace=True, watch=frames.append)
     canvas = canvas_of(ids(1, 2), options)
     assert len(frames) == len(out.trace[0]) == 3
     for (_, position, token, p), frame in zip(out.trace[0], frames):
@@ -1136,7 +1147,7 @@ def test_a_block_is_finished_before_the_next_one_starts():
     """LLaDA's semi-autoregressive decoding; blocks are counted from each row's first hole; remasking stays inside."""
     for name in ("steps", "ancestral", "threshold", "remask"):
         options = SampleOptions(11, block_size=4, **QUOTAS[name] | dict(steps=12))
-        out = mdlm.generate(NET, [ids(1, 2, 3), ids(), ids(1, M, 3)], options, mask_id=M, trace=True)
+        out = fast_mdlm.generate(NET, [ids(1, 2, 3), ids(), ids(1, M, 3)], options, mask_id=M, trace=True)
         for first_hole, events in zip((3, 0, 1), out.trace):
             spans = {}
             for clock, position, *_ in events:
@@ -1148,16 +1159,16 @@ def test_a_block_is_finished_before_the_next_one_starts():
 def test_steps_are_shared_out_over_the_blocks():
     """10 steps over 3 blocks are 4, 3 and 3; fewer steps than blocks are one each."""
     options = SampleOptions(15, block_size=5, steps=10)
-    out = mdlm.generate(NET, [ids(1)], options, mask_id=M, trace=True)
+    out = fast_mdlm.generate(NET, [ids(1)], options, mask_id=M, trace=True)
     clocks = [{clock for clock, position, *_ in out.trace[0] if (position - 1) // 5 == b} for b in range(3)]
     assert [len(c) for c in clocks] == [4, 3, 3] and out.num_forwards == [10]
-    assert mdlm.generate(NET, [ids(1)], SampleOptions(15, block_size=5, steps=2), mask_id=M).num_forwards == [3]
+    assert fast_mdlm.generate(NET, [ids(1)], SampleOptions(15, block_size=5, steps=2), mask_id=M).num_forwards == [3]
 
 
 def test_blocks_without_holes_take_no_share_of_the_steps():
     """Infilling: 6 steps over two blocks of holes with a given block between them are 3 and 3."""
     canvas = ids(M, M, M, M, 1, 2, 3, 4, M, M, M, M)
-    out = mdlm.generate(NET, [canvas], SampleOptions(0, block_size=4, steps=6), mask_id=M, trace=True)
+    out = fast_mdlm.generate(NET, [canvas], SampleOptions(0, block_size=4, steps=6), mask_id=M, trace=True)
     clocks = [{clock for clock, position, *_ in out.trace[0] if position // 4 == b} for b in range(3)]
     assert [len(c) for c in clocks] == [3, 0, 3] and out.num_forwards == [6]
 
@@ -1166,27 +1177,46 @@ def test_a_generated_end_of_text_ends_a_row_once_nothing_before_it_is_hidden():
     """Id 0 works; text behind it is cut and costs nothing; rows end one by one."""
     script = Script([3, 0, 4, 4], [0.5, 0.9, 0.3, 0.2])
     greedy = SampleOptions(4, temperature=0)
-    out = mdlm.generate(script, [ids()], greedy, mask_id=M, eos_id=0)
+    out = fast_mdlm.generate(script, [ids()], greedy, mask_id=M, eos_id=0)
     assert out.tokens[0].tolist() == [3, 0] and out.num_forwards == [2]  # the end first, then what comes before it
-    out = mdlm.generate(script, [ids(), ids(1, 1)], SampleOptions(2, temperature=0), mask_id=M, eos_id=0)
+    out = fast_mdlm.generate(script, [ids(), ids(1, 1)], SampleOptions(2, temperature=0), mask_id=M, eos_id=0)
     assert [t.tolist() for t in out.tokens] == [[3, 0], [1, 1, 4, 4]] and out.num_forwards == [2, 2]
     script = Script([3, 0, 4, 0, 4], [0.5, 0.4, 0.3, 0.9, 0.8])  # two ends: the first one counts
-    out = mdlm.generate(script, [ids()], SampleOptions(5, temperature=0), mask_id=M, eos_id=0)
+    out = fast_mdlm.generate(script, [ids()], SampleOptions(5, temperature=0), mask_id=M, eos_id=0)
     assert out.tokens[0].tolist() == [3, 0] and out.num_forwards == [4]
     blocks = SampleOptions(4, temperature=0, block_size=2)
-    assert mdlm.generate(Script([3, 0, 4, 4], [0.5] * 4), [ids()], blocks, mask_id=M, eos_id=0).num_forwards == [2]
-    assert mdlm.generate(Script([3, 0, 4, 4], [0.5] * 4), [ids()], greedy, mask_id=M).tokens[0].tolist() == [3, 0, 4, 4]
+    assert fast_mdlm.generate(Script([3, 0, 4, 4], [0.5] * 4), [ids()], blocks, mask_id=M, eos_id=0).num_forwards == [2]
+    assert fast_mdlm.generate(Script([3, 0, 4, 4], [0.5] * 4), [ids()], greedy, mask_id=M).tokens[0].tolist() == [
+        3,
+        0,
+        4,
+        4,
+    ]
 
 
 def test_an_end_of_text_that_was_given_or_is_followed_by_given_tokens_does_not_end_anything():
     greedy = SampleOptions(3, temperature=0)
     script = Script([1, 0, 2, 3, 4, 6], [0.5] * 6)
-    assert mdlm.generate(script, [ids(1, 0, 2)], greedy, mask_id=M, eos_id=0).tokens[0].tolist() == [1, 0, 2, 3, 4, 6]
-    assert mdlm.generate(script, [ids(1, M, 2)], greedy, mask_id=M, eos_id=0).tokens[0].tolist() == [1, 0, 2, 3, 4, 6]
+    assert fast_mdlm.generate(script, [ids(1, 0, 2)], greedy, mask_id=M, eos_id=0).tokens[0].tolist() == [
+        1,
+        0,
+        2,
+        3,
+        4,
+        6,
+    ]
+    assert fast_mdlm.generate(script, [ids(1, M, 2)], greedy, mask_id=M, eos_id=0).tokens[0].tolist() == [
+        1,
+        0,
+        2,
+        3,
+        4,
+        6,
+    ]
     hole = SampleOptions(0, temperature=0)
-    assert mdlm.generate(script, [ids(1, M, M)], hole, mask_id=M, eos_id=0).tokens[0].tolist() == [1, 0]
+    assert fast_mdlm.generate(script, [ids(1, M, M)], hole, mask_id=M, eos_id=0).tokens[0].tolist() == [1, 0]
     script = Script([7, 1, 0, 4], [0.2, 0.5, 0.9, 0.1])  # an end behind a hole in the prompt waits for that hole
-    out = mdlm.generate(script, [ids(M, 1)], SampleOptions(2, temperature=0), mask_id=M, eos_id=0)
+    out = fast_mdlm.generate(script, [ids(M, 1)], SampleOptions(2, temperature=0), mask_id=M, eos_id=0)
     assert out.tokens[0].tolist() == [7, 1, 0] and out.num_forwards == [2]
 
 
@@ -1200,8 +1230,8 @@ def test_guidance_is_un_plus_scale_plus_one_times_the_difference():
     cond, un = (NET(ids, mask=real)[rows] for ids in (x, blind))
     assert (cond - un).abs().max() > 0.1
     for scale in (0.0, 0.7, 3.0):
-        hidden = mdlm.states(NET, x, real, hole, rows.flatten().nonzero()[:, 0], M, scale)
-        guided = mdlm.reader(NET, hidden, scale)(torch.arange(int(rows.sum())))
+        hidden = decode.states(NET, x, real, hole, rows.flatten().nonzero()[:, 0], M, scale)
+        guided = decode.reader(NET, hidden, scale)(torch.arange(int(rows.sum())))
         assert torch.allclose(guided, un + (scale + 1) * (cond - un), atol=1e-5)
 
 
@@ -1209,7 +1239,7 @@ def test_confidences_are_at_least_fp32():
     """In bf16 confidences tie, and the order depends on noise."""
 
     hidden = torch.zeros(3, VOCAB, dtype=torch.bfloat16)
-    assert mdlm.reader(Net(), hidden, 0.0)(torch.arange(3)).dtype == torch.float32
+    assert decode.reader(Net(), hidden, 0.0)(torch.arange(3)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -1302,8 +1332,8 @@ def test_the_kv_cache_gives_the_tokens_of_recomputation(keys):
         for _, position, token, p in out.trace[row]:
             logits = next_token_logp(CAUSAL, tokens, M)[-1:]
             logits[:, 3] = -torch.inf
-            u = mdlm.uniform(options.seed, torch.tensor([row]), len(tokens), 1)
-            drawn = mdlm.choose_tokens(logits, u, options.temperature, options.top_k, options.top_p)
+            u = noise.uniform(options.seed, torch.tensor([row]), len(tokens), 1)
+            drawn = choice.choose_tokens(logits, u, options.temperature, options.top_k, options.top_p)
             assert (position, token) == (len(tokens), drawn.item())
             assert abs(p - logits.softmax(-1)[0, token].item()) < 1e-5
             tokens = torch.cat([tokens, drawn])

@@ -8,10 +8,9 @@ import pytest
 import torch
 from test_chat import made  # noqa: F401
 
-import bd3lm
-import mdlm
-import pretrained
 import sample
+from nanodlm import checkpoint as ckpt
+from nanodlm import fast_bd3lm, fast_mdlm
 
 torch.set_num_threads(1)
 SHIPPED = "checkpoints/pydocs_mdlm"
@@ -89,11 +88,11 @@ def checkpoints(made):  # noqa: F811
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "load", load)
+    monkeypatch.setattr(ckpt, "load", load)
     monkeypatch.chdir(tmp_path)
 
 
-load = functools.cache(pretrained.load)
+load = functools.cache(ckpt.load)
 
 
 def command(path, words):
@@ -106,7 +105,7 @@ def command(path, words):
 
 
 def test_no_option_is_forgotten():
-    names = {f.name for c in (sample.Settings, mdlm.SampleOptions, bd3lm.SampleOptions) for f in fields(c)}
+    names = {f.name for c in (sample.Settings, fast_mdlm.SampleOptions, fast_bd3lm.SampleOptions) for f in fields(c)}
     refused = {w[2:].partition("=")[0] for words in REFUSED for w in words.split()}
     assert RUNS.keys() <= names and names <= RUNS.keys() | refused
 

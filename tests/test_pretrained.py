@@ -15,9 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-import pretrained
-import tokenizer as tokenizers
 from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 TIKTOKEN_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
@@ -34,7 +34,7 @@ def save(path, model=None, spec=CHAR, tokenizer_dir=None, facts=None, **options)
     model = model or network()
     tokenizer = tokenizers.load(spec, tokenizer_dir)
     weights = dict(model.named_parameters())
-    pretrained.save(path, weights, model.config, tokenizer, tokenizer_dir, "mdlm", facts or {"iter": 1}, **options)
+    ckpt.save(path, weights, model.config, tokenizer, tokenizer_dir, "mdlm", facts or {"iter": 1}, **options)
     return model
 
 
@@ -49,7 +49,7 @@ def save_number(path, n):
 
 def number(path):
     """The number that a checkpoint holds, once it is sure that all of it holds the same."""
-    checkpoint, state = pretrained.load(path), pretrained.load_train_state(path)
+    checkpoint, state = ckpt.load(path), ckpt.load_train_state(path)
     values = {v for p in checkpoint.model.parameters() for v in p.unique().tolist()}
     values |= {v for p in state["weights"].values() for v in p.unique().tolist()}
     assert values == {checkpoint.facts["iter"]} == {state["iter"]}
@@ -85,7 +85,7 @@ def edit_tensors(path, change):
 def test_a_saved_network_comes_back_exactly(tmp_path, switches):
     model = save(tmp_path / "last", network(seed=3, **switches))
     torch.manual_seed(9)
-    loaded = pretrained.load(tmp_path / "last").model
+    loaded = ckpt.load(tmp_path / "last").model
     assert loaded.config == model.config and not loaded.training
     theirs = dict(loaded.named_parameters())
     assert theirs.keys() == dict(model.named_parameters()).keys()
@@ -97,19 +97,19 @@ def test_a_half_precision_checkpoint_holds_the_rounded_weights(tmp_path, dtype):
     model = save(tmp_path / "last", dtype=dtype)
     stored = safetensors.torch.load_file(tmp_path / "last" / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {dtype}
-    loaded = dict(pretrained.load(tmp_path / "last").model.named_parameters())
+    loaded = dict(ckpt.load(tmp_path / "last").model.named_parameters())
     assert all(torch.equal(loaded[n], p.to(dtype).float()) for n, p in model.named_parameters())
 
 
 def test_load_converts_to_the_asked_for_dtype(tmp_path):
     save(tmp_path / "last")
-    loaded = pretrained.load(tmp_path / "last", dtype=torch.bfloat16)
+    loaded = ckpt.load(tmp_path / "last", dtype=torch.bfloat16)
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
 
 
 def test_algorithm_and_facts_come_back(tmp_path):
     save(tmp_path / "last", facts={"iter": 7, "val_nelbo": 1.5, "train": {"seed": 1}})
-    checkpoint = pretrained.load(tmp_path / "last")
+    checkpoint = ckpt.load(tmp_path / "last")
     assert checkpoint.algorithm == "mdlm" and checkpoint.path == tmp_path / "last"
     assert checkpoint.facts == {"iter": 7, "val_nelbo": 1.5, "train": {"seed": 1}}
 
@@ -120,7 +120,7 @@ def test_a_train_state_with_an_optimiser_comes_back_exactly(tmp_path):
     model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
     optimizer.step()
     save(tmp_path / "last", model, train_state={"iter": 3, "optimizers": [optimizer.state_dict()], "ema": None})
-    state = pretrained.load_train_state(tmp_path / "last")
+    state = ckpt.load_train_state(tmp_path / "last")
     assert state["iter"] == 3 and state["ema"] is None
     for index, entry in optimizer.state_dict()["state"].items():
         assert all(torch.equal(v, state["optimizers"][0]["state"][index][k]) for k, v in entry.items())
@@ -128,7 +128,7 @@ def test_a_train_state_with_an_optimiser_comes_back_exactly(tmp_path):
 
 def test_a_char_tokenizer_travels_with_the_checkpoint(tmp_path):
     save(tmp_path / "last")
-    tokenizer = pretrained.load(tmp_path / "last").tokenizer
+    tokenizer = ckpt.load(tmp_path / "last").tokenizer
     assert tokenizer.encode("bé\na") == [3, 5, 0, 2] and tokenizer.decode([3, 5, 0, 2]) == "bé\na"
 
 
@@ -141,7 +141,7 @@ def test_a_bpe_tokenizer_travels_with_the_checkpoint(tmp_path):
     save(tmp_path / "last", network(vocab_size=before.vocab_size), {"kind": "bpe"}, data)
     shutil.rmtree(data)
     shutil.move(tmp_path / "last", tmp_path / "elsewhere")
-    after = pretrained.load(tmp_path / "elsewhere").tokenizer
+    after = ckpt.load(tmp_path / "elsewhere").tokenizer
     assert after.encode("not to be") == ids and after.decode(ids) == "not to be"
     assert (after.vocab_size, after.eos_id, after.mask_id) == (before.vocab_size, before.eos_id, before.mask_id)
 
@@ -152,7 +152,7 @@ def test_a_bpe_tokenizer_travels_with_the_checkpoint(tmp_path):
 def test_find_takes_the_directory_itself(tmp_path):
     save(tmp_path / "run")
     save(tmp_path / "run" / "best")
-    assert pretrained.find(tmp_path / "run") == tmp_path / "run"
+    assert ckpt.find(tmp_path / "run") == tmp_path / "run"
 
 
 @pytest.mark.parametrize(
@@ -161,25 +161,25 @@ def test_find_takes_the_directory_itself(tmp_path):
 def test_find_takes_best_before_last_before_what_a_killed_save_left(tmp_path, names):
     for name in names:
         save(tmp_path / name)
-    assert pretrained.find(tmp_path) == tmp_path / names[0]
+    assert ckpt.find(tmp_path) == tmp_path / names[0]
 
 
 def test_find_ignores_directories_without_a_config(tmp_path):
     (tmp_path / "best").mkdir()
     save(tmp_path / "last")
-    assert pretrained.find(tmp_path) == tmp_path / "last"
+    assert ckpt.find(tmp_path) == tmp_path / "last"
 
 
 def test_find_looks_in_the_project_from_any_directory(tmp_path, monkeypatch):
     save(tmp_path / "project" / "out" / "run" / "best")
-    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(ckpt, "ROOT", tmp_path / "project")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert pretrained.find("out/run") == tmp_path / "project" / "out" / "run" / "best"
+    assert ckpt.find("out/run") == tmp_path / "project" / "out" / "run" / "best"
 
 
 def test_where_there_is_no_checkpoint_the_path_is_named(tmp_path):
-    said = refusal(pretrained.load, tmp_path / "nothing")
+    said = refusal(ckpt.load, tmp_path / "nothing")
     assert str(tmp_path / "nothing") in said and "config.json" in said
 
 
@@ -196,72 +196,72 @@ def test_a_checkpoint_that_was_moved_aside_is_found_under_its_own_name(tmp_path,
 def test_a_missing_tensor_is_named(tmp_path):
     save(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.pop("blocks.0.attn.q.weight"))
-    assert "blocks.0.attn.q.weight is missing" in refusal(pretrained.load, tmp_path)
+    assert "blocks.0.attn.q.weight is missing" in refusal(ckpt.load, tmp_path)
 
 
 def test_an_extra_tensor_is_named(tmp_path):
     save(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.update(extra=torch.zeros(2)))
-    assert "extra is not part of this architecture" in refusal(pretrained.load, tmp_path)
+    assert "extra is not part of this architecture" in refusal(ckpt.load, tmp_path)
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path):
     save(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.update({"norm.weight": torch.ones(1)}))  # would broadcast
-    said = refusal(pretrained.load, tmp_path)
+    said = refusal(ckpt.load, tmp_path)
     assert "norm.weight" in said and "(1,)" in said and "(8,)" in said
 
 
 def test_of_many_wrong_tensors_four_are_named_and_the_rest_counted(tmp_path):
     save(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.update({f"extra{i}": torch.zeros(1) for i in range(6)}))
-    said = refusal(pretrained.load, tmp_path)
+    said = refusal(ckpt.load, tmp_path)
     assert said.count("is not part of this architecture") == 4 and "and 2 more" in said
 
 
 def test_an_unknown_model_setting_is_named(tmp_path):
     save(tmp_path)
     edit_config(tmp_path, lambda content: content["model"].update(n_experts=8))
-    assert "unknown model settings n_experts" in refusal(pretrained.load, tmp_path)
+    assert "unknown model settings n_experts" in refusal(ckpt.load, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["model", "tokenizer", "algorithm"])
 def test_a_missing_part_of_the_config_is_named(tmp_path, key):
     save(tmp_path)
     edit_config(tmp_path, lambda content: content.pop(key))
-    said = refusal(pretrained.load, tmp_path)
+    said = refusal(ckpt.load, tmp_path)
     assert key in said and "config.json" in said
 
 
 def test_an_impossible_model_setting_is_named(tmp_path):
     save(tmp_path)
     edit_config(tmp_path, lambda content: content["model"].update(n_kv_head=3))
-    said = refusal(pretrained.load, tmp_path)
+    said = refusal(ckpt.load, tmp_path)
     assert "n_kv_head=3" in said and "config.json" in said
 
 
 def test_an_unknown_tokenizer_kind_is_named(tmp_path):
     save(tmp_path)
     edit_config(tmp_path, lambda content: content["tokenizer"].update(kind="wordpiece"))
-    assert "'wordpiece'" in refusal(pretrained.load, tmp_path)
+    assert "'wordpiece'" in refusal(ckpt.load, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "5", '{"model": 5}', '{"model": {}, "tokenizer": "char"}'])
 def test_a_config_that_is_none_is_refused(tmp_path, content):
     save(tmp_path)
     (tmp_path / "config.json").write_text(content)
-    assert str(tmp_path / "config.json") in refusal(pretrained.load, tmp_path)
+    assert str(tmp_path / "config.json") in refusal(ckpt.load, tmp_path)
 
 
 def test_a_network_with_fewer_ids_than_its_tokenizer_is_refused(tmp_path):
     save(tmp_path, network(vocab_size=7))  # CHAR has 6 characters, end-of-text and the mask
-    said = refusal(pretrained.load, tmp_path)
+    said = refusal(ckpt.load, tmp_path)
     assert "7" in said and "8" in said and "tokenizer" in said
 
 
 def test_a_network_with_more_ids_than_its_tokenizer_is_welcome(tmp_path):
     save(tmp_path, network(vocab_size=64))
-    assert pretrained.load(tmp_path).model.config.vocab_size == 64
+    assert ckpt.load(tmp_path).model.config.vocab_size == 64
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing"])
@@ -273,7 +273,7 @@ def test_damaged_weights_are_named(tmp_path, damage):
         file.unlink()
     else:
         file.write_bytes({"cut": content[:-100], "empty": b"", "garbage": b"\xff" * len(content)}[damage])
-    assert str(file) in refusal(pretrained.load, tmp_path)
+    assert str(file) in refusal(ckpt.load, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "missing"])
@@ -286,7 +286,7 @@ def test_a_damaged_bpe_tokenizer_is_named(tmp_path, damage):
         (last / "tokenizer.json").unlink()
     else:
         (last / "tokenizer.json").write_text("{}")
-    assert str(last / "tokenizer.json") in refusal(pretrained.load, last)
+    assert str(last / "tokenizer.json") in refusal(ckpt.load, last)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage"])
@@ -295,14 +295,14 @@ def test_a_damaged_train_state_is_named_with_the_way_out(tmp_path, damage):
     file = tmp_path / "train_state.pt"
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "garbage": b"\xff" * 500}[damage])
-    said = refusal(pretrained.load_train_state, tmp_path)
+    said = refusal(ckpt.load_train_state, tmp_path)
     assert f"{file} is corrupted" in said and f"--init_from={tmp_path}" in said and "\n" not in said
-    pretrained.load(tmp_path)  # the weights are still good
+    ckpt.load(tmp_path)  # the weights are still good
 
 
 def test_a_missing_train_state_is_named_with_the_way_out(tmp_path):
     save(tmp_path)
-    said = refusal(pretrained.load_train_state, tmp_path)
+    said = refusal(ckpt.load_train_state, tmp_path)
     assert str(tmp_path / "train_state.pt") in said and f"--init_from={tmp_path}" in said
 
 
@@ -321,7 +321,7 @@ def test_a_malicious_train_state_runs_no_code(tmp_path):
         (tmp_path / "proof").mkdir()
         torch.load(tmp_path / "last" / "train_state.pt", weights_only=False)
     (tmp_path / "proof").rmdir()
-    assert "train_state.pt" in refusal(pretrained.load_train_state, tmp_path / "last")
+    assert "train_state.pt" in refusal(ckpt.load_train_state, tmp_path / "last")
     assert not (tmp_path / "proof").exists()
 
 

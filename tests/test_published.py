@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import families
-import mdlm
-from mdlm import LikelihoodOptions, SampleOptions
 from model import Config, Transformer
+from nanodlm import choice, families, fast_mdlm, noise
+from nanodlm.decode import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "published.json").read_text())
 MASK = 63
@@ -27,7 +27,7 @@ MASK = 63
 
 def weight(name, shape):
     n = math.prod(shape)
-    u = mdlm.uniform(0, zlib.crc32(name.encode()), torch.arange(n)).view(shape) - 0.5
+    u = noise.uniform(0, zlib.crc32(name.encode()), torch.arange(n)).view(shape) - 0.5
     if len(shape) == 1 and "bias" not in name:
         return 1 + 0.4 * u
     return (2.2 if "wte" in name or "embed" in name else 1.2) * u
@@ -105,7 +105,7 @@ def test_exact_decoding_gives_the_published_tokens(which, case):
     make = llada_options if which == "llada" else dream_options
     options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
     for prompt, expected in zip(PROMPTS, case["ids"]):
-        out = mdlm.generate(NET[which], [prompt], options, mask_id=MASK)
+        out = fast_mdlm.generate(NET[which], [prompt], options, mask_id=MASK)
         assert out.tokens[0].tolist() == expected
 
 
@@ -117,7 +117,7 @@ def test_a_ragged_batch_gives_the_published_tokens(which, case):
     """Where nothing is drawn, the rows of one batch too; Dream's own code would average their numbers of masks."""
     make = llada_options if which == "llada" else dream_options
     options = SampleOptions(**make(case.get("ends"), **case["options"]), exact=True)
-    out = mdlm.generate(NET[which], PROMPTS, options, mask_id=MASK)
+    out = fast_mdlm.generate(NET[which], PROMPTS, options, mask_id=MASK)
     assert [t.tolist() for t in out.tokens] == case["ids"]
 
 
@@ -131,7 +131,7 @@ def test_exact_decoding_gives_lladas_tokens_in_bfloat16(case):
     net = network("llada").to(torch.bfloat16)
     for prompt, expected in zip(case["prompts"], case["ids"]):
         options = SampleOptions(**llada_options(None, **case["options"]), exact=True)
-        assert mdlm.generate(net, [torch.tensor(prompt)], options, mask_id=MASK).tokens[0].tolist() == expected
+        assert fast_mdlm.generate(net, [torch.tensor(prompt)], options, mask_id=MASK).tokens[0].tolist() == expected
 
 
 @pytest.mark.parametrize("case", GOLDEN["fast"], ids=lambda c: f"{c['function']} {c['options']}")
@@ -149,7 +149,7 @@ def test_the_caches_are_fast_dllms(case):
         cache="dual" if "dual" in case["function"] else "prefix",
         exact=True,
     )
-    out = mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK)
+    out = fast_mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK)
     assert [t.tolist() for t in out.tokens] == case["ids"]
     assert sum(out.num_forwards) <= sum(case["forwards"])
 
@@ -158,7 +158,7 @@ def test_stopping_at_end_of_text_cuts_the_published_tokens_and_changes_none():
     case = GOLDEN["llada"]["generate"][0]
     ends = case["ends"]
     options = SampleOptions(**llada_options(ends, **case["options"]), exact=True)
-    out = mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK, eos_id=ends)
+    out = fast_mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK, eos_id=ends)
     assert any(len(a) < len(b) for a, b in zip(out.tokens, case["ids"]))
     for mine, prompt, full in zip(out.tokens, PROMPTS, case["ids"]):
         new = full[len(prompt) :]
@@ -170,13 +170,13 @@ def test_stopping_at_end_of_text_cuts_the_published_tokens_and_changes_none():
 def test_lladas_likelihood_is_the_published_estimate(case):
     options = LikelihoodOptions("llada", case["mc_num"], case["batch_size"], case["cfg_scale"])
     prompt, target = torch.tensor(case["prompt"]), torch.tensor(case["target"])
-    value = mdlm.log_likelihood(NET["llada"], [prompt], [target], options, mask_id=MASK)
+    value = fast_mdlm.log_likelihood(NET["llada"], [prompt], [target], options, mask_id=MASK)
     assert abs(value.item() - case["value"]) < 1e-4 * abs(case["value"])
 
 
 def test_dreams_times_are_linspace_to_the_bit():
     for steps in range(1, 600):
         i = torch.arange(steps)
-        ours = mdlm.dream_time(i, torch.tensor(steps))
+        ours = choice.dream_time(i, torch.tensor(steps))
         assert torch.equal(ours, torch.linspace(1, 1e-3, steps + 1)[:-1])
-        assert mdlm.dream_time(torch.tensor(steps), torch.tensor(steps)) == 0  # so that the last step reveals all
+        assert choice.dream_time(torch.tensor(steps), torch.tensor(steps)) == 0  # so that the last step reveals all

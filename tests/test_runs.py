@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from test_train import ROOT, TEXT, TINY, assert_same, run, stop_at, text_data  # noqa: F401
 
 import mdlm
-import pretrained
-import runs
-import tokenizer as tokenizers
 import train
-from data import common
+from nanodlm import checkpoint as ckpt
+from nanodlm import corpus, files, runs
+from nanodlm import tokenizer as tokenizers
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -92,7 +91,7 @@ def test_another_run_is_refused_with_both_values(word, how, text_data, finished)
 def test_other_text_in_the_same_place_is_another_run(tmp_path, finished):
     text = TEXT.replace("fox", "cat") * 100
     tok = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))})
-    common.write_dataset(tmp_path, tok, {"train": tok.encode(text), "val": tok.encode(text)}, bytes_per_token=1.0)
+    corpus.write_dataset(tmp_path, tok, {"train": tok.encode(text), "val": tok.encode(text)}, bytes_per_token=1.0)
     assert "its content of the data is " in refused(tmp_path, finished, "--init_from=resume", "--max_iters=6")
 
 
@@ -104,7 +103,7 @@ def test_the_content_of_large_files_is_told_from_pieces_of_them(tmp_path):
         if change is not None:
             content[change] = 1
         (tmp_path / "train.bin").write_bytes(content)
-        found.add(common.content(tmp_path))
+        found.add(corpus.content(tmp_path))
     assert len(found) == 4
 
 
@@ -161,7 +160,7 @@ def test_auto_needs_a_recipe_that_is_possible(text_data, tmp_path):  # noqa: F81
 # one run holds its directory
 
 
-HOLD = "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import runs\nwith runs.held(pathlib.Path({!r})): "
+HOLD = "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from nanodlm import runs\nwith runs.held(pathlib.Path({!r})): "
 HOLD += "print('held', flush=True); time.sleep(100)"
 
 
@@ -191,7 +190,7 @@ def test_a_signal_saves_and_asks_to_be_started_again(name, text_data, tmp_path, 
     before = signal.getsignal(getattr(signal, name))
     args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}"]
     assert train.main(args) == runs.REQUEUE == 75
-    assert pretrained.load_train_state(tmp_path / "last")["iter"] == 3
+    assert ckpt.load_train_state(tmp_path / "last")["iter"] == 3
     assert signal.getsignal(getattr(signal, name)) is before
     assert train.main([*args, "--init_from=auto"]) == 0
 
@@ -207,7 +206,7 @@ def test_a_signal_does_not_wait_for_an_evaluation(text_data, tmp_path, monkeypat
     monkeypatch.setattr(mdlm, "nelbo", slow)
     args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}", "--batch_size=1", "--eval_interval=2"]
     assert train.main(args) == runs.REQUEUE
-    state = pretrained.load_train_state(tmp_path / "last")
+    state = ckpt.load_train_state(tmp_path / "last")
     assert len(calls) == 1 and state["iter"] == 2 and state["facts"] == {}
     monkeypatch.setattr(mdlm, "nelbo", nelbo)
     assert train.main([*args, "--init_from=auto"]) == 0
@@ -278,7 +277,7 @@ def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(text_da
         lines = [line for line in out.splitlines() if line.split()[0] in ends]
         assert lines[::2] == [f"{way} alive 0 of {i}" for i, way in enumerate(ends, 1)], out + errors
         assert all(said.startswith(f"{way} {end}") for said, (way, end) in zip(lines[1::2], ends.items())), out + errors
-    assert pretrained.load_train_state(tmp_path / "signal/last")["iter"] == 3
+    assert ckpt.load_train_state(tmp_path / "signal/last")["iter"] == 3
 
 
 def test_a_process_that_gives_no_sign_of_life_ends_the_others_which_say_which_it_was(text_data, tmp_path):  # noqa: F811
@@ -335,7 +334,7 @@ def test_a_lost_process_costs_the_steps_since_the_last_save_and_nothing_else(
     os.kill(next(int(pid) for pid in children if int(pid) != first), signal.SIGKILL)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "resumed at iteration" in said, said
-    assert pretrained.load_train_state(tmp_path / "last")["iter"] == 400
+    assert ckpt.load_train_state(tmp_path / "last")["iter"] == 400
     assert_same_weights(tmp_path, two_nodes)
 
 
@@ -346,10 +345,10 @@ def test_what_two_processes_saved_goes_on_in_one(text_data, two_nodes, tmp_path)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode and "saved; go on with" in said, said
-    half = pretrained.load_train_state(tmp_path / "last")["iter"]
+    half = ckpt.load_train_state(tmp_path / "last")["iter"]
     assert 100 <= half < 400
     run(text_data, tmp_path, *LONG, "--gradient_accumulation_steps=2", "--init_from=auto")
-    assert_same(*(pretrained.load_train_state(out / "last") for out in (tmp_path, two_nodes)), tolerance=1e-3)
+    assert_same(*(ckpt.load_train_state(out / "last") for out in (tmp_path, two_nodes)), tolerance=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -376,7 +375,7 @@ values = st.recursive(numbers, lambda x: st.lists(x, max_size=3) | st.dictionari
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(values)
 def test_json_is_strict_and_keeps_what_json_has(value):
-    text = common.to_json(value)
+    text = files.to_json(value)
     again = json.loads(text, parse_constant=refuse)
     if "nan" not in (whole := repr(value)) and "inf" not in whole:
         assert again == value

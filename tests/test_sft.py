@@ -27,12 +27,12 @@ import bd3lm
 import convert_ar
 import convert_bert
 import mdlm
-import pretrained
 import sample
-import tokenizer as tokenizers
 import train
-from data import common, sft
 from model import Config, Transformer
+from nanodlm import batches, conversations, corpus, fast_bd3lm, fast_mdlm, noise
+from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
 
 torch.set_num_threads(1)
 tf.utils.logging.disable_progress_bar()
@@ -84,7 +84,7 @@ def talks(n, seed=0, low=2, high=9):
 
 
 def is_val(question):
-    return sft.is_val(turns(question))
+    return conversations.is_val(turns(question))
 
 
 def write_lines(path, records):
@@ -98,7 +98,7 @@ def elsewhere(tmp_path_factory):
     """Token files go here and not into the project, which is left as it was; they are made without a pool."""
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("root")
-        patch.setattr(common, "ROOT", root)
+        patch.setattr(corpus, "ROOT", root)
         patch.setattr(os, "cpu_count", lambda: 2)
         patch.setattr(train, "plot", lambda *_: None)  # half of the time of a tiny run
         patch.syspath_prepend(str(root))  # data/<name>/prepare.py of its own
@@ -160,7 +160,7 @@ DIALOGUES = [
 
 @pytest.mark.parametrize("messages", DIALOGUES, ids=["single", "multi", "system", "symbols"])
 def test_the_answers_with_their_ends_of_turn_are_learnt_and_nothing_else(tok, messages):
-    ids, learn = sft.tokenize(tok, messages)
+    ids, learn = conversations.tokenize(tok, messages)
     expected = []
     for m in messages:
         answer = m["role"] == "assistant"
@@ -176,8 +176,8 @@ def test_the_answers_with_their_ends_of_turn_are_learnt_and_nothing_else(tok, me
 def test_what_stands_before_an_answer_is_what_a_sampler_is_given(tokenizer_of, template, messages):
     tok = tokenizer_of(template)
     if template == "strict":
-        messages = sft.settle_system(messages, "drop")
-    ids, learn = sft.tokenize(tok, messages)
+        messages = conversations.settle_system(messages, "drop")
+    ids, learn = conversations.tokenize(tok, messages)
     answers = [k for k, m in enumerate(messages) if m["role"] == "assistant"]
     assert len(spans(learn)) == len(answers)
     for k, (begin, end) in zip(answers, spans(learn)):
@@ -190,7 +190,7 @@ def test_what_stands_before_an_answer_is_what_a_sampler_is_given(tokenizer_of, t
 def test_a_template_without_an_end_of_turn_gets_end_of_text(tokenizer_of):
     tok = tokenizer_of("endless")
     messages = turns("what may a fox eat", "a mouse  ")
-    ids, learn = sft.tokenize(tok, messages)
+    ids, learn = conversations.tokenize(tok, messages)
     ((begin, end),) = spans(learn)
     assert ids[:begin] == tok.chat(messages[:1])
     assert tok.decode(ids[begin : end - 1]).strip() == "a mouse" and ids[end - 1] == tok.eos_id and end == len(ids)
@@ -200,7 +200,7 @@ def test_a_template_without_an_end_of_turn_gets_end_of_text(tokenizer_of):
 def test_of_a_template_that_rewrites_history_the_last_answer_is_learnt(tokenizer_of):
     tok = tokenizer_of("thoughts")
     messages = turns("what", "<think>hm</think> a mouse", "and", "<think>so</think> an apple")
-    ids, learn = sft.tokenize(tok, messages)
+    ids, learn = conversations.tokenize(tok, messages)
     ((begin, end),) = spans(learn)
     assert ids[:begin] == tok.chat(messages[:3])
     assert ids[begin:end] == tok.encode("<think>so</think> an apple" + ENDTURN) and end == len(ids)
@@ -211,31 +211,33 @@ def test_answers_behind_the_last_rewriting_are_learnt(tokenizer_of):
     """The second question finds the first answer rewritten, the third one finds nothing that is."""
     messages = turns("what", "<think>hm</think> a mouse", "and", "an apple", "or", "a fox")
     tok = tokenizer_of("thoughts")
-    ids, learn = sft.tokenize(tok, messages)
+    ids, learn = conversations.tokenize(tok, messages)
     answers = [tok.decode(ids[a:b]) for a, b in spans(learn)]
     assert answers == ["an apple", "a fox"]
     assert [ids[:a] for a, _ in spans(learn)] == [tok.chat(messages[:k]) for k in (3, 5)]
 
 
 def test_an_end_of_turn_within_an_answer_does_not_end_it(tok):
-    ids, learn = sft.tokenize(tok, turns("what", f"a {ENDTURN} mouse"))
+    ids, learn = conversations.tokenize(tok, turns("what", f"a {ENDTURN} mouse"))
     assert [i for i, x in zip(ids, learn) if x] == tok.encode(f"a {ENDTURN} mouse{ENDTURN}")
 
 
 @pytest.mark.parametrize("empty", ["", " \n "])
 def test_an_empty_answer_is_given_but_not_learnt(tok, empty):
     messages = turns("what", empty, "and", "an apple")
-    ids, learn = sft.tokenize(tok, messages)
+    ids, learn = conversations.tokenize(tok, messages)
     ((begin, _),) = spans(learn)
     assert ids[:begin] == tok.chat(messages[:3])
     with pytest.raises(ValueError, match="only empty ones"):
-        sft.tokenize(tok, turns("what", empty))
+        conversations.tokenize(tok, turns("what", empty))
 
 
 def test_a_question_without_an_answer_is_left_out(tok):
     with pytest.raises(ValueError, match="no answer"):
-        sft.tokenize(tok, turns("what"))
-    assert sft.tokenize(tok, turns("what", "a mouse", "and")) == sft.tokenize(tok, turns("what", "a mouse"))
+        conversations.tokenize(tok, turns("what"))
+    assert conversations.tokenize(tok, turns("what", "a mouse", "and")) == conversations.tokenize(
+        tok, turns("what", "a mouse")
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -243,14 +245,14 @@ def test_text_with_the_mask_token_is_left_out(tok, place):
     said = ["what", "a mouse"]
     said[place] += MASK
     with pytest.raises(ValueError, match="mask token"):
-        sft.tokenize(tok, turns(*said))
+        conversations.tokenize(tok, turns(*said))
 
 
 def test_a_template_that_asks_otherwise_than_it_writes_is_refused(tokenizer_of):
     tok = tokenizer_of("chatml")
     broken = replace(tok, template=lambda messages, ask: tok.template(messages, ask) + ("?" if ask else ""))
     with pytest.raises(ValueError, match="does not write an answer behind"):
-        sft.tokenize(broken, DIALOGUES[0])
+        conversations.tokenize(broken, DIALOGUES[0])
 
 
 ONE = turns("q", "a")
@@ -274,7 +276,7 @@ ONE = turns("q", "a")
     ids=str,
 )
 def test_records_are_read_in_every_usual_form(record, messages):
-    assert sft.messages_of(record) == messages
+    assert conversations.messages_of(record) == messages
 
 
 @pytest.mark.parametrize(
@@ -294,22 +296,22 @@ def test_records_are_read_in_every_usual_form(record, messages):
 )
 def test_another_form_is_an_error(record):
     with pytest.raises(ValueError):
-        sft.messages_of(record)
+        conversations.messages_of(record)
 
 
 def test_system_turns_are_kept_merged_or_dropped():
     messages = turns("q", "a", system="s")
-    assert sft.settle_system(messages, "keep") == messages
-    assert sft.settle_system(messages, "merge") == turns("s\n\nq", "a")
-    assert sft.settle_system(messages, "drop") == turns("q", "a")
+    assert conversations.settle_system(messages, "keep") == messages
+    assert conversations.settle_system(messages, "merge") == turns("s\n\nq", "a")
+    assert conversations.settle_system(messages, "drop") == turns("q", "a")
     for how in ("keep", "merge", "drop"):
-        assert sft.settle_system(turns("q", "a"), how) == turns("q", "a")
+        assert conversations.settle_system(turns("q", "a"), how) == turns("q", "a")
     assert messages == turns("q", "a", system="s")  # the record itself is left alone
 
 
 def test_a_system_turn_in_front_of_an_answer_is_not_learnt(tok):
     messages = [{"role": "system", "content": "be brief"}, {"role": "assistant", "content": "a mouse"}]
-    ids, learn = sft.tokenize(tok, sft.settle_system(messages, "merge"))
+    ids, learn = conversations.tokenize(tok, conversations.settle_system(messages, "merge"))
     assert [i for i, x in zip(ids, learn) if x] == tok.encode("a mouse" + ENDTURN)
     assert "be brief" in tok.decode(ids)
 
@@ -322,7 +324,7 @@ LEARN = np.array([0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1], dtype=bool)  # answers en
 
 
 def fitted(room, **options):
-    found = sft.fit(IDS, LEARN, room, sft.Options(**options))
+    found = conversations.fit(IDS, LEARN, room, conversations.Options(**options))
     return None if found is None else (found[0].tolist(), np.flatnonzero(found[1]).tolist())
 
 
@@ -350,8 +352,8 @@ def test_the_last_answer_alone_is_learnt_where_that_is_asked_for():
     assert fitted(12, learn="last") == (list(range(12)), [10, 11])
     assert fitted(11, learn="last", too_long="cut") == (list(range(11)), [10])
     one = np.array([0, 1, 1], dtype=bool)
-    assert sft.fit(IDS[:3], one, 3, sft.Options(learn="last"))[1].tolist() == one.tolist()
-    assert sft.fit(IDS[:3], ~one, 3, sft.Options(learn="last"))[1].tolist() == (~one).tolist()
+    assert conversations.fit(IDS[:3], one, 3, conversations.Options(learn="last"))[1].tolist() == one.tolist()
+    assert conversations.fit(IDS[:3], ~one, 3, conversations.Options(learn="last"))[1].tolist() == (~one).tolist()
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def in_rows(lengths, room, options, seed=0):
     if not options.packing:
         return [[item] for item in found]
     sizes = [min(-(-n // options.fill) * options.fill, room) for n in lengths]
-    return [[found[i] for i in row] for row in sft.pack(sizes, room)]
+    return [[found[i] for i in row] for row in batches.pack(sizes, room)]
 
 
 LENGTHS, ROOM = [5, 17, 9, 30, 12, 3, 22, 8, 31, 6, 11, 4], 32
@@ -383,9 +385,9 @@ POLICIES = [(1, False), (4, False), (7, False), (0, False), (1, True), (4, True)
 
 @pytest.mark.parametrize("fill, packing", POLICIES)
 def test_rows_hold_their_conversations_end_of_text_and_padding(fill, packing):
-    options = sft.Options(fill=fill, packing=packing)
+    options = conversations.Options(fill=fill, packing=packing)
     rows = in_rows(LENGTHS, ROOM, options)
-    ids, learn, texts = sft.batch(rows, 0, len(rows), options, 0, ROOM)
+    ids, learn, texts = batches.batch(rows, 0, len(rows), options, 0, ROOM)
     number, position = texts["number"], texts["position"]
     assert number[number >= 0].max() + 1 == texts["count"] == texts["total"] == len(LENGTHS) and texts["first"] == 0
     order = [item for row in rows for item in row]
@@ -404,15 +406,15 @@ def test_rows_hold_their_conversations_end_of_text_and_padding(fill, packing):
 @pytest.mark.parametrize("width", [None, ROOM])
 @pytest.mark.parametrize("fill, packing", POLICIES)
 def test_a_batch_is_the_same_however_it_is_split(fill, packing, width):
-    options = sft.Options(fill=fill, packing=packing)
+    options = conversations.Options(fill=fill, packing=packing)
     rows = in_rows(LENGTHS, ROOM, options)
-    whole = sft.batch(rows, 0, len(rows), options, 0, ROOM, width)
+    whole = batches.batch(rows, 0, len(rows), options, 0, ROOM, width)
 
     def texts(ids, learn, keys):
         real = keys["number"] >= 0
         return list(zip(keys["number"][real], keys["position"][real], ids[real], learn[real]))
 
-    parts = [sft.batch(rows, i, 1, options, 0, ROOM, width) for i in range(len(rows))]
+    parts = [batches.batch(rows, i, 1, options, 0, ROOM, width) for i in range(len(rows))]
     assert [x for part in parts for x in texts(*part)] == texts(*whole)
     first = [part[2]["first"] for part in parts]
     assert first == [0, *itertools.accumulate(part[2]["count"] for part in parts)][:-1]
@@ -424,16 +426,16 @@ def test_a_batch_is_the_same_however_it_is_split(fill, packing, width):
 @pytest.mark.parametrize("fill, packing", POLICIES)
 @pytest.mark.parametrize("micro", [1, 2])
 def test_what_is_counted_as_learnt_is_what_the_micro_batches_learn(fill, packing, micro):
-    options = sft.Options(fill=fill, packing=packing)
+    options = conversations.Options(fill=fill, packing=packing)
     rows = in_rows(LENGTHS, ROOM, options)
     rows = rows[: len(rows) // micro * micro]
-    parts = [sft.batch(rows, i, micro, options, 0, ROOM)[1] for i in range(0, len(rows), micro)]
-    assert sft.learnt(rows, options, ROOM) == sum(int(p.sum()) for p in parts) > 0
+    parts = [batches.batch(rows, i, micro, options, 0, ROOM)[1] for i in range(0, len(rows), micro)]
+    assert batches.learnt(rows, options, ROOM) == sum(int(p.sum()) for p in parts) > 0
 
 
 def test_the_fill_reaches_no_further_than_the_row():
-    options = sft.Options(fill=24)
-    ids, learn, texts = sft.batch([[item] for item in items([20, 25, 40])], 0, 3, options, 0, 40)
+    options = conversations.Options(fill=24)
+    ids, learn, texts = batches.batch([[item] for item in items([20, 25, 40])], 0, 3, options, 0, 40)
     assert (texts["number"] >= 0).sum(1).tolist() == [24, 40, 40] and ids.shape == (3, 40)
 
 
@@ -446,7 +448,7 @@ sizes_and_room = st.integers(1, 64).flatmap(
 @settings(max_examples=200, deadline=None)
 def test_packing_places_every_item_once_in_rows_that_hold_it(drawn):
     sizes, room = drawn
-    rows = sft.pack(sizes, room)
+    rows = batches.pack(sizes, room)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     filled = [sum(sizes[i] for i in row) for row in rows]
     assert all(0 < n <= room for n in filled)
@@ -468,13 +470,13 @@ def test_packing_is_within_the_bound_of_best_fit_decreasing(sizes):
                 best = min(best, fewest(rest, [*room[:k], space - first, *room[k + 1 :]]))
         return best
 
-    assert 9 * len(sft.pack(sizes, 12)) <= 11 * fewest(sizes, []) + 6
+    assert 9 * len(batches.pack(sizes, 12)) <= 11 * fewest(sizes, []) + 6
 
 
 def test_packing_loses_less_than_a_hundredth_of_the_rows():
     rng = np.random.default_rng(0)
     sizes = np.clip(rng.lognormal(5, 0.8, 4096).astype(int), 8, 1024).tolist()
-    assert len(sft.pack(sizes, 1024)) <= 1.01 * sum(sizes) / 1024 + 1
+    assert len(batches.pack(sizes, 1024)) <= 1.01 * sum(sizes) / 1024 + 1
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -488,7 +490,7 @@ def prepared(tokenizer_of, tmp_path):
     def make(records, template="chatml", **keys):
         tok = tokenizer_of(template)
         file = write_lines(tmp_path / f"{len([*tmp_path.iterdir()])}.jsonl", records)
-        return sft.prepare(file, tok, tokenizer_of.path / template, **keys)
+        return conversations.prepare(file, tok, tokenizer_of.path / template, **keys)
 
     return make
 
@@ -501,7 +503,7 @@ def question(val, number=0):
 
 def contents(path, tok, split, field="answer"):
     """The texts of the answers (or of all) of a split, one for each conversation."""
-    source = sft.Stored(path, split, 10**6, sft.Options())
+    source = batches.Stored(path, split, 10**6, conversations.Options())
     found = [source.read(i) for i in range(len(source.start) - 1)]
     return [tok.decode(ids[learn] if field == "answer" else ids) for ids, learn in found]
 
@@ -510,8 +512,8 @@ def test_token_files_hold_what_tokenize_gives(prepared, tok):
     records = talks(40)
     path = prepared(records)
     for split in ("train", "val"):
-        mine = [sft.tokenize(tok, m) for m in records if sft.is_val(m) == (split == "val")]
-        source = sft.Stored(path, split, 10**6, sft.Options())
+        mine = [conversations.tokenize(tok, m) for m in records if conversations.is_val(m) == (split == "val")]
+        source = batches.Stored(path, split, 10**6, conversations.Options())
         assert len(mine) == len(source.start) - 1 > 0
         for i, (ids, learn) in enumerate(mine):
             got = source.read(i)
@@ -535,7 +537,7 @@ def test_another_process_writes_the_same_files(prepared):
 def test_token_files_that_are_there_are_not_made_again(prepared, monkeypatch):
     records = talks(5)
     path = prepared(records)
-    monkeypatch.setattr(sft, "write", None)
+    monkeypatch.setattr(conversations, "write", None)
     assert prepared(records) == path
 
 
@@ -591,7 +593,7 @@ def data(tokenizer_of, tmp_path):
         names = mixture or dict.fromkeys(files)
         dataset = ",".join(f"{tmp_path / n}.jsonl" + ("" if w is None else f":{w}") for n, w in names.items())
         where = tokenizer_of.path / "chatml"
-        return sft.Conversations(dataset, tok, where, seq_len, sft.Options(**options), seed, split)
+        return batches.Conversations(dataset, tok, where, seq_len, conversations.Options(**options), seed, split)
 
     return make
 
@@ -605,7 +607,7 @@ def simple(name, n):
 
 def said(rows, tok):
     """The answers of rows, in order."""
-    return [tok.decode(sft.read(item)[0][sft.read(item)[1]]) for row in rows for _, item in row]
+    return [tok.decode(batches.read(item)[0][batches.read(item)[1]]) for row in rows for _, item in row]
 
 
 def sources_of(rows, tok):
@@ -614,7 +616,7 @@ def sources_of(rows, tok):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_every_conversation_comes_once_in_every_pass(data, tok, monkeypatch, streaming):
-    monkeypatch.setattr(sft, "CHUNK", 23)
+    monkeypatch.setattr(batches, "CHUNK", 23)
     made = data({"a": simple("a", 23)}, streaming=streaming)
     wanted = sorted(m[1]["content"] for m in simple("a", 23)[:-1])
     passes = [said(made.next(23), tok) for _ in range(3)]
@@ -623,21 +625,21 @@ def test_every_conversation_comes_once_in_every_pass(data, tok, monkeypatch, str
 
 
 def test_every_pass_brings_other_conversations_together(data, tok, monkeypatch):
-    monkeypatch.setattr(sft, "CHUNK", 8)
+    monkeypatch.setattr(batches, "CHUNK", 8)
     made = data({"a": simple("a", 24)})
     chunks = [frozenset(said(made.next(8), tok)) for _ in range(9)]
     assert len(set(chunks)) == 9 and all(len(frozenset().union(*chunks[i : i + 3])) == 24 for i in (0, 3, 6))
 
 
 def test_a_stream_begins_again_at_its_end(data, tok, monkeypatch):
-    monkeypatch.setattr(sft, "CHUNK", 40)
+    monkeypatch.setattr(batches, "CHUNK", 40)
     made = data({"a": simple("a", 3)}, streaming=True)
     assert sorted(Counter(said(made.next(40), tok)).values()) == [13, 13, 14]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_order_is_the_seeds(data, tok, monkeypatch, streaming):
-    monkeypatch.setattr(sft, "CHUNK", 40)
+    monkeypatch.setattr(batches, "CHUNK", 40)
     files = {"a": simple("a", 40)}
     one, same, other = (said(data(files, seed=s, streaming=streaming).next(40), tok) for s in (1, 1, 2))
     assert one == same != other and sorted(one) == sorted(other)
@@ -647,7 +649,7 @@ def test_the_order_is_the_seeds(data, tok, monkeypatch, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("weights", [(3, 1), (1, 1), (0.7, 0.3), (1, 2.5)])
 def test_a_mixture_has_its_weights_in_every_chunk_and_is_interleaved(data, tok, monkeypatch, weights, streaming):
-    monkeypatch.setattr(sft, "CHUNK", 40)
+    monkeypatch.setattr(batches, "CHUNK", 40)
     files = {"a": simple("a", 60), "b": simple("b", 50)}
     made = data(files, {"a": weights[0], "b": weights[1]}, streaming=streaming)
     share = weights[0] / sum(weights)
@@ -673,7 +675,7 @@ def test_a_mixture_without_weights_is_all_there_is(data, tok):
 
 
 def test_each_source_of_a_mixture_gives_everything_before_anything_twice(data, tok, monkeypatch):
-    monkeypatch.setattr(sft, "CHUNK", 16)
+    monkeypatch.setattr(batches, "CHUNK", 16)
     made = data({"a": simple("a", 30), "b": simple("b", 7)}, {"a": 3, "b": 1})
     seen = said(made.next(160), tok)
     a, b = ([t for t in seen if t.split()[2] == x] for x in "ab")
@@ -684,7 +686,7 @@ def test_each_source_of_a_mixture_gives_everything_before_anything_twice(data, t
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_state_is_all_that_going_on_needs(data, tok, monkeypatch, streaming, packing):
-    monkeypatch.setattr(sft, "CHUNK", 20)
+    monkeypatch.setattr(batches, "CHUNK", 20)
     files = {"a": simple("a", 33), "b": simple("b", 12)}
     keys = dict(mixture={"a": 2, "b": 1}, seq_len=64, streaming=streaming, packing=packing)
     whole = data(files, **keys)
@@ -727,7 +729,7 @@ def test_what_is_too_long_is_counted_in_the_summary(data):
     for made in (kept, dropped, cut):
         rows = made.next(12)
         assert max(n for row in rows for n, _ in row) == (60 if made is cut else max(n for row in rows for n, _ in row))
-        assert all(n == len(sft.read(item)[0]) <= 60 for row in rows for n, item in row)
+        assert all(n == len(batches.read(item)[0]) <= 60 for row in rows for n, item in row)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -740,7 +742,7 @@ def test_a_stream_gives_what_is_stored(data, tok, split, system):
     assert (streamed.summary() != stored.summary()) and "streamed" in streamed.summary()
 
     def rows(made):
-        found = (sft.read(item) for row in made.next(n) for _, item in row)
+        found = (batches.read(item) for row in made.next(n) for _, item in row)
         return sorted((ids.tolist(), learn.tolist()) for ids, learn in found)
 
     streamed.chunk_size = n  # one pass
@@ -798,11 +800,11 @@ def network(algorithm=mdlm, dtype=torch.float64, **settings):
 
 
 def batch_of(rows, options, first=0, count=None, room=ROOM, width=None):
-    """ids, what is learnt and mdlm.Texts, as train.py makes them."""
+    """ids, what is learnt and batches.Texts, as train.py makes them."""
     count = len(rows) if count is None else count
-    ids, learn, texts = sft.batch(rows, first, count, options, 0, room, width)
+    ids, learn, texts = batches.batch(rows, first, count, options, 0, room, width)
     number, position = (torch.from_numpy(texts.pop(k)) for k in ("number", "position"))
-    return torch.from_numpy(ids), torch.from_numpy(learn), mdlm.Texts(number, position, **texts)
+    return torch.from_numpy(ids), torch.from_numpy(learn), batches.Texts(number, position, **texts)
 
 
 def loss_of(name, model, batch, seed=3, **keys):
@@ -815,7 +817,7 @@ def loss_of(name, model, batch, seed=3, **keys):
 
 def packed_and_unpacked(lengths=LENGTHS, fill=4):
     """The same conversations in packed rows, and each in a row of its own."""
-    packing, alone = sft.Options(fill=fill, packing=True), sft.Options(fill=fill)
+    packing, alone = conversations.Options(fill=fill, packing=True), conversations.Options(fill=fill)
     rows = in_rows(lengths, ROOM, packing)
     assert 1 < len(rows) < len(lengths)
     return (rows, packing), ([[item] for row in rows for item in row], alone)
@@ -860,10 +862,10 @@ def test_packing_changes_no_loss_in_single_precision(name):
 )
 def test_micro_batches_of_conversations_add_up_to_one_large_batch(name, fill, packing):
     """With one denominator, as train.py has it, and micro-batches of every size, of one row, too."""
-    model, options = network(LOSSES[name][0]), sft.Options(fill=fill, packing=packing)
+    model, options = network(LOSSES[name][0]), conversations.Options(fill=fill, packing=packing)
     rows = in_rows(LENGTHS, ROOM, options)
     n = len(rows)
-    total = sft.learnt(rows, options, ROOM)
+    total = batches.learnt(rows, options, ROOM)
     whole = grads(model, loss_of(name, model, batch_of(rows, options), denominator=total))
     value = loss_of(name, model, batch_of(rows, options)).item()  # which divides by what it learns itself
     for size in (1, n // 2, n - 1):
@@ -882,7 +884,7 @@ def hidden_of(name, batch, seed=3):
     """{(text, position): (hidden, weight)}, lists of one value for each copy of the batch."""
     algorithm, options = LOSSES[name]
     _, learn, texts = batch
-    hidden, weight = mdlm.corrupt_texts(texts, learn, algorithm.corrupt, algorithm.LossOptions(**options), seed)
+    hidden, weight = texts.corrupt(algorithm.corrupt, learn, algorithm.LossOptions(**options), seed)
     found = {}
     copies = len(hidden) // len(learn)
     real = texts.number >= 0
@@ -970,7 +972,7 @@ def test_padding_behind_texts_does_no_harm():
 
 
 def mask_of(see_ahead, length=40, seed=0, mask=None):
-    return mdlm.ahead(mask, mdlm.LossOptions(see_ahead=see_ahead), seed, length, "cpu")
+    return noise.see_ahead(mask, see_ahead, seed, length, "cpu")
 
 
 def test_who_sees_all_ahead_has_full_attention():
@@ -1023,8 +1025,11 @@ def test_the_loss_uses_the_mask_of_what_is_seen_ahead(chance, complementary):
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_of_a_single_row_the_loss_is_its_part_of_a_larger_batch(chance, packing, complementary):
-    options, how = mdlm.LossOptions(see_ahead=chance, complementary=complementary), sft.Options(fill=4, packing=packing)
-    model, rows = network(), in_rows(LENGTHS, ROOM, sft.Options(fill=4, packing=packing))
+    options, how = (
+        mdlm.LossOptions(see_ahead=chance, complementary=complementary),
+        conversations.Options(fill=4, packing=packing),
+    )
+    model, rows = network(), in_rows(LENGTHS, ROOM, conversations.Options(fill=4, packing=packing))
 
     def value(first, count):
         x, learn, texts = batch_of(rows, how, first, count, width=ROOM)
@@ -1095,7 +1100,7 @@ def run(made, lines, out, kind="mdlm", *more):
     checkpoint, options = KINDS[kind]
     args = [*TINY, f"--init_from={made / checkpoint}", f"--dataset={lines}", f"--out_dir={out}", *options, *more]
     train.main(args)
-    return pretrained.load_train_state(out / "last")
+    return ckpt.load_train_state(out / "last")
 
 
 def assert_same(a, b, tolerance=0.0):
@@ -1120,9 +1125,9 @@ def spy(monkeypatch, module, look):
 @pytest.mark.parametrize("more", [[], ["--packing=true"], ["--streaming=true", "--packing=true"]], ids=str)
 @pytest.mark.parametrize("kind", ["mdlm", "bd3lm", "ar"])
 def test_4_steps_equal_2_steps_a_signal_and_2_resumed_steps_bitwise(made, lines, tmp_path, monkeypatch, kind, more):
-    monkeypatch.setattr(sft, "CHUNK", 32)
+    monkeypatch.setattr(batches, "CHUNK", 32)
     whole = run(made, lines, tmp_path / "whole", kind, *more)
-    start = pretrained.load(made / KINDS[kind][0])
+    start = ckpt.load(made / KINDS[kind][0])
     assert any((whole["weights"][n] != p).any() for n, p in start.model.named_parameters())
     calls = spy(
         monkeypatch,
@@ -1161,8 +1166,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import train
-from data import common
-common.ROOT = Path(sys.argv[1])
+from nanodlm import corpus
+corpus.ROOT = Path(sys.argv[1])
 children = []
 for rank in range(2):
     child = os.fork()
@@ -1183,7 +1188,7 @@ def test_two_gloo_processes_equal_one_process(made, lines, tmp_path, elsewhere):
     command = [sys.executable, "-c", RANKS, elsewhere, *args, "--batch_size=2", "--max_iters=2", "--learning_rate=1e-3"]
     done = subprocess.run(command, cwd=CODE, env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 5e-5)
+    assert_same(one, ckpt.load_train_state(tmp_path / "two/last"), 5e-5)
     a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
     for key in ("val_nats", "val_nats_error", "val_bpb"):  # each rank evaluated a part of an odd number
         assert a[-1][key] == pytest.approx(b[-1][key], abs=1e-4)
@@ -1194,9 +1199,9 @@ def test_two_gloo_processes_equal_one_process(made, lines, tmp_path, elsewhere):
 def test_epochs_are_passes_over_all_conversations(made, lines, tmp_path, monkeypatch, packing):
     seen = spy(monkeypatch, ar, lambda model, x, o, **keys: keys["texts"].total)
     state = run(made, lines, tmp_path, "ar", "--epochs=2", f"--packing={packing}", "--eval_samples=1")
-    here = pretrained.load(made / "llama")
-    chat = sft.Options(fill=1, packing=packing)
-    have = sft.Conversations(lines, here.tokenizer, here.path, CONTEXT, chat, 1)
+    here = ckpt.load(made / "llama")
+    chat = conversations.Options(fill=1, packing=packing)
+    have = batches.Conversations(lines, here.tokenizer, here.path, CONTEXT, chat, 1)
     assert state["iter"] == round(2 * have.rows_per_pass() / 4)
     assert abs(sum(seen) - 2 * have.conversations) <= (16 if packing else 4)
     assert (state["iter"] < 2 * have.conversations / 4 - 1) == packing
@@ -1221,7 +1226,7 @@ def test_the_loss_is_given_answers_and_fill_to_learn(made, lines, tmp_path, monk
     module = {"mdlm": mdlm, "bd3lm": bd3lm, "ar": ar}[kind]
     seen = spy(monkeypatch, module, lambda model, x, o, **keys: (x, keys["maskable"], keys["texts"]))
     run(made, lines, tmp_path, kind, f"--packing={packing}", "--max_iters=2")
-    tok = pretrained.load(made / KINDS[kind][0]).tokenizer
+    tok = ckpt.load(made / KINDS[kind][0]).tokenizer
     answers = {m["content"] for line in open(lines) for m in json.loads(line)["messages"] if m["role"] == "assistant"}
     fill = {"mdlm": 32, "bd3lm": 4, "ar": 1}[kind]
     for x, learn, texts in seen:
@@ -1251,21 +1256,21 @@ def trained(made, lines, tmp_path_factory):
 
 @pytest.mark.parametrize("kind, cls", [("mdlm", tf.BertForMaskedLM), ("ar", tf.LlamaForCausalLM)])
 def test_a_trained_checkpoint_is_read_by_transformers_with_our_logits(made, trained, kind, cls):
-    ours = pretrained.load(trained / kind / "last")
+    ours = ckpt.load(trained / kind / "last")
     theirs, info = cls.from_pretrained(trained / kind / "last", output_loading_info=True)
     assert not any(info.values()), info
     assert tf.AutoTokenizer.from_pretrained(trained / kind / "last").chat_template
     ids = torch.arange(40)[None] * 7 % 320
     with torch.no_grad():
         torch.testing.assert_close(ours.model(ids), theirs.eval()(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
-        before = pretrained.load(made / KINDS[kind][0]).model(ids)
+        before = ckpt.load(made / KINDS[kind][0]).model(ids)
     assert (ours.model(ids) - before).abs().max() > 1e-2  # it was trained
 
 
 @pytest.mark.parametrize("kind", ["a2d", "bd3lm"])
 def test_a_trained_descendant_of_a_causal_model_has_its_weights_under_its_names(trained, kind):
     """transformers' own class under a full mask."""
-    ours = pretrained.load(trained / kind / "last")
+    ours = ckpt.load(trained / kind / "last")
     assert ours.algorithm == {"a2d": "mdlm"}.get(kind, kind) and not ours.model.config.causal
     content = json.loads((trained / kind / "last/config.json").read_text())
     assert content["architectures"] == ["A2DLlamaLMHeadModel"] and content["nanodlm"]["chat"]["packing"]
@@ -1281,7 +1286,7 @@ def test_a_trained_descendant_of_a_causal_model_has_its_weights_under_its_names(
 @pytest.mark.parametrize("kind", ["mdlm", "ar", "a2d", "bd3lm"])
 def test_a_trained_checkpoint_answers_what_it_was_trained_to(trained, monkeypatch, kind, capsys):
     """A sampler is given what stood before the answer in training."""
-    module = {"mdlm": mdlm, "a2d": mdlm, "bd3lm": bd3lm, "ar": ar}[kind]
+    module = {"mdlm": fast_mdlm, "a2d": fast_mdlm, "bd3lm": fast_bd3lm, "ar": ar}[kind]
     asked, original = [], module.generate
 
     def generate(model, prompts, *args, **keys):
@@ -1291,8 +1296,8 @@ def test_a_trained_checkpoint_answers_what_it_was_trained_to(trained, monkeypatc
     monkeypatch.setattr(module, "generate", generate)
     args = ["--device=cpu", "--template", "--prompt=what may a fox eat", "--max_new_tokens=8"]
     sample.main([f"--checkpoint={trained / kind}", *args])
-    tok = pretrained.load(trained / kind).tokenizer
-    ids, learn = sft.tokenize(tok, turns("what may a fox eat", "a mouse"))
+    tok = ckpt.load(trained / kind).tokenizer
+    ids, learn = conversations.tokenize(tok, turns("what may a fox eat", "a mouse"))
     assert asked == [ids[: learn.index(True)]] and "what may a fox eat" in capsys.readouterr().out
 
 
@@ -1300,13 +1305,15 @@ def test_a_trained_checkpoint_answers_what_it_was_trained_to(trained, monkeypatc
 def test_validation_measures_the_answers_in_bits_of_their_bytes(made, lines, trained, kind):
     """Recomputed for the first evaluation, without train.py's batches."""
     facts = [json.loads(x) for x in (trained / kind / "metrics.jsonl").read_text().splitlines()][-1]
-    here = pretrained.load(trained / kind / "last")
+    here = ckpt.load(trained / kind / "last")
     fill = {"mdlm": 32, "bd3lm": 4, "ar": 1}[kind]
-    have = sft.Conversations(lines, here.tokenizer, here.path, CONTEXT, sft.Options(fill=fill), 1, "val").some(5)
+    have = batches.Conversations(
+        lines, here.tokenizer, here.path, CONTEXT, conversations.Options(fill=fill), 1, "val"
+    ).some(5)
     algorithm = {"mdlm": mdlm, "bd3lm": bd3lm, "ar": ar}[kind]
     nats = tokens = 0
     for i, ((n, item),) in enumerate(have):
-        ids, learn = sft.read(item)
+        ids, learn = batches.read(item)
         full = min(-(-n // fill) * fill, CONTEXT)
         x = torch.tensor([[*ids, *[here.tokenizer.eos_id] * (full - n)]])
         maskable = torch.tensor([[*learn, *[True] * (full - n)]])
@@ -1315,7 +1322,7 @@ def test_validation_measures_the_answers_in_bits_of_their_bytes(made, lines, tra
         tokens += learn.sum()
     if kind == "ar":  # exact; of the others the masks depend on the width of the batch
         assert facts["val_nats"] == pytest.approx(nats / tokens, rel=1e-4)
-    said = [sft.messages_of(json.loads(line)) for line in Path(lines).read_text().splitlines()]
+    said = [conversations.messages_of(json.loads(line)) for line in Path(lines).read_text().splitlines()]
     answers = [m["content"] for messages in said for m in messages if m["role"] == "assistant" and m["content"].strip()]
     meta = have[0][0][1][0].meta  # bytes of the answers as they were written, and one for each end of turn
     assert meta["left_out"] == {} and meta["train_bytes"] + meta["val_bytes"] == sum(
@@ -1385,7 +1392,7 @@ def test_a_template_that_refuses_system_turns_names_the_conversation_and_the_way
     (tmp_path / "strict/config.json").write_bytes((made / "bert/config.json").read_bytes())
     records = [turns(question(False), "a mouse"), turns(question(False, 1), "an apple", system="be brief"), *talks(20)]
     file = write_lines(tmp_path / "system.jsonl", records)
-    monkeypatch.setattr(sft, "CHUNK", 16)
+    monkeypatch.setattr(batches, "CHUNK", 16)
     args = [f"--init_from={tmp_path / 'strict'}", f"--streaming={streaming}", "--max_iters=1", "--seq_len=40"]
     said = sentence(run, made, file, tmp_path / "run", "mdlm", *args)
     assert "conversation 2: the chat template refuses it: no system turns" in said and "--system=merge" in said
@@ -1400,8 +1407,8 @@ def test_a_template_that_fails_without_a_system_turn_does_not_blame_one(tokenize
         raise jinja2.TemplateError("no\nidea")
 
     broken = replace(tok, template=template)
-    sft.work.update(tokenizer=broken, system="keep")
-    said = sft.tokenize_record((7, {"prompt": "what", "response": "a"}))
+    conversations.work.update(tokenizer=broken, system="keep")
+    said = conversations.tokenize_record((7, {"prompt": "what", "response": "a"}))
     assert said == "fatal: conversation 7: the chat template refuses it: no"
 
 
@@ -1455,7 +1462,7 @@ def test_epochs_of_a_stream_are_refused(refused):
 def text_data(tmp_path):
     tok = tokenizers.load({"kind": "char", "chars": "abc "})
     ids = tok.encode("abc cab " * 50)
-    common.write_dataset(tmp_path / "text", tok, {"train": ids, "val": ids}, bytes_per_token=1.0)
+    corpus.write_dataset(tmp_path / "text", tok, {"train": ids, "val": ids}, bytes_per_token=1.0)
     return tmp_path / "text"
 
 
@@ -1489,7 +1496,7 @@ def test_a_longer_row_than_the_context_is_refused(refused):
 def test_a_file_without_conversations_for_validation_is_no_crash(made, tmp_path, monkeypatch, streaming):
     """A few dozen conversations often have none; a sentence or a run, but no traceback."""
     file = write_lines(tmp_path / "few.jsonl", simple("a", 9)[:-1])
-    monkeypatch.setattr(sft, "CHUNK", 16)
+    monkeypatch.setattr(batches, "CHUNK", 16)
     try:
         assert run(made, file, tmp_path / "run", "mdlm", f"--streaming={streaming}")["iter"] == 4
     except SystemExit as e:
@@ -1511,13 +1518,19 @@ def test_a_name_under_data_is_a_source_of_records(elsewhere, data, tok, tokenize
     content = f"RECORDS = {[{'messages': r} for r in records]!r}\n\n"
     place(elsewhere, "mine", content + "def records(streaming=False):\n    return iter(RECORDS)\n")
     place(elsewhere, "prose", "def main():\n    pass\n")
-    assert sft.holds_chat("mine") and not sft.holds_chat("prose") and not sft.holds_chat("mine,prose")
+    assert (
+        conversations.holds_chat("mine")
+        and not conversations.holds_chat("prose")
+        and not conversations.holds_chat("mine,prose")
+    )
     wanted = sorted(r[1]["content"] for r in records[:-1])
     for streaming in (False, True):
-        have = sft.Conversations("mine", tok, tokenizer_of.path / "chatml", 99, sft.Options(streaming=streaming), 1)
+        have = batches.Conversations(
+            "mine", tok, tokenizer_of.path / "chatml", 99, conversations.Options(streaming=streaming), 1
+        )
         have.chunk_size = 12
         assert sorted(said(have.next(12), tok)) == wanted
-    there = sentence(sft.find_records, "prose").partition("use a .jsonl file, or ")[2].split(", ")
+    there = sentence(conversations.find_records, "prose").partition("use a .jsonl file, or ")[2].split(", ")
     assert "mine" in there and "prose" not in there
 
 
@@ -1527,8 +1540,8 @@ def test_a_record_of_the_hub_in_another_form_is_named(elsewhere, tok, tokenizer_
     place(elsewhere, "broken", f"# two records\ndef records(streaming=False):\n{yields}")
 
     def start():
-        how = sft.Options(streaming=streaming)
-        return sft.Conversations("broken", tok, tokenizer_of.path / "chatml", 99, how, 1).next(3)
+        how = conversations.Options(streaming=streaming)
+        return batches.Conversations("broken", tok, tokenizer_of.path / "chatml", 99, how, 1).next(3)
 
     assert "broken, conversation 2: a record has messages" in sentence(start)
 
@@ -1537,18 +1550,18 @@ def test_a_record_of_the_hub_in_another_form_is_named(elsewhere, tok, tokenizer_
 def test_a_file_beside_prepare_py_goes_before_the_hub(elsewhere, name):
     """And its lines are part of what the token files are known by."""
     place(elsewhere, name, (CODE / "data" / name / "prepare.py").read_text())
-    assert sft.find_records(name)[1] == "hub"
+    assert conversations.find_records(name)[1] == "hub"
     file = elsewhere / "data" / name / "train.jsonl"
     record = {"prompt": "what", "response": "a mouse"}
     write_lines(file, [record])
     for streaming in (False, True):
-        records, digest, home = sft.find_records(name, streaming)
-        assert list(records) == [record] and digest == sft.file_digest(file) and home == file.parent
+        records, digest, home = conversations.find_records(name, streaming)
+        assert list(records) == [record] and digest == conversations.file_digest(file) and home == file.parent
 
 
 def test_the_command_line_makes_the_token_files_that_training_reads(made, lines, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prepare.py", f"--file={lines}", f"--tokenizer={made / 'bert'}", "--workers=1"])
-    sft.main("chat_jsonl", "")
+    conversations.main("chat_jsonl", "")
     path = Path(capsys.readouterr().out.splitlines()[-1])
-    here = pretrained.load(made / "bert")
-    assert (path / "meta.json").is_file() and path == sft.directory_of(lines, here.tokenizer, "keep")
+    here = ckpt.load(made / "bert")
+    assert (path / "meta.json").is_file() and path == conversations.directory_of(lines, here.tokenizer, "keep")

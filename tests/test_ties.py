@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mdlm import Net, generator, ids
 
-import bd3lm
-import mdlm
-from mdlm import LikelihoodOptions, SampleOptions
 from model import Config, Transformer
+from nanodlm import choice, fast_bd3lm, fast_mdlm
+from nanodlm.decode import SampleOptions
+from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
 M, VOCAB, CONTEXT = 6, 12, 24
@@ -68,7 +68,7 @@ def test_equals_go_from_left_to_right_whatever_rounding_did_to_them(data):
     score = torch.sigmoid(torch.tensor(level).double() + slack * torch.tensor(moved, dtype=torch.float64))
     count = data.draw(st.integers(0, n))
     expected = sorted(range(n), key=lambda i: (-level[i], i))[:count]
-    chosen = mdlm.top_per_row(score[None], torch.tensor([count]), slack)
+    chosen = choice.top_per_row(score[None], torch.tensor([count]), slack)
     assert chosen[0].nonzero()[:, 0].tolist() == sorted(expected)
 
 
@@ -78,7 +78,7 @@ def test_what_differs_by_more_than_rounding_is_no_tie():
         slack = torch.finfo(dtype).eps ** 0.5
         for x in (-8.0, -2.0, 0.0, 2.0, 4.0):
             score = torch.sigmoid(torch.tensor([[x, x + odds]], dtype=torch.float64))
-            assert mdlm.top_per_row(score, torch.tensor([1]), slack).tolist() == [[False, True]]
+            assert choice.top_per_row(score, torch.tensor([1]), slack).tolist() == [[False, True]]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_on_an_empty_canvas_the_first_step_reveals_from_the_left(quota, order, d
         net = Shaken(transformer(dtype, shift=shift))
         o = options_of(quota, order, measure="draw" if shift else "network")
         batches = ([ids()], [ids(), ids(1, 2, 3)], [ids(), ids(), ids(*range(6))])
-        seen = [mdlm.generate(net, rows, o, mask_id=M, trace=True).trace[0] for rows in batches]
+        seen = [fast_mdlm.generate(net, rows, o, mask_id=M, trace=True).trace[0] for rows in batches]
         first = [sorted(e[1] for e in events if e[0] == 0) for events in seen]
         assert first[0] == first[1] == first[2] == list(range(len(first[0])))
 
@@ -124,7 +124,7 @@ def test_the_first_two_positions_of_a_shifted_network_tie():
         for seed in range(5):
             o = SampleOptions(0, temperature=0.0, order=ORDERS[seed % 3])
             rows = [torch.cat([ids(M, M), torch.randint(7, VOCAB, (n,), generator=generator(seed))]) for n in (3, 9)]
-            for events in mdlm.generate(net, rows, o, mask_id=M, trace=True).trace:
+            for events in fast_mdlm.generate(net, rows, o, mask_id=M, trace=True).trace:
                 assert [e[1] for e in events] == [0, 1]
 
 
@@ -135,9 +135,9 @@ def test_a_text_without_a_prompt_is_the_same_alone_and_in_every_batch(quota, ord
         net = transformer(torch.float32, 3, shift=shift)
         o = options_of(quota, order, temperature=temperature, seed=5)
         rows = [ids(), ids(M, M, 4), ids(7), ids(8, 1, 2, 3)]
-        batch = mdlm.generate(Shaken(net, 0, 4), rows, o, mask_id=M)
+        batch = fast_mdlm.generate(Shaken(net, 0, 4), rows, o, mask_id=M)
         for i, row in enumerate(rows):
-            alone = mdlm.generate(Shaken(net, 1 + i, 4), [row], o, mask_id=M, numbers=torch.tensor([i]))
+            alone = fast_mdlm.generate(Shaken(net, 1 + i, 4), [row], o, mask_id=M, numbers=torch.tensor([i]))
             assert alone.tokens[0].tolist() == batch.tokens[i].tolist()
             assert alone.num_forwards[0] == batch.num_forwards[i]
 
@@ -147,8 +147,8 @@ def test_a_text_without_a_prompt_is_the_same_alone_and_in_every_batch(quota, ord
 def test_blocks_without_a_prompt_begin_at_the_left(order, dtype):
     net = Shaken(transformer(dtype, block_size=8))
     for rows in ([ids()], [ids(), ids(1, 2, 3, 4, 5)]):
-        o = bd3lm.SampleOptions(8, order=order, temperature=0.0, steps=3)
-        events = bd3lm.generate(net, rows, o, mask_id=M, trace=True).trace[0]
+        o = fast_bd3lm.SampleOptions(8, order=order, temperature=0.0, steps=3)
+        events = fast_bd3lm.generate(net, rows, o, mask_id=M, trace=True).trace[0]
         assert [e[1] for e in events if e[0] == 0] == [0, 1, 2]
 
 
@@ -164,7 +164,7 @@ def test_a_score_does_not_depend_on_the_batch_it_was_computed_in(method):
         targets = [torch.randint(7, VOCAB, (n,), generator=generator(n + seed)) for n in (9, 4, 12, 7, 9, 3)]
         prompts = [ids() for _ in targets]
         found = [
-            mdlm.log_likelihood(
+            fast_mdlm.log_likelihood(
                 Shaken(net, size, 4), prompts, targets, LikelihoodOptions(method, batch_size=size), mask_id=M
             )
             for size in (1, 2, 4, 6)
@@ -178,7 +178,7 @@ def test_a_block_score_does_not_depend_on_the_batch_it_was_computed_in():
     prompts, found = [ids() for _ in targets], []
     for size in (1, 2, 4, 6):
         o = LikelihoodOptions("confidence", batch_size=size)
-        found.append(bd3lm.log_likelihood(Shaken(net, size, 4), prompts, targets, o, mask_id=M))
+        found.append(fast_bd3lm.log_likelihood(Shaken(net, size, 4), prompts, targets, o, mask_id=M))
     assert max((f - found[0]).abs().max() for f in found) < 1e-3
 
 
@@ -186,11 +186,11 @@ def test_a_block_score_does_not_depend_on_the_batch_it_was_computed_in():
 def test_the_likelihood_by_confidence_is_the_law_of_the_sampler_where_certainties_tie(dtype):
     """The probabilities that a sample was drawn with multiply to it, and those of all texts add up to one."""
     net = Shaken(transformer(dtype, 2, vocab_size=4, seq_len=4), ulps=2)
-    out = mdlm.generate(net, [ids()] * 30, SampleOptions(4, seed=1), mask_id=3, trace=True)
+    out = fast_mdlm.generate(net, [ids()] * 30, SampleOptions(4, seed=1), mask_id=3, trace=True)
     assert len({tuple(t.tolist()) for t in out.tokens}) > 5
     drawn = torch.tensor([sum(math.log(e[3]) for e in events) for events in out.trace], dtype=torch.float64)
     o = LikelihoodOptions("confidence", batch_size=7)
-    assert torch.allclose(mdlm.log_likelihood(net, [ids()] * 30, out.tokens, o, mask_id=3), drawn, atol=1e-4)
+    assert torch.allclose(fast_mdlm.log_likelihood(net, [ids()] * 30, out.tokens, o, mask_id=3), drawn, atol=1e-4)
     texts = list(torch.cartesian_prod(*[torch.arange(3)] * 4))
-    total = mdlm.log_likelihood(net, [ids()] * len(texts), texts, o, mask_id=3).exp().sum()
+    total = fast_mdlm.log_likelihood(net, [ids()] * len(texts), texts, o, mask_id=3).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-4)

@@ -16,18 +16,15 @@ import safetensors.torch
 import torch
 
 import bd3lm
-import compare
-import configurator
 import eval as evaluation
-import harness
 import mdlm
-import optim
-import pretrained
 import sample
-import tokenizer as tokenizers
 import train
-from data import common
+from experiments import compare
 from model import Config
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, corpus, fast_bd3lm, fast_mdlm, optim, tasks
+from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "the quick brown fox jumps over the lazy dog. pack my box with five dozen liquor jugs. "
@@ -38,7 +35,7 @@ def text_data(tmp_path_factory):
     """A data set of characters, 8,600 of them."""
     path = tmp_path_factory.mktemp("chars")
     tok = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))})
-    common.write_dataset(
+    corpus.write_dataset(
         path, tok, {"train": tok.encode(TEXT * 100), "val": tok.encode(TEXT * 10)}, bytes_per_token=1.0
     )
     return path
@@ -66,7 +63,7 @@ TINY += ["--eval_windows=8", "--eval_samples=1", "--device=cpu", "--max_iters=4"
 
 def run(data, out, *more):
     train.main([*TINY, f"--dataset={data}", f"--out_dir={out}", *more])
-    return pretrained.load_train_state(out / "last")
+    return ckpt.load_train_state(out / "last")
 
 
 def assert_same(a, b, tolerance=0.0):
@@ -145,7 +142,7 @@ def two_processes(text_data, out, *options):
 def test_parameters_in_parts_on_two_processes_take_the_steps_of_one_process(text_data, tmp_path, options):
     one = run(text_data, tmp_path / "one", "--batch_size=16", *options)
     two_processes(text_data, tmp_path / "two", "--sharding=fsdp", *options)
-    assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 2e-6)
+    assert_same(one, ckpt.load_train_state(tmp_path / "two/last"), 2e-6)
     a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
     assert a[-1]["val_nats"] == pytest.approx(b[-1]["val_nats"], abs=1e-5)
     saved = [safetensors.torch.load_file(tmp_path / d / "last/model.safetensors") for d in ("one", "two")]
@@ -159,7 +156,7 @@ def test_what_two_processes_saved_in_parts_goes_on_in_one_and_back(text_data, tm
     run(text_data, out, *shared, "--max_iters=4")
     two_processes(text_data, out, "--sharding=fsdp", "--max_iters=6", *shared[1:])
     whole = run(text_data, tmp_path / "constant", "--batch_size=16", "--max_iters=6", "--lr_schedule=constant")
-    assert_same(whole, pretrained.load_train_state(out / "last"), 4e-6)
+    assert_same(whole, ckpt.load_train_state(out / "last"), 4e-6)
     with pytest.raises(SystemExit, match="its processes x batch_size x .* is 16, and here it is 8"):
         run(text_data, out, "--batch_size=8", "--max_iters=8", *shared[1:])
 
@@ -167,7 +164,7 @@ def test_what_two_processes_saved_in_parts_goes_on_in_one_and_back(text_data, tm
 def test_two_gloo_processes_equal_one_process(text_data, tmp_path):
     one = run(text_data, tmp_path / "one", "--batch_size=16", "--gradient_accumulation_steps=1")
     two_processes(text_data, tmp_path / "two")
-    assert_same(one, pretrained.load_train_state(tmp_path / "two/last"), 2e-6)
+    assert_same(one, ckpt.load_train_state(tmp_path / "two/last"), 2e-6)
     a, b = ([json.loads(x) for x in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two"))
     assert a[-1]["val_nats"] == pytest.approx(b[-1]["val_nats"], abs=1e-5)  # each rank evaluated half of the windows
     assert a[-2]["train_loss"] == pytest.approx(b[-2]["train_loss"], abs=1e-5)
@@ -213,7 +210,7 @@ def test_overwriting_a_run_leaves_nothing_of_it(text_data, tmp_path, monkeypatch
     run(text_data, tmp_path)
     stop_at(monkeypatch, 1)
     run(text_data, tmp_path, "--overwrite=true")  # stopped before its first evaluation, so it has no best/
-    assert pretrained.find(tmp_path) == tmp_path / "last"
+    assert ckpt.find(tmp_path) == tmp_path / "last"
 
 
 def test_the_average_of_the_weights_is_what_is_saved(text_data, tmp_path):
@@ -256,7 +253,7 @@ def test_adaptive_mask_rates_are_measured_at_evaluations_and_keep_their_distance
 def test_block_diffusion_starts_from_masked_diffusion(text_data, tmp_path):
     run(text_data, tmp_path / "mdlm")
     run(text_data, tmp_path / "blocks", *BLOCKS, f"--init_from={tmp_path / 'mdlm'}", "--max_iters=1")
-    assert pretrained.load(tmp_path / "blocks").model.config.block_size == 4
+    assert ckpt.load(tmp_path / "blocks").model.config.block_size == 4
 
 
 def test_learning_rate_schedules():
@@ -366,7 +363,7 @@ def test_bad_settings_are_one_clear_sentence(text_data, tmp_path, args, words):
 def test_a_missing_data_file_names_the_command_that_makes_it(tmp_path, monkeypatch):
     (tmp_path / "data/pydocs").mkdir(parents=True)
     (tmp_path / "data/pydocs/prepare.py").touch()
-    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(corpus, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="python data/pydocs/prepare.py"):
         run("pydocs", tmp_path / "out")
 
@@ -375,7 +372,7 @@ def test_an_out_dir_that_holds_a_run_is_not_overwritten(text_data, tmp_path):
     before = run(text_data, tmp_path)
     with pytest.raises(SystemExit, match="already holds a run.*resume.*overwrite"):
         run(text_data, tmp_path, "--max_iters=1")
-    assert pretrained.load_train_state(tmp_path / "last")["iter"] == before["iter"]
+    assert ckpt.load_train_state(tmp_path / "last")["iter"] == before["iter"]
     assert run(text_data, tmp_path, "--max_iters=1", "--overwrite=true")["iter"] == 1
 
 
@@ -389,7 +386,7 @@ def test_resuming_with_other_sizes_names_the_first_difference(text_data, tmp_pat
 
 @pytest.mark.parametrize("bad, words", [(200, "holds id 200, outside the vocabulary"), ("mask", "mask id")])
 def test_ids_that_do_not_belong_in_the_text_stop_the_run(text_data, tmp_path, bad, words):
-    meta = common.load_meta(str(text_data))
+    meta = corpus.load_meta(str(text_data))
     for name in ("meta.json", "val.bin"):
         (tmp_path / name).write_bytes((text_data / name).read_bytes())
     ids = np.full(400, meta["mask_id"] if bad == "mask" else bad, dtype=meta["dtype"])
@@ -408,12 +405,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(text
     monkeypatch.setattr(mdlm, "loss", loss)
     with pytest.raises(SystemExit, match="not finite.*before 10.*lower learning rate"):
         run(text_data, tmp_path, "--max_iters=20", "--eval_interval=5")
-    state = pretrained.load_train_state(tmp_path / "last")
+    state = ckpt.load_train_state(tmp_path / "last")
     assert state["iter"] == 5 and all(p.isfinite().all() for p in state["weights"].values())
 
 
 def test_a_full_disk_costs_a_warning_and_at_the_end_an_error(text_data, tmp_path, monkeypatch, capsys):
-    original, calls = pretrained.save, []
+    original, calls = ckpt.save, []
 
     def save(*args, **keys):
         calls.append(1)
@@ -421,11 +418,11 @@ def test_a_full_disk_costs_a_warning_and_at_the_end_an_error(text_data, tmp_path
             raise OSError("could not save: no space left on device")
         original(*args, **keys)
 
-    monkeypatch.setattr(pretrained, "save", save)
+    monkeypatch.setattr(ckpt, "save", save)
     with pytest.raises(SystemExit, match="could not be saved"):
         run(text_data, tmp_path, "--eval_interval=2")
     assert "no space left" in capsys.readouterr().out
-    assert pretrained.load_train_state(tmp_path / "last")["iter"] == 2
+    assert ckpt.load_train_state(tmp_path / "last")["iter"] == 2
 
 
 def test_a_corrupted_train_state_is_named(text_data, tmp_path):
@@ -470,10 +467,10 @@ def two_steps_from_a_released_model(words, kind, out):
     small = ["--batch_size=4", "--gradient_accumulation_steps=1", "--epochs=0", "--max_iters=2", "--seq_len=40"]
     small += [f"--dataset={data}", "--eval_windows=4", "--device=cpu", "--compile=false", f"--out_dir={out / 'run'}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "ROOT", out)  # where the token files go
+        patch.setattr(corpus, "ROOT", out)  # where the token files go
         train.main([*words, *start, *small])
-    assert pretrained.load_train_state(out / "run/last")["iter"] == 2
-    assert pretrained.load(out / "run").algorithm == configurator.read(words)["algorithm"][0]
+    assert ckpt.load_train_state(out / "run/last")["iter"] == 2
+    assert ckpt.load(out / "run").algorithm == configurator.read(words)["algorithm"][0]
 
 
 def two_steps_from_our_own_model(words, text_data, out):
@@ -484,7 +481,7 @@ def two_steps_from_our_own_model(words, text_data, out):
     train.main(["--algorithm=ar", *small, *sizes, f"--out_dir={out / 'ar'}"])
     start = [f"--convert={out / 'ar'}", f"--init_from={out / 'converted'}", f"--out_dir={out / 'run'}"]
     train.main([*words, *small, *start])
-    assert pretrained.load_train_state(out / "run/last")["iter"] == 2
+    assert ckpt.load_train_state(out / "run/last")["iter"] == 2
 
 
 def two_small_steps(words, text_data, puzzle_data, out):
@@ -501,7 +498,7 @@ def two_small_steps(words, text_data, puzzle_data, out):
         else [f"--dataset={text_data}", "--seq_len=32"]
     )
     train.main([*words, *SMALL, *data, f"--out_dir={out}"])
-    assert pretrained.load_train_state(out / "last")["iter"] == 2
+    assert ckpt.load_train_state(out / "last")["iter"] == 2
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -526,16 +523,16 @@ def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, mon
     if script == "train.py":
         two_small_steps(args, text_data, puzzle_data, tmp_path)
     elif script == "eval.py" and args[0] not in ("--table", "--plot"):  # the keys at least must be right
-        options = (harness.Options, bd3lm.SampleOptions, mdlm.LikelihoodOptions)
+        options = (tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions)
         configurator.fill(configurator.read(args), evaluation.Settings, *options)
     elif script == "sample.py" and re.search(r"out/|--checkpoint=[\w-]+/[A-Z]|my-finetune", command):
         # of checkpoints that a reader trains or downloads: here, too
-        options = mdlm.SampleOptions if "--cache=dual" in args else bd3lm.SampleOptions
+        options = fast_mdlm.SampleOptions if "--cache=dual" in args else fast_bd3lm.SampleOptions
         configurator.fill(configurator.read(args), sample.Settings, options)
-    elif script.startswith("convert_") or script == "pretrained.py":
+    elif script.startswith("convert_"):
         settings = importlib.import_module(script.removesuffix(".py")).Settings
-        configurator.fill(configurator.read(args[script.startswith("convert_") :]), settings)
-    elif script == "compare.py":
+        configurator.fill(configurator.read(args[1:]), settings)
+    elif script == "experiments/compare.py":
         assert args[0] in compare.COMPARISONS
     elif script == "sample.py" and args != ["--help"]:
         sample.main([*args, *(["--delay=0"] if "--watch" in args else []), "--device=cpu"])
@@ -728,7 +725,7 @@ def test_eval_refuses_data_of_another_tokenizer(trained, puzzle_data):
 
 
 def test_bench_prints_its_table(capsys):
-    import bench
+    from experiments import bench
 
     tiny = ["--rounds=1", "--n_layer=1", "--n_embd=64", "--seq_len=16", "--batch_size=2", "--device=cpu"]
     for group in ("head", "batch", "blocks", "decode", "block_decode"):

@@ -15,10 +15,10 @@ import torch
 
 import eval as evaluation
 import mdlm
-import pretrained
-import tokenizer as tokenizers
-from data import common
 from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import corpus
+from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 TIKTOKEN_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
@@ -37,7 +37,7 @@ def save(path, algorithm="mdlm", tok=CHARS, files=None, **options):
         vocab_size=tok.vocab_size, seq_len=8, n_layer=1, n_head=2, n_embd=16, causal=algorithm == "ar", **options
     )
     weights = {name: torch.randn_like(p) * 0.3 for name, p in Transformer(config).named_parameters()}
-    pretrained.save(path, weights, config, tok, files, algorithm, {"dataset": "zeroshot", "seq_len": 8})
+    ckpt.save(path, weights, config, tok, files, algorithm, {"dataset": "zeroshot", "seq_len": 8})
     return path
 
 
@@ -58,8 +58,8 @@ def run(monkeypatch, *args):
 
 def made(directory):
     """(what val.bin holds as lists, meta)."""
-    meta = common.load_meta(directory)
-    return common.load_tokens(directory, "val", meta).tolist(), meta
+    meta = corpus.load_meta(directory)
+    return corpus.load_tokens(directory, "val", meta).tolist(), meta
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_bpe_travels_with_the_text(tmp_path, monkeypatch):
     rows, meta = made(tmp_path / "ag_news")
     flat = tok.encode("the function returns a list of strings")
     assert rows == [[tok.eos_id, *flat[i : i + 3], tok.eos_id] for i in range(0, len(flat) // 3 * 3, 3)]
-    assert tokenizers.alike(common.load_tokenizer(tmp_path / "ag_news", meta), tok)
+    assert tokenizers.alike(corpus.load_tokenizer(tmp_path / "ag_news", meta), tok)
 
 
 def test_a_frame_of_the_tokenizers_own_takes_the_place_of_end_of_text():
@@ -315,7 +315,7 @@ def measure(data, tmp_path, *checkpoints):
 
 def left_to_right(path, row, begin=0):
     """-log p(row[begin:] | row[:begin]) by hand, in nats."""
-    model = pretrained.load(path).model
+    model = ckpt.load(path).model
     row = torch.tensor([row])
     inputs = torch.cat([torch.tensor([[CHARS.mask_id]]), row[:, :-1]], 1)
     with torch.no_grad():
@@ -335,7 +335,7 @@ def test_eval_measures_the_rows_and_all_their_tokens(make, tmp_path, checkpoint,
     x = torch.tensor(rows)
     maskable = torch.ones_like(x, dtype=torch.bool)
     maskable[:, :given] = False
-    model = pretrained.load(checkpoint).model
+    model = ckpt.load(checkpoint).model
     nats = mdlm.nelbo(model, x, mask_id=CHARS.mask_id, maskable=maskable, samples=3)
     assert nelbo["nats_per_token"] == pytest.approx(nats.mean().item() / (8 - given), rel=1e-5)
 
@@ -348,7 +348,7 @@ def test_eval_measures_each_document_as_if_alone(make, tmp_path, checkpoint):
     nelbo, exact = measure(tmp_path / "ag_news", tmp_path, checkpoint, ar)
     expected = sum(left_to_right(ar, row[:n]) for row, n in zip(rows, lengths)) / sum(lengths)
     assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5)
-    model = pretrained.load(checkpoint).model
+    model = ckpt.load(checkpoint).model
     alone = [
         mdlm.nelbo(model, torch.tensor([row[:n]]), mask_id=CHARS.mask_id, samples=3, first=i).item()
         for i, (row, n) in enumerate(zip(rows, lengths))

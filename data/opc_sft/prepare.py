@@ -15,17 +15,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from data import sft  # noqa: E402
+from nanodlm import conversations  # noqa: E402
 
 NAME = "OpenCoder-LLM/opc-sft-stage2"
 
 
 def records(streaming=False):
-    yield from sft.local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
+    yield from conversations.local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
     if not (HERE / "train.jsonl").is_file():
-        others = sft.local_or_hub(HERE, NAME, "evol_instruct", "mceval_instruct", streaming=streaming)
+        others = conversations.local_or_hub(HERE, NAME, "evol_instruct", "mceval_instruct", streaming=streaming)
         yield from (record for record in others if "```python" in record["output"])
 
 
 if __name__ == "__main__":
-    sft.main("opc_sft", __doc__)
+    conversations.main("opc_sft", __doc__)

@@ -14,8 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import hub  # noqa: E402
-from data.common import load_tokenizer, stream_dataset  # noqa: E402
+from nanodlm import hub  # noqa: E402
+from nanodlm.corpus import load_tokenizer, stream_dataset  # noqa: E402
 
 
 def main():

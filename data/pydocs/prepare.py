@@ -20,8 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import tokenizer  # noqa: E402
-from data.common import write_dataset  # noqa: E402
+from nanodlm import tokenizer  # noqa: E402
+from nanodlm.corpus import write_dataset  # noqa: E402
 
 SKIP = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import tokenizer  # noqa: E402
-from data.common import replace_file, write_dataset  # noqa: E402
+from nanodlm import tokenizer  # noqa: E402
+from nanodlm.corpus import replace_file, write_dataset  # noqa: E402
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 

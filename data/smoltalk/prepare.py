@@ -14,12 +14,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from data import sft  # noqa: E402
+from nanodlm import conversations  # noqa: E402
 
 
 def records(streaming=False):
-    return sft.local_or_hub(HERE, "HuggingFaceTB/smoltalk", "all", streaming=streaming)
+    return conversations.local_or_hub(HERE, "HuggingFaceTB/smoltalk", "all", streaming=streaming)
 
 
 if __name__ == "__main__":
-    sft.main("smoltalk", __doc__)
+    conversations.main("smoltalk", __doc__)

@@ -43,9 +43,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import hub  # noqa: E402
-import tokenizer  # noqa: E402
-from data import common  # noqa: E402
+from nanodlm import corpus, hub, tokenizer  # noqa: E402
+from nanodlm.files import replace_file  # noqa: E402
 
 # Detokenizers: (regex, replacement), one after the other. They do what MDLM's do, oddities included: two stops in a row
 # keep a space, apostrophes pair up as quotes.
@@ -221,8 +220,8 @@ def prepare(name, tok, files, args):
     tokenizer.save_files(tok.spec, files, out)
     (out / "val.length.bin").unlink(missing_ok=True)
     if facts.get("padded"):
-        common.replace_file(out / "val.length.bin", lengths.astype("<i8").tobytes())
-    common.write_dataset(out, tok, {"val": val}, **facts)
+        replace_file(out / "val.length.bin", lengths.astype("<i8").tobytes())
+    corpus.write_dataset(out, tok, {"val": val}, **facts)
     print(f"{name}: {counted:,} tokens of {facts['bytes_per_token']:.3f} bytes; {policy}: {out}")
 
 
@@ -255,10 +254,10 @@ def main():
     if args.max_documents is not None and args.max_documents < 1:
         sys.exit(f"max_documents={args.max_documents} leaves nothing to read")
     if args.checkpoint:
-        import pretrained
+        from nanodlm import checkpoint as ckpt
 
-        path = pretrained.find(args.checkpoint)
-        tok, files, usual = pretrained.tokenizer_of(path), pretrained.files_of(path), window(path)
+        path = ckpt.find(args.checkpoint)
+        tok, files, usual = ckpt.tokenizer_of(path), ckpt.files_of(path), window(path)
     else:
         try:
             tok, files, usual = tokenizer.load({"kind": "tiktoken", "name": "gpt2"}), None, 1024

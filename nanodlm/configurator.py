@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
-ROOT = Path(__file__).resolve().parent
+from nanodlm.files import ROOT
 
 
 def read(argv, skip=None):

@@ -1,4 +1,4 @@
-"""Conversations: from a data set's records to token files, and from those to batches.
+"""Conversations: from a data set's records to token files; batches.py reads them.
 
     data/<name>/prepare.py   says where records come from; `records(streaming)` yields dicts
     record                   {"messages": [{"role", "content"}, …]}, or a question and its answer under the usual names
@@ -7,10 +7,6 @@
 
 A conversation is written as the checkpoint's chat template writes it, turn by turn, so that what comes before an answer
 is to the token what a sampler will be given. An answer's tokens, its end-of-turn included, are learnt; nothing else is.
-
-Batches are read in chunks of a few thousand conversations. Each source gives its share by weight; the chunk is
-shuffled, and packed if so wished. So mixtures are interleaved exactly, and the pair (chunk, row) says where a run
-stands in its data: stored or streamed, it is all that resuming needs.
 """
 
 import argparse
@@ -20,7 +16,6 @@ import json
 import os
 import shutil
 import sys
-from bisect import bisect_left, insort
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,12 +26,11 @@ from typing import Literal
 
 import numpy as np
 
-import hub
-import tokenizer as tokenizers
-from data import common
+from nanodlm import checkpoint as ckpt
+from nanodlm import corpus, hub
+from nanodlm import tokenizer as tokenizers
 
 VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
-CHUNK = 4096  # conversations that are shuffled and packed together
 
 
 @dataclass
@@ -121,9 +115,9 @@ def find_records(name, streaming=False):
     """(records, a text that changes when they do, their directory under data/) of a name under data/, or of a JSONL
     file."""
     if name.endswith(".jsonl"):
-        return jsonl(name), file_digest(Path(name)), common.ROOT / "data" / "chat_jsonl"
-    here = common.ROOT / "data" / name
-    known = sorted(p.parent.name for p in (common.ROOT / "data").glob("*/prepare.py") if is_chat(p))
+        return jsonl(name), file_digest(Path(name)), corpus.ROOT / "data" / "chat_jsonl"
+    here = corpus.ROOT / "data" / name
+    known = sorted(p.parent.name for p in (corpus.ROOT / "data").glob("*/prepare.py") if is_chat(p))
     if name not in known:
         sys.exit(f"no conversations {name!r}: use a .jsonl file, or {', '.join(known)}")
     module = importlib.import_module(f"data.{name}.prepare")
@@ -148,7 +142,7 @@ def file_digest(path):
 def holds_chat(dataset):
     """Whether `dataset` names conversations (and not running text)."""
     return all(
-        name.endswith(".jsonl") or (p := common.ROOT / "data" / name / "prepare.py").is_file() and is_chat(p)
+        name.endswith(".jsonl") or (p := corpus.ROOT / "data" / name / "prepare.py").is_file() and is_chat(p)
         for name, _ in parse_mixture(dataset)
     )
 
@@ -251,7 +245,7 @@ def is_val(messages):
 
 def system_hint(error, messages):
     hint = "; use --system=merge or --system=drop" if messages and messages[0]["role"] == "system" else ""
-    return f"the chat template refuses it: {(str(error).strip() or type(error).__name__).splitlines()[0]}{hint}"
+    return f"the chat template refuses it: {hub.first_line(error)}{hint}"
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -337,7 +331,7 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
                     left_out[found] += 1
                     continue
                 split, ids, learn, size = found
-                files[split, ""].write(np.array(ids, dtype=common.token_dtype(tokenizer)).tobytes())
+                files[split, ""].write(np.array(ids, dtype=corpus.token_dtype(tokenizer)).tobytes())
                 files[split, ".learn"].write(np.array(learn, dtype=np.uint8).tobytes())
                 starts[split].append(starts[split][-1] + len(ids))
                 facts[f"{split}_bytes"] += size
@@ -356,7 +350,7 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
         facts[f"{split}_conversations"] = len(begin) - 1
         facts[f"{split}_tokens"] = begin[-1]
     tokenizers.save_files(tokenizer.spec, tokenizer_dir, part)
-    common.write_meta(part, tokenizer, name=name, source=digest, left_out=dict(left_out), **facts)
+    corpus.write_meta(part, tokenizer, name=name, source=digest, left_out=dict(left_out), **facts)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     print(f"{name}: {facts['train_conversations']:,} + {facts['val_conversations']:,} conversations, ", end="")
@@ -376,275 +370,7 @@ def main(name, doc):
     if name == "chat_jsonl":
         parser.add_argument("--file", required=True, help="the JSONL file")
     args = parser.parse_args()
-    import pretrained
 
-    path = pretrained.find(args.tokenizer)
+    path = ckpt.find(args.tokenizer)
     source = args.file if name == "chat_jsonl" else name
-    print(prepare(source, pretrained.tokenizer_of(path), pretrained.files_of(path), args.system, args.workers))
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# sources: conversation number p of an endless sequence
-
-
-class Stored:
-    """Token files, in an order of its own for each pass over them."""
-
-    def __init__(self, directory, split, room, options):
-        self.meta = json.loads((directory / "meta.json").read_text())
-        self.directory, self.split, self.room, self.options = directory, split, room, options
-        self.start = np.fromfile(directory / f"{split}.start.bin", dtype="<i8")
-        lengths = np.diff(self.start)
-        self.lengths, keep = lengths.copy(), np.ones(len(lengths), dtype=bool)
-        for i in np.flatnonzero(lengths > room):
-            found = self.read(i)
-            keep[i], self.lengths[i] = found is not None, 0 if found is None else len(found[0])
-        self.index, self.orders = np.flatnonzero(keep), {}
-        self.left_out, self.shortened = int((~keep).sum()), int((lengths > room).sum() - (~keep).sum())
-        size, tokens = (sum(self.meta.get(f"{s}_{k}", 0) for s in ("train", "val")) for k in ("bytes", "learnt"))
-        self.bytes_per_token = size / tokens  # of the answers as they were written, which a tokenizer may not give back
-
-    def read(self, i):
-        """(ids, learn) of conversation i, int64 and bool; read and not mapped, which takes several times as long."""
-        begin, n, dtype = int(self.start[i]), int(self.start[i + 1] - self.start[i]), np.dtype(self.meta["dtype"])
-        ids = np.fromfile(self.directory / f"{self.split}.bin", dtype, n, offset=begin * dtype.itemsize)
-        learn = np.fromfile(self.directory / f"{self.split}.learn.bin", np.uint8, n, offset=begin)
-        return fit(ids.astype(np.int64), learn.astype(bool), self.room, self.options)
-
-    def take(self, first, n, seed):
-        """Conversations first … first+n-1 of the sequence, as [(length, how to read it)]."""
-        found = []
-        for p in range(first, first + n):
-            lap, place = divmod(p, len(self.index))
-            if lap not in self.orders:
-                self.orders = {lap: np.random.default_rng((seed, lap)).permutation(len(self.index))}
-            i = int(self.index[self.orders[lap][place]])
-            found.append((int(self.lengths[i]), (self, i)))
-        return found
-
-
-class Streamed:
-    """Records tokenized as they come, in their own order, again from the start at the end."""
-
-    def __init__(self, name, tokenizer, split, room, options):
-        self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
-        self.place, self.records = 0, None
-        self.left_out = self.shortened = 0
-
-    def conversations(self):
-        """One pass over the records."""
-        for number, record in enumerate(find_records(self.name, streaming=True)[0], 1):
-            try:
-                asked = messages_of(record)
-            except ValueError as e:
-                sys.exit(f"{self.name}, conversation {number}: {e}")
-            if is_val(asked) != (self.split == "val"):
-                continue
-            messages = settle_system(asked, self.options.system)
-            try:
-                found = tokenize(self.tokenizer, messages)
-            except ValueError:
-                self.left_out += 1
-                continue
-            except Exception as e:
-                sys.exit(f"{self.name}, conversation {number}: {system_hint(e, messages)}")
-            found = fit(np.array(found[0]), np.array(found[1]), self.room, self.options)
-            if found is None:
-                self.left_out += 1
-            else:
-                yield found
-
-    def take(self, first, n, seed):
-        if self.records is None or first < self.place:
-            self.place, self.records = 0, self.conversations()
-        found = []
-        while self.place < first + n:
-            one = next(self.records, None)
-            if one is None:
-                if self.split == "val":  # all there are, once
-                    return found
-                if self.place == 0:
-                    sys.exit(f"{self.name} has no conversation to learn from")
-                self.records = self.conversations()
-                continue
-            if self.place >= first:
-                found.append((len(one[0]), one))
-            self.place += 1
-        return found
-
-
-def read(item):
-    """(ids, learn) of what a source's take() gave."""
-    return item[0].read(item[1]) if isinstance(item[0], Stored) else item
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# batches
-
-
-class Conversations:
-    """The rows of a run, one global batch after the other; `state`, (chunk, row), is where the next one begins."""
-
-    def __init__(self, dataset, tokenizer, tokenizer_dir, seq_len, options, seed, split="train"):
-        self.parts = parse_mixture(dataset)
-        o = self.options = options
-        self.seq_len, self.seed = seq_len, seed
-        if o.streaming:
-            self.sources = [Streamed(name, tokenizer, split, seq_len, o) for name, _ in self.parts]
-            shares = [1.0 if w is None else w for _, w in self.parts]
-            self.conversations = None
-        else:
-            paths = [prepare(name, tokenizer, tokenizer_dir, o.system) for name, _ in self.parts]
-            self.sources = [Stored(path, split, seq_len, o) for path in paths]
-            for (name, _), source in zip(self.parts, self.sources):
-                if split == "train" and not len(source.index):
-                    sys.exit(
-                        f"no conversation of {name} fits into seq_len={seq_len}; use a larger one, or too_long=cut"
-                    )
-            shares = [w or len(s.index) for (_, w), s in zip(self.parts, self.sources)]
-            self.conversations = sum(len(s.index) for s in self.sources)
-        self.shares = [x / max(sum(shares), 1e-9) for x in shares]
-        self.chunk_size = min(CHUNK, self.conversations or CHUNK)
-        self.state, self.planned = (0, 0), (None, None)
-
-    def rows(self, chunk):
-        """The rows of a chunk, lists of (length, item): the sources' shares, shuffled, and packed."""
-        if self.planned[0] != chunk:
-            items = []
-            for k, (source, share) in enumerate(zip(self.sources, self.shares)):
-                first, end = (int(share * self.chunk_size * c + 1e-6) for c in (chunk, chunk + 1))
-                items += source.take(first, end - first, self.seed + 1000 * k)
-            order = np.random.default_rng((self.seed, chunk, 1)).permutation(len(items))
-            items = [items[i] for i in order]
-            rows = [[item] for item in items]
-            if self.options.packing:
-                sizes = [filled(n, self.options.fill or 1, self.seq_len) for n, _ in items]
-                rows = [[items[i] for i in row] for row in pack(sizes, self.seq_len)]
-                order = np.random.default_rng((self.seed, chunk, 2)).permutation(len(rows))
-                rows = [rows[i] for i in order]
-            self.planned = chunk, rows
-        return self.planned[1]
-
-    def summary(self):
-        """One line on what is trained on, and what was left out."""
-        shares = ", ".join(f"{name} {share:.0%}" for (name, _), share in zip(self.parts, self.shares))
-        if self.conversations is None:
-            return f"conversations, streamed: {shares}"
-        out, short = (sum(getattr(x, k) for x in self.sources) for k in ("left_out", "shortened"))
-        lost = f"; longer than seq_len={self.seq_len}: {out} left out, {short} shortened" if out or short else ""
-        return f"{self.conversations:,} conversations: {shares}{lost}"
-
-    def content(self):
-        """Tells these data from others, with their shares: of stored ones by all that is learnt from, of a stream by
-        its file, or its name."""
-        words = []
-        for (name, weight), source in zip(self.parts, self.sources):
-            if isinstance(source, Stored):
-                found = common.content(source.directory, [f"train{k}.bin" for k in ("", ".learn", ".start")])
-            else:
-                found = file_digest(Path(name)) if name.endswith(".jsonl") else name
-            words.append(found + ("" if weight is None else f":{weight:g}"))
-        return ",".join(words)
-
-    def rows_per_pass(self):
-        """Rows of one pass over all conversations."""
-        if not self.options.packing:
-            return self.conversations
-        chunks = -(-self.conversations // self.chunk_size)
-        rows = sum(len(self.rows(c)) for c in range(chunks))
-        return round(rows * self.conversations / (chunks * self.chunk_size))
-
-    def next(self, count):
-        """The next `count` rows."""
-        found, (chunk, row) = [], self.state
-        while len(found) < count:
-            rows = self.rows(chunk)[row : row + count - len(found)]
-            found, row = found + rows, row + len(rows)
-            if row == len(self.rows(chunk)):
-                chunk, row = chunk + 1, 0
-        self.state = chunk, row
-        return found
-
-    def some(self, count):
-        """`count` conversations for evaluation, always the same, from every source its share."""
-        if self.conversations is not None:
-            count = min(count, self.conversations)
-        found = []
-        for source, share in zip(self.sources, self.shares):
-            n = max(1, round(count * share))
-            n = min(n, len(source.index)) if isinstance(source, Stored) else n
-            found += [[item] for item in source.take(0, n, 0)] if n else []
-        return found
-
-
-def filled(n, fill, room):
-    """Tokens of a conversation of n with the end-of-text behind it."""
-    return min(-(-n // fill) * fill, room)
-
-
-def batch(rows, first, count, options, eos_id, seq_len, width=None):
-    """Rows first … first+count of the global batch `rows`, as numpy arrays (count, width): ids, learn, and the fields
-    of mdlm.Texts as a dict.
-
-    width  tokens of a row, for shapes that do not change; default: as many as the longest row here needs, or, where
-           rows are filled up to the longest, the longest of the global batch"""
-    longest = max(sum(n for n, _ in row) for row in rows)
-    fill = options.fill or longest
-    sizes = [[filled(n, fill, seq_len) for n, _ in row] for row in rows]
-    here = slice(first, first + count)
-    width = width or min(-(-max(map(sum, sizes[here])) // 64) * 64, seq_len)
-    ids = np.full((count, width), eos_id, dtype=np.int64)
-    learn = np.zeros((count, width), dtype=bool)
-    number, position = np.full((count, width), -1, dtype=np.int64), np.zeros((count, width), dtype=np.int64)
-    before = sum(len(row) for row in rows[:first])
-    text = before
-    for r, (row, size) in enumerate(zip(rows[here], sizes[here])):
-        at = 0
-        for (n, item), full in zip(row, size):
-            ids[r, at : at + n], learn[r, at : at + n] = read(item)
-            learn[r, at + n : at + full] = True  # end-of-text, which ids are full of
-            number[r, at : at + full], position[r, at : at + full] = text, np.arange(full)
-            text, at = text + 1, at + full
-    keys = dict(first=before, count=text - before, total=sum(map(len, rows)), length=seq_len, packed=options.packing)
-    return ids, learn, dict(number=number, position=position, **keys)
-
-
-def learnt(rows, options, seq_len):
-    """Learnt tokens of the whole global batch, end-of-text behind the answers included."""
-    longest = max(sum(n for n, _ in row) for row in rows)
-    fill = options.fill or longest
-    total = 0
-    for n, item in (one for row in rows for one in row):
-        total += int(read(item)[1].sum()) + filled(n, fill, seq_len) - n
-    return total
-
-
-def bytes_per_token(rows, tokenizer):
-    """Bytes of text per learnt token of these rows; every answer's end of turn counts as one byte. Stored ones take
-    their source's ratio; of streamed ones, what the tokens decode to is counted."""
-    size = tokens = 0
-    for _, item in (one for row in rows for one in row):
-        ids, learn = read(item)
-        n = int(learn.sum())
-        if isinstance(item[0], Stored):
-            size += n * item[0].bytes_per_token
-        else:
-            size += len(tokenizer.decode(ids[learn].tolist()).encode()) + int((learn[1:] > learn[:-1]).sum())
-        tokens += n
-    return size / max(tokens, 1)
-
-
-def pack(sizes, room):
-    """Rows of at most `room` tokens, lists of indices into `sizes`: best fit, the longest first."""
-    rows, left = [], []  # left: sorted (room left, row)
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        at = bisect_left(left, (sizes[i],))
-        if at == len(left):
-            rows.append([i])
-            rest, row = room - sizes[i], len(rows) - 1
-        else:
-            rest, row = left.pop(at)
-            rows[row].append(i)
-            rest -= sizes[i]
-        insort(left, (rest, row))
-    return rows
+    print(prepare(source, ckpt.tokenizer_of(path), ckpt.files_of(path), args.system, args.workers))

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-import execute
+from nanodlm import sandbox
 
-pytestmark = pytest.mark.skipif(execute.resource is None, reason="this system has no resource limits")
+pytestmark = pytest.mark.skipif(sandbox.resource is None, reason="this system has no resource limits")
 ROOT = Path(__file__).resolve().parent.parent
-# Asked of the kernel, not of execute.py; users, network and processes.
+# Asked of the kernel, not of sandbox.py; users, network and processes.
 ASK = [sys.executable, "-c", "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x70000000))"]
 GRANTED = sys.platform == "linux" and subprocess.run(ASK).returncode == 0
 needs_namespaces = pytest.mark.skipif(not GRANTED, reason="this kernel grants no namespaces")
@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("namespaces", [pytest.param(True, marks=needs_nam
 
 def failed(program, **limits):
     """Why a program failed, which it must."""
-    passed, why = execute.run(program, **limits)
+    passed, why = sandbox.run(program, **limits)
     assert not passed, program
     return why
 
@@ -57,7 +57,7 @@ def failed(program, **limits):
     ],
 )
 def test_passes(program, namespaces):
-    assert execute.run(program, namespaces=namespaces) == (True, "passed")
+    assert sandbox.run(program, namespaces=namespaces) == (True, "passed")
 
 
 @both
@@ -83,9 +83,9 @@ def test_fails(program, why, namespaces):
 
 
 def test_no_resource_module(monkeypatch):
-    monkeypatch.setattr(execute, "resource", None)
+    monkeypatch.setattr(sandbox, "resource", None)
     with pytest.raises(RuntimeError, match="run it on Linux, macOS or WSL"):
-        execute.run("pass")
+        sandbox.run("pass")
 
 
 # ---- limits ----
@@ -115,7 +115,7 @@ def test_cpu_time_is_limited_too(namespaces):
     """The wall clock comes first; were it gone, the kernel would end the program."""
     hard = "import resource\nfor kind, most in {'CPU': 4, 'CORE': 0, 'AS': 1 << 30}.items():\n"
     hard += "    assert resource.getrlimit(getattr(resource, 'RLIMIT_' + kind)) == (most, most), kind"
-    assert execute.run(hard, seconds=2.5, megabytes=1024, namespaces=namespaces)[0]
+    assert sandbox.run(hard, seconds=2.5, megabytes=1024, namespaces=namespaces)[0]
 
 
 @both
@@ -124,15 +124,15 @@ def test_memory(namespaces):
     bomb = "x = []\nwhile True:\n    x.append(bytearray(1 << 20))"
     assert failed(bomb, megabytes=256, namespaces=namespaces) == "MemoryError"
     fits = "x = bytearray(100 << 20)"
-    assert execute.run(fits, megabytes=256, namespaces=namespaces)[0]
-    assert not execute.run(fits, megabytes=100, namespaces=namespaces)[0]
+    assert sandbox.run(fits, megabytes=256, namespaces=namespaces)[0]
+    assert not sandbox.run(fits, megabytes=100, namespaces=namespaces)[0]
 
 
 @both
 def test_file_size(namespaces):
     huge = "with open('x', 'wb') as f:\n    for _ in range(100):\n        f.write(bytes(1 << 20))"
     assert "File too large" in failed(huge, namespaces=namespaces)
-    assert execute.run(huge.replace("100", "10"), namespaces=namespaces)[0]
+    assert sandbox.run(huge.replace("100", "10"), namespaces=namespaces)[0]
 
 
 def test_endless_stderr_is_bounded():
@@ -165,13 +165,13 @@ def test_home_is_empty_and_deleted(namespaces):
     ],
 )
 def test_home_is_deleted_whatever_it_holds(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(execute.tempfile, "tempdir", str(tmp_path))
-    execute.run(program, seconds=1)
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    sandbox.run(program, seconds=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_home_is_deleted_when_we_are_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr(execute.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
     started = []
 
     class Interrupted(subprocess.Popen):
@@ -181,9 +181,9 @@ def test_home_is_deleted_when_we_are_interrupted(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().wait()
 
-    monkeypatch.setattr(execute.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(sandbox.subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        execute.run("while True:\n    pass")
+        sandbox.run("while True:\n    pass")
     assert started[0].returncode == -9 and not list(tmp_path.iterdir())
 
 
@@ -207,7 +207,7 @@ def test_files_elsewhere_stay(tmp_path):
         why = failed("import os, shutil, pathlib\nopen('mine', 'w').close()\n" + change, namespaces=False)
         assert why.startswith(f"PermissionError: model-written code may not change {tmp_path}"), change
     assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
-    assert execute.run(f"assert open({str(kept)!r}).read() == 'precious'", namespaces=False)[0]
+    assert sandbox.run(f"assert open({str(kept)!r}).read() == 'precious'", namespaces=False)[0]
 
 
 @both
@@ -215,7 +215,7 @@ def test_environment(namespaces, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hunter2")
     why = failed("import os\nraise Exception(sorted(os.environ))", namespaces=namespaces)
     assert set(re.findall(r"\w+", why)) - {"Exception", "LC_CTYPE"} == {"HOME", "OMP_NUM_THREADS", "PATH", "TMPDIR"}
-    assert execute.run("import sys\nassert not any('main' in p for p in sys.path[:1])", namespaces=namespaces)[0]
+    assert sandbox.run("import sys\nassert not any('main' in p for p in sys.path[:1])", namespaces=namespaces)[0]
 
 
 @needs_namespaces
@@ -262,7 +262,7 @@ def test_no_network_in_the_namespace(listener):
 def test_namespaces_are_what_stops_c(listener):
     """The test above can fail, and the docstring is honest about the hook alone."""
     program = BY_C.format(port=listener.getsockname()[1])
-    assert execute.run(program, namespaces=False) == (True, "passed")
+    assert sandbox.run(program, namespaces=False) == (True, "passed")
     assert reached(listener)
 
 
@@ -331,7 +331,7 @@ def test_children_that_get_past_the_hook_are_gone(shell, namespaces, end):
     program = f"import ctypes, glob, time\nctypes.CDLL(None).system(b'{shell} sleep {marker} &')\ntime.sleep(0.2)\n"
     program += "seen = [open(p).read() for p in glob.glob('/proc/[0-9]*/cmdline')]\n"
     program += f"if not any('sleep\\x00{marker}' in s for s in seen):\n    raise Exception('no child')\n{end}"
-    passed, why = execute.run(program, seconds=1.5 if "100" in end else 20, namespaces=namespaces)
+    passed, why = sandbox.run(program, seconds=1.5 if "100" in end else 20, namespaces=namespaces)
     assert passed == (end == "") and "no child" not in why
     until = time.monotonic() + 2
     while alive(marker) and time.monotonic() < until:
@@ -344,9 +344,9 @@ def test_children_that_get_past_the_hook_are_gone(shell, namespaces, end):
 def test_a_program_does_not_outlive_us(namespaces, tmp_path):
     """Killed evaluations leave nothing running."""
     marker = f"{time.time_ns()}"
-    outer = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import execute\n"
+    outer = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from nanodlm import sandbox\n"
     program = "import time; open('ready', 'w'); time.sleep(100)"
-    outer += f"execute.run({program!r}, seconds=1000.{marker}, namespaces={namespaces})"
+    outer += f"sandbox.run({program!r}, seconds=1000.{marker}, namespaces={namespaces})"
     process = subprocess.Popen([sys.executable, "-c", outer], env={"TMPDIR": str(tmp_path)})
     marker = str(float(f"1000.{marker}"))
     try:
@@ -374,11 +374,11 @@ if child == 0:
 raise Exception('refused')"""
 ORDINARY = """import os, sys
 sys.path.insert(0, {root!r})
-import execute
-print(execute.run("import os; assert os.getpid() == 1"))
-print(execute.run({by_c!r}))
-print(execute.run("import os; os.mkdir('d'); open('d/x', 'w'); os.chmod('d', 0)"))
-print(execute.run({fork_bomb!r}))
+from nanodlm import sandbox
+print(sandbox.run("import os; assert os.getpid() == 1"))
+print(sandbox.run({by_c!r}))
+print(sandbox.run("import os; os.mkdir('d'); open('d/x', 'w'); os.chmod('d', 0)"))
+print(sandbox.run({fork_bomb!r}))
 print(any(p.startswith("execute-") for p in os.listdir({tmp!r})))"""
 
 
@@ -386,7 +386,7 @@ print(any(p.startswith("execute-") for p in os.listdir({tmp!r})))"""
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_ordinary_user(listener):
     python = "/usr/bin/python3"  # the environment may be closed to others
-    tmp = execute.tempfile.mkdtemp()
+    tmp = sandbox.tempfile.mkdtemp()
     try:
         os.chmod(tmp, 0o777)
         keys = dict(user=65534, group=65534, extra_groups=[], cwd="/", env={"TMPDIR": tmp}, capture_output=True)
@@ -412,13 +412,12 @@ def test_a_kernel_that_refuses():
     """The limit on namespaces is itself one of a namespace, so that we can lower ours without anybody noticing."""
     code = f"""import ctypes, os, sys
 sys.path.insert(0, {str(ROOT)!r})
-import execute
 uid = os.getuid()
-assert ctypes.CDLL(None).unshare(execute.CLONE_NEWUSER) == 0
+assert ctypes.CDLL(None).unshare(sandbox.CLONE_NEWUSER) == 0
 open("/proc/self/uid_map", "w").write(f"0 {{uid}} 1")
 open("/proc/sys/user/max_user_namespaces", "w").write("0")
-print(execute.run("import os; assert os.getpid() > 1"))
-print(execute.run("import socket; socket.socket().connect(('127.0.0.1', 1))"))"""
+print(sandbox.run("import os; assert os.getpid() > 1"))
+print(sandbox.run("import socket; socket.socket().connect(('127.0.0.1', 1))"))"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.splitlines() == [
         "(True, 'passed')",
@@ -491,7 +490,7 @@ def test_the_search_would_find_a_token():
 
 @pytest.mark.parametrize("change", ["sys.audit = print", "sys.addaudithook(lambda event, args: 1 / 0)"])
 def test_sabotage_is_no_pass(change):
-    assert not execute.run("import sys\n" + change)[0]
+    assert not sandbox.run("import sys\n" + change)[0]
 
 
 # ---- many ----
@@ -500,15 +499,15 @@ def test_sabotage_is_no_pass(change):
 def test_check_keeps_the_order():
     programs = [f"import time\ntime.sleep({0.3 - i / 10})\nassert False, {i}" for i in range(3)] + ["pass"]
     want = [(False, f"AssertionError: {i}") for i in range(3)] + [(True, "passed")]
-    assert execute.check(programs, workers=4) == want
-    assert execute.check(programs, workers=1) == want
-    assert execute.check([]) == []
-    assert execute.check(["while True: pass"], seconds=0.5) == [(False, "timed out after 0.5 s")]
+    assert sandbox.check(programs, workers=4) == want
+    assert sandbox.check(programs, workers=1) == want
+    assert sandbox.check([]) == []
+    assert sandbox.check(["while True: pass"], seconds=0.5) == [(False, "timed out after 0.5 s")]
 
 
 def test_check_is_parallel():
     start = time.monotonic()
-    assert all(passed for passed, _ in execute.check(["import time\ntime.sleep(1)"] * 4, workers=4))
+    assert all(passed for passed, _ in sandbox.check(["import time\ntime.sleep(1)"] * 4, workers=4))
     assert time.monotonic() - start < 3.9
 
 
@@ -519,7 +518,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
     for n in range(1, 8):
         for c, k in itertools.product(range(n + 1), range(1, n + 1)):
             subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
-            assert execute.pass_at_k(n, c, k) == float(Fraction(sum(map(any, subsets)), len(subsets)))
+            assert sandbox.pass_at_k(n, c, k) == float(Fraction(sum(map(any, subsets)), len(subsets)))
 
 
 def test_pass_at_k_of_large_numbers():
@@ -527,13 +526,13 @@ def test_pass_at_k_of_large_numbers():
     none = Fraction(1)
     for i in range(n - c + 1, n + 1):  # the product of the paper's code
         none *= 1 - Fraction(k, i)
-    assert execute.pass_at_k(n, c, k) == float(1 - none)
+    assert sandbox.pass_at_k(n, c, k) == float(1 - none)
 
 
 @pytest.mark.parametrize("n, k", [(1, 10), (0, 1), (3, 0)])
 def test_pass_at_k_needs_enough(n, k):
     with pytest.raises(ValueError, match=f"pass@{k} needs at least {k} programs for each problem, not {n}"):
-        execute.pass_at_k(n, 0, k)
+        sandbox.pass_at_k(n, 0, k)
 
 
 ADD, CHECK = "def add(a, b):\n    return a {} b\n", "def check(f):\n    assert f(2, 3) == 5\ncheck(add)"
@@ -541,7 +540,7 @@ ADD, CHECK = "def add(a, b):\n    return a {} b\n", "def check(f):\n    assert f
 
 def test_metric():
     predictions = [[ADD.format(op) for op in "+-*"], [ADD.format("-"), ADD.format("+").strip()]]
-    score, results = execute.CodeEval(seconds=5).compute([CHECK, CHECK], predictions, k=[1, 2, 3])
+    score, results = sandbox.CodeEval(seconds=5).compute([CHECK, CHECK], predictions, k=[1, 2, 3])
     assert score == {"pass@1": pytest.approx((1 / 3 + 1 / 2) / 2), "pass@2": pytest.approx((2 / 3 + 1) / 2)}
     wrong = {"passed": False, "result": "AssertionError"}
     right = {"passed": True, "result": "passed"}
@@ -553,9 +552,9 @@ def test_metric():
         ],
         1: [(0, wrong | {"task_id": 1, "completion_id": 0}), (1, right | {"task_id": 1, "completion_id": 1})],
     }
-    assert execute.CodeEval().compute(references=[CHECK], predictions=[[ADD.format("+")]])[0] == {"pass@1": 1.0}
+    assert sandbox.CodeEval().compute(references=[CHECK], predictions=[[ADD.format("+")]])[0] == {"pass@1": 1.0}
     with pytest.raises(ValueError, match="2 tests and 1 lists of candidates"):
-        execute.CodeEval().compute([CHECK, CHECK], [[ADD]])
+        sandbox.CodeEval().compute([CHECK, CHECK], [[ADD]])
 
 
 def test_human_eval():
@@ -566,7 +565,7 @@ def test_human_eval():
         problems = [json.loads(line) for line in itertools.islice(lines, 20)]
     references = [f"{p['test']}\ncheck({p['entry_point']})" for p in problems]
     predictions = [[p["prompt"] + p["canonical_solution"], p["prompt"] + "    pass\n"] for p in problems]
-    score, results = execute.CodeEval(workers=2).compute(references, predictions)
+    score, results = sandbox.CodeEval(workers=2).compute(references, predictions)
     assert score == {"pass@1": 0.5}
     assert [[r["passed"] for _, r in rs] for rs in results.values()] == [[True, False]] * 20
 
@@ -596,9 +595,9 @@ def evaluate(monkeypatch):
 
 
 def test_lm_eval_runs_its_tasks_with_it(evaluate):
-    with execute.installed(allowed=True, seconds=5):
+    with sandbox.installed(allowed=True, seconds=5):
         humaneval, mbpp = lm_eval_module("humaneval"), lm_eval_module("mbpp")
-    assert isinstance(humaneval.compute_, execute.CodeEval) and humaneval.compute_.limits == {"seconds": 5}
+    assert isinstance(humaneval.compute_, sandbox.CodeEval) and humaneval.compute_.limits == {"seconds": 5}
     predictions = humaneval.build_predictions(
         [["    return a + b\n", "    return a\n"]], [{"prompt": "def add(a, b):\n"}]
     )
@@ -608,8 +607,8 @@ def test_lm_eval_runs_its_tasks_with_it(evaluate):
 
 
 def test_without_the_flag_nothing_runs(evaluate, monkeypatch):
-    monkeypatch.setattr(execute, "run", None)
-    with execute.installed(allowed=False):
+    monkeypatch.setattr(sandbox, "run", None)
+    with sandbox.installed(allowed=False):
         for task in ("humaneval", "mbpp"):
             with pytest.raises(ValueError, match="the model wrote: allow it with --run_code"):
                 lm_eval_module(task)
@@ -619,10 +618,10 @@ def test_without_the_flag_nothing_runs(evaluate, monkeypatch):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_load_is_put_back(evaluate, allowed):
     original = evaluate.load
-    with execute.installed(allowed=allowed):
+    with sandbox.installed(allowed=allowed):
         assert evaluate.load is not original
         assert evaluate.load("accuracy", keep=1) == ("original", ("accuracy",), {"keep": 1})
     assert evaluate.load is original
-    with pytest.raises(ZeroDivisionError), execute.installed(allowed=allowed):
+    with pytest.raises(ZeroDivisionError), sandbox.installed(allowed=allowed):
         raise ZeroDivisionError
     assert evaluate.load is original

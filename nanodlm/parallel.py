@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from runs import REQUEUE
+from nanodlm.runs import REQUEUE
 
 
 def start(device, patience=120.0):

@@ -7,7 +7,7 @@ command line, or by a task, goes before it.
 import sys
 from dataclasses import fields
 
-import configurator
+from nanodlm import configurator
 
 ROOT = configurator.ROOT
 SURE = ("threshold", "factor", "entropy_bound")  # quotas that reveal whatever is sure enough; each has an option

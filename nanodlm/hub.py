@@ -97,12 +97,17 @@ def sentence(error, kind, name, instead="", begun=True):
     return f"{kind} {name}: {what}; {advice}" + (f"; or {instead}" if instead else "")
 
 
+def first_line(error):
+    """An exception in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def reason(error, kind, name, begun=False):
     """(what is the matter, what to do, whether time may heal it), from an exception and those that it comes from."""
     import httpx
     from huggingface_hub import constants, errors
 
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = first_line(error)
     found = [error]
     while error := error.__cause__ or error.__context__:
         found.append(error)

@@ -10,7 +10,6 @@ val.length.bin (int64) has the tokens of each that are no padding.
 
 import hashlib
 import json
-import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-import tokenizer as tokenizers
-
-ROOT = Path(__file__).resolve().parent.parent
+from nanodlm import tokenizer as tokenizers
+from nanodlm.files import ROOT, replace_file, to_json
 
 
 def find(dataset):
@@ -169,13 +167,6 @@ def check_ids(ids, tokenizer, split):
         raise ValueError(f"{split} holds id {int(ids.max())}, outside the vocabulary of {tokenizer.vocab_size}")
 
 
-def replace_file(path, content):
-    """Write beside the file, then rename: a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def windows(ids, size, first):
     """(given, predicted) pairs that predict each id once, `size` of them at a time, in windows of len(first) + size:
     the first is given `first`, the last as much of the text before it as fits."""
@@ -198,19 +189,6 @@ def content(directory, names=("train.bin",)):
                 f.seek(start)
                 digest.update(f.read(2**15 if size > 2**24 else -1))
     return digest.hexdigest()[:16]
-
-
-def to_json(value, **keys):
-    """Strict JSON: what is no number, or infinite, becomes null, which every reader understands."""
-
-    def strict(x):
-        if isinstance(x, dict):
-            return {k: strict(v) for k, v in x.items()}
-        if isinstance(x, list | tuple):
-            return [strict(v) for v in x]
-        return None if isinstance(x, float) and not math.isfinite(x) else x
-
-    return json.dumps(strict(value), allow_nan=False, **keys)
 
 
 def eval_windows(dataset, meta, seq_len, count):

@@ -1,8 +1,8 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
-    python bench.py                    everything but memory and likelihood, some 20 minutes on a CPU
-    python bench.py --only=head        one group: head, compile, batch, blocks, sft, decode, block_decode, cache,
-                                       likelihood, harness, memory
+    python experiments/bench.py                everything but memory and likelihood, some 20 minutes on a CPU
+    python experiments/bench.py --only=head    one group: head, compile, batch, blocks, sft, decode, block_decode,
+                                               cache, likelihood, harness, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,12 +22,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import ar
-import bd3lm
-import configurator
-import mdlm
-from data import sft
-from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ar  # noqa: E402
+import bd3lm  # noqa: E402
+import mdlm  # noqa: E402
+from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype  # noqa: E402
+from nanodlm import batches, configurator, decode, fast_mdlm, harness, likelihood, noise, tasks  # noqa: E402
+from nanodlm import checkpoint as ckpt  # noqa: E402
 
 Group = Literal[
     "all",
@@ -97,9 +100,9 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     mask_id, counter = config.vocab_size - 1, itertools.count()
 
     def full_loss(seed):
-        t = mdlm.stratified(seed, batch_size, device)
-        u = mdlm.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
-        hidden = mdlm.hide_by_rate(t, u, torch.ones_like(x, dtype=torch.bool))
+        t = noise.stratified(seed, batch_size, device)
+        u = noise.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
+        hidden = u < t[:, None]
         logits = model(torch.where(hidden, mask_id, x)).flatten(0, 1).float()
         logits.detach()[:, mask_id] = -torch.inf
         nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
@@ -140,15 +143,15 @@ def sft_group(s, device, dtype):
     counter = itertools.count()
 
     def batch(packing):
-        options = sft.Options(packing=packing, fill=1)
+        options = conversations.Options(packing=packing, fill=1)
         rows = [[item] for item in items]
         if packing:
-            rows = [[items[i] for i in row] for row in sft.pack(sizes, length)]
-        ids, learn, texts = sft.batch(rows, 0, len(rows), options, 0, length)
+            rows = [[items[i] for i in row] for row in batches.pack(sizes, length)]
+        ids, learn, texts = batches.batch(rows, 0, len(rows), options, 0, length)
         ids, learn, number, position = (
             torch.from_numpy(x).to(device) for x in (ids, learn, texts.pop("number"), texts.pop("position"))
         )
-        return ids, learn, mdlm.Texts(number, position, **texts)
+        return ids, learn, batches.Texts(number, position, **texts)
 
     def step(loss):
         def run():
@@ -169,8 +172,9 @@ def sft_group(s, device, dtype):
 
     def plain(seed):
         """As it is usually written: rows padded to the context, logits and cross entropy everywhere."""
-        t = mdlm.stratified(seed, len(x), device)
-        hidden = mdlm.hide_by_rate(t, mdlm.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x)), learn)
+        t = noise.stratified(seed, len(x), device)
+        u = noise.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
+        hidden = (u < t[:, None]) & learn
         logits = model(torch.where(hidden, mask_id, x), mask=real).flatten(0, 1).float()
         logits.detach()[:, mask_id] = -torch.inf
         nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
@@ -188,7 +192,7 @@ def sft_group(s, device, dtype):
 def llada_plainly(model, prompts, mask_id, max_new_tokens, block_size):
     """LLaDA's published sampler written down as it stands, one token per step, right-padded: logits of the whole canvas
     at every step, their softmax in float64, a loop over rows."""
-    x, real = mdlm.pad([torch.nn.functional.pad(p, (0, max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    x, real = decode.pad([torch.nn.functional.pad(p, (0, max_new_tokens), value=mask_id) for p in prompts], mask_id)
     position = torch.arange(x.shape[1], device=x.device)
     for block in range(max_new_tokens // block_size):
         end = torch.tensor([len(p) + (block + 1) * block_size for p in prompts], device=x.device)
@@ -215,8 +219,8 @@ def cache_group(s, device):
     prompts = [torch.arange(n, device=device) * 37 % 4000 for n in (8, 16, 24, 32, 48, 64, 80, 96)]
 
     def ours(**options):
-        o = mdlm.SampleOptions(256, block_size=32, temperature=0.0, **options)
-        return lambda: mdlm.generate(model, prompts, o, mask_id=mask_id).tokens
+        o = fast_mdlm.SampleOptions(256, block_size=32, temperature=0.0, **options)
+        return lambda: fast_mdlm.generate(model, prompts, o, mask_id=mask_id).tokens
 
     runs = {
         "published algorithm, plainly": lambda: llada_plainly(model, prompts, mask_id, 256, 32),
@@ -239,7 +243,7 @@ def likelihoods_plainly(model, pairs, mask_id, samples, batch):
         row, total = torch.full((batch,), number, device=x.device), 0.0
         for start in range(0, samples, batch):
             j = start + torch.arange(batch, device=x.device)
-            hidden, weight = mdlm.llada_masks(maskable, row, j, samples, 0, batch)
+            hidden, weight = likelihood.llada_masks(maskable, row, j, samples, 0, batch)
             with torch.no_grad():
                 logits = model(torch.where(hidden, mask_id, x))
             nll = torch.nn.functional.cross_entropy(logits[hidden], x[hidden], reduction="none")
@@ -260,11 +264,11 @@ def likelihood_group(s, device, vocab_size, name, low, high):
         return torch.randint(mask_id, (length,), generator=rng).to(device)
 
     pairs = [(prompt, text(low, high)) for prompt in [text(16, 256) for _ in range(64)] for _ in range(4)]
-    o = mdlm.LikelihoodOptions("llada", mc_samples=32, mc_batch=8)
+    o = fast_mdlm.LikelihoodOptions("llada", mc_samples=32, mc_batch=8)
     found = {}
     runs = {
         "published algorithm, one by one": lambda: found.update(a=likelihoods_plainly(model, pairs, mask_id, 32, 8)),
-        "ours": lambda: found.update(b=mdlm.log_likelihood(model, *zip(*pairs), o, mask_id=mask_id).cpu()),
+        "ours": lambda: found.update(b=fast_mdlm.log_likelihood(model, *zip(*pairs), o, mask_id=mask_id).cpu()),
     }
     group = f"likelihoods, 64 x 4 {name} (answers per second), vocabulary {vocab_size}"
     report(group, {k: (f, len(pairs), 0) for k, f in runs.items()}, 1, device, warm=False)  # a round takes minutes
@@ -277,25 +281,22 @@ def harness_group(s, device):
     and lm-eval's generate_until, with the text, the stop strings and the file of finished requests."""
     from lm_eval.api.instance import Instance
 
-    import harness
-    import pretrained
-
-    checkpoint = pretrained.load("checkpoints/pydocs_mdlm", device)
+    checkpoint = ckpt.load("checkpoints/pydocs_mdlm", device)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     texts = [("class Stack: a list of things that " * 9)[: 70 + 20 * i] for i in range(16)]
     prompts = [torch.tensor(tokenizer.encode(text), device=device) for text in texts]
-    o = mdlm.SampleOptions(128, block_size=32, temperature=0.0)
+    o = fast_mdlm.SampleOptions(128, block_size=32, temperature=0.0)
     requests = [Instance("generate_until", {}, (text, {"until": ["qqqq", "zzzz"]}), i) for i, text in enumerate(texts)]
 
     def in_harness():
         with tempfile.TemporaryDirectory() as directory:
             lm = harness.Harness(checkpoint, mdlm, harness.Answers(checkpoint, mdlm, 16, directory))
-            lm.use(harness.Options(), mdlm.LikelihoodOptions(), lambda said: o)
+            lm.use(tasks.Options(), fast_mdlm.LikelihoodOptions(), lambda said: o)
             return lm.generate_until(requests)
 
     keys = dict(mask_id=tokenizer.mask_id, eos_id=tokenizer.stop_ids)
     runs = {
-        "generate, as sample.py calls it": lambda: mdlm.generate(model, prompts, o, **keys),
+        "generate, as sample.py calls it": lambda: fast_mdlm.generate(model, prompts, o, **keys),
         "lm-eval's generate_until": in_harness,
     }
     report("16 answers of 128 tokens", {k: (f, 16 * 128, 0) for k, f in runs.items()}, s.rounds, device)
@@ -309,18 +310,18 @@ def memory_group(device):
     prompts = [torch.randint(126000, (1300 - 64,), device=device) for _ in range(8)]
     for cache in ("none", "dual"):
         for temperature in (0.0, 1.0):
-            o = mdlm.SampleOptions(
+            o = fast_mdlm.SampleOptions(
                 64, block_size=32, steps=2 if cache == "none" else 4, temperature=temperature, cache=cache
             )
             kept = 2 * 8 * 1301 * 4096 * 2 if cache == "dual" else 0
             if device == "cuda":
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-                mdlm.generate(model, prompts, o, mask_id=126336)
+                fast_mdlm.generate(model, prompts, o, mask_id=126336)
                 peak = torch.cuda.max_memory_allocated() - before - kept
             else:
                 with Live(model) as live:
-                    mdlm.generate(model, prompts, o, mask_id=126336)
+                    fast_mdlm.generate(model, prompts, o, mask_id=126336)
                 peak = live.peak - kept
             name = f"cache={cache}, temperature={temperature:g}"
             print(f"| peak memory, 8 x 1300, vocabulary 126464 | {name} | {peak / 1e9:.2f} GB | | |", flush=True)

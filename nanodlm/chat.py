@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-import replay
+from nanodlm import replay
 
 HELP = "/reset forgets the conversation, /save FILE writes it as JSON, /quit or Ctrl-D ends; a \\ at the end goes on"
 
@@ -62,7 +62,8 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
         sys.exit(
             f"max_new_tokens={options.max_new_tokens} leaves no room in the context of {model.config.seq_len} tokens"
         )
-    print(f"{checkpoint.path.name}: {model.num_params():,} parameters, decoded by {algorithm.__name__}. {HELP}")
+    name = s.algorithm or checkpoint.algorithm
+    print(f"{checkpoint.path.name}: {model.num_params():,} parameters, decoded by {name}. {HELP}")
     messages = []
     while True:
         said = read_line()

@@ -1,7 +1,7 @@
 """Run programs that a model wrote, for HumanEval and MBPP: each in a process of its own, with little to break.
 
-    passed, why = execute.run("assert 1 + 1 == 2", seconds=10)
-    with execute.installed(allowed=run_code): ...        lm-eval's code tasks, run by this file instead of the hub's
+    passed, why = sandbox.run("assert 1 + 1 == 2", seconds=10)
+    with sandbox.installed(allowed=run_code): ...        lm-eval's code tasks, run by this file instead of the hub's
 
 A program gets a temporary directory, an empty environment and limits of time, memory and file size. It gets no network
 and no process but its own: on Linux because it lives in namespaces, where the kernel grants them; everywhere because an

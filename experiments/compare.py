@@ -1,11 +1,13 @@
 """What is it worth? Each comparison trains what is missing, on the same data, steps and masks, and prints a table.
 
-    python compare.py minilm       a sentence encoder learns GSM8K by diffusion: its weights against random ones
-    python compare.py pydocs       our own autoregressive model becomes masked and block diffusion: against from scratch
-    python compare.py endings      what stands behind an answer: one end-of-text, some, or as many as fill the row
-    python compare.py ladder       from autoregression by blocks of 1, 4 and 16 to masked diffusion: bits, and speed
-    python compare.py minilm --max_iters=100 --out=out/short       train's settings, for all runs of the comparison
-    python compare.py ladder --windows=64 --temperature=0          … and for the ladder eval.py's, too
+    python experiments/compare.py minilm
+    python experiments/compare.py minilm --max_iters=100 --out=out/short      train's settings, for all of its runs
+    python experiments/compare.py ladder --windows=64 --temperature=0         … and for the ladder eval.py's, too
+
+minilm    a sentence encoder learns GSM8K by diffusion: its weights against random ones
+pydocs    our own autoregressive model becomes masked and block diffusion: against from scratch
+endings   what stands behind an answer: one end-of-text, some, or as many as fill the row
+ladder    from autoregression by blocks of 1, 4 and 16 to masked diffusion: bits, and speed
 
 A run that was stopped goes on; one that is finished is not trained again: delete it to train it anew.
 """
@@ -22,15 +24,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import bd3lm
-import configurator
-import eval as evaluation
-import mdlm
-import pretrained
-import results as tables
-import train
-from data import sft
-from model import pick_device
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import eval as evaluation  # noqa: E402
+import train  # noqa: E402
+from model import pick_device  # noqa: E402
+from nanodlm import algorithms, batches, configurator, conversations, fast_bd3lm, fast_mdlm, likelihood  # noqa: E402
+from nanodlm import checkpoint as ckpt  # noqa: E402
+from nanodlm import results as tables  # noqa: E402
 
 RANDOM = "--random_weights=true"
 
@@ -130,16 +131,16 @@ def endings(rows, s):
     print("| trained with | nats per token | decoded | answers that end | their tokens | those of the true answers |")
     print("|---|---|---|---|---|---|")
     for name, path, facts in rows:
-        checkpoint = pretrained.load(path / "last", device)
-        model, tokenizer, chat = checkpoint.model, checkpoint.tokenizer, sft.Options()
-        source = sft.Conversations(facts["dataset"], tokenizer, checkpoint.files, 256, chat, 0, "val")
-        pairs = [sft.read(row[0][1]) for row in source.some(s.questions)]
+        checkpoint = ckpt.load(path / "last", device)
+        model, tokenizer, chat = checkpoint.model, checkpoint.tokenizer, conversations.Options()
+        source = batches.Conversations(facts["dataset"], tokenizer, checkpoint.files, 256, chat, 0, "val")
+        pairs = [batches.read(row[0][1]) for row in source.some(s.questions)]
         prompts = [torch.from_numpy(ids[~learn]).to(device) for ids, learn in pairs]
         true = sum(int(learn.sum()) for _, learn in pairs) / len(pairs)
         for how, size in (("blocks of 32", 32), ("one canvas", 0)):
             o = dict(block_size=size, lookahead=size == 0, steps=s.max_new_tokens // 2, temperature=0.0)
-            o = mdlm.SampleOptions(s.max_new_tokens, **o)
-            out = mdlm.generate(model, prompts, o, mask_id=tokenizer.mask_id, eos_id=tokenizer.stop_ids)
+            o = fast_mdlm.SampleOptions(s.max_new_tokens, **o)
+            out = fast_mdlm.generate(model, prompts, o, mask_id=tokenizer.mask_id, eos_id=tokenizer.stop_ids)
             made = [t[len(p) :] for t, p in zip(out.tokens, prompts)]
             ended = [len(t) for t in made if len(t) and int(t[-1]) in tokenizer.stop_ids]
             mean = f"{sum(ended) / len(ended):.0f}" if ended else ""
@@ -151,12 +152,12 @@ def speed(results, device, rows=4, rounds=3):
     """Give each result the forwards per token and tokens per second of generating `rows` texts as long as the context;
     the median of rounds in which every checkpoint has its turn."""
     dtype = getattr(torch, results[0]["settings"]["dtype"])
-    checkpoints = [pretrained.load(r["checkpoint"], device, dtype) for r in results]
+    checkpoints = [ckpt.load(r["checkpoint"], device, dtype) for r in results]
     prompts = [torch.empty(0, dtype=torch.int64, device=device)] * rows
     seconds = [[] for _ in results]
     for _ in range(rounds):
         for r, checkpoint, t in zip(results, checkpoints, seconds):
-            algorithm, n = pretrained.algorithm(r["algorithm"]), checkpoint.model.config.seq_len
+            algorithm, n = algorithms.load(r["algorithm"]), checkpoint.model.config.seq_len
             o = algorithm.SampleOptions(**r["sampling"] | {"max_new_tokens": n})
             start = time.time()
             out = algorithm.generate(checkpoint.model, prompts, o, mask_id=checkpoint.tokenizer.mask_id)
@@ -175,7 +176,7 @@ def print_ladder(results):
         x = next(iter(r["likelihood"].values()))
         here, more = torch.tensor(x["bits_per_window"]), ""
         if above is not None:
-            more = tables.with_error(*mdlm.mean_and_error(here - above), 4)
+            more = tables.with_error(*likelihood.mean_and_error(here - above), 4)
         bits = tables.with_error(x["bits_per_byte"], x["bits_error"], 4)
         line = [Path(r["checkpoint"]).parent.name, bits, more]
         line += [f"{r['speed']['forwards_per_token']:.2f}", f"{r['speed']['tokens_per_s']:,.0f}"]
@@ -197,17 +198,17 @@ def ladder(values, s, file):
 def main(argv):
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if name not in COMPARISONS:
-        sys.exit(f"python compare.py NAME, where NAME is one of {', '.join(COMPARISONS)}, not {name!r}")
+        sys.exit(f"python experiments/compare.py NAME, where NAME is one of {', '.join(COMPARISONS)}, not {name!r}")
     values = configurator.read(argv[1:])
     if "help" in values:
-        configurator.fill(values, Settings, evaluation.Settings, bd3lm.SampleOptions, train.Settings)
+        configurator.fill(values, Settings, evaluation.Settings, fast_bd3lm.SampleOptions, train.Settings)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
     # What eval.py knows goes there, the rest to training; data, device, dtype and seed go to both. What is wrong in the
     # former is refused now, not when the rungs are trained.
-    known = {f.name for c in (evaluation.Settings, bd3lm.SampleOptions) for f in fields(c)} - {"out"}
+    known = {f.name for c in (evaluation.Settings, fast_bd3lm.SampleOptions) for f in fields(c)} - {"out"}
     asked = {k: v for k, v in values.items() if name == "ladder" and k in known}
-    measure, _ = configurator.fill(asked, evaluation.Settings, bd3lm.SampleOptions, quiet=True)
+    measure, _ = configurator.fill(asked, evaluation.Settings, fast_bd3lm.SampleOptions, quiet=True)
     if not measure.windows or "checkpoint" in asked:
         sys.exit("the ladder compares likelihoods of checkpoints of its own; leave out --windows=0 and --checkpoint")
     other = {k: v for k, v in values.items() if k not in own and (k not in asked or hasattr(train.Settings, k))}

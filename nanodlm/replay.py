@@ -1,6 +1,6 @@
 """Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF.
 
-All three draw the same thing, frames made from mdlm.generate's trace: (step, position, token, probability).
+All three draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
 """
 
 import html

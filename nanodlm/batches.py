@@ -1,0 +1,336 @@
+"""What a training loop is given: windows of running text, or conversations.
+
+Conversations are read in chunks of a few thousand. Each source gives its share by weight; the chunk is shuffled, and
+packed if so wished. So mixtures are interleaved exactly, and the pair (chunk, row) says where a run stands in its data:
+stored or streamed, it is all that resuming needs.
+"""
+
+import json
+import sys
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nanodlm import corpus
+from nanodlm.conversations import (
+    file_digest,
+    find_records,
+    fit,
+    is_val,
+    messages_of,
+    parse_mixture,
+    prepare,
+    settle_system,
+    system_hint,
+    tokenize,
+)
+
+CHUNK = 4096  # conversations that are shuffled and packed together
+
+
+@dataclass
+class Texts:
+    """Which text each token of a batch belongs to, where rows hold several texts, or one and padding."""
+
+    number: torch.Tensor  # int64 (B, L): of the text in the global batch, -1 for padding; each row's texts are in order
+    position: torch.Tensor  # int64 (B, L): of the token in its text
+    first: int  # number of the first text here
+    count: int  # texts here
+    total: int  # texts in the global batch
+    length: int  # tokens of a text at most, the same for the whole run
+    packed: bool  # several texts in a row
+
+    def mask(self):
+        """Who sees whom: bool (B, L), the real tokens; or with several texts in a row (B, L, L), each its own text."""
+        if not self.packed:
+            return self.number >= 0
+        return self.number[:, :, None] == self.number[:, None, :]  # padding sees padding, or it would see nothing
+
+    def positions(self):
+        """What the network is given: None, which counts from the row's start, or those within each text."""
+        return self.position if self.packed else None
+
+    def apart(self, x):
+        """x (B, L), a row for every text: (count, length), where what a text lacks is 0 or False."""
+        rows = x.new_zeros(self.count * self.length + 1)
+        return rows.index_put((self.index,), x.masked_fill(self.number < 0, 0))[:-1].view(self.count, self.length)
+
+    def together(self, x):
+        """The inverse of apart, for one or several copies below each other: (k count, length) to (k B, L)."""
+        copies = F.pad(x.reshape(-1, self.count * self.length), (0, 1))
+        return copies[:, self.index].flatten(0, 1)
+
+    def corrupt(self, rule, maskable, options, seed):
+        """What rule (mdlm.corrupt, bd3lm.corrupt) hides and its weight for every token, both (B, L), where each text is
+        a row of its own: its own time t, and the same tokens hidden whatever it shares its row with."""
+        hidden, weight = rule(self.apart(maskable), options, seed, self.first, self.total)
+        return self.together(hidden), self.together(weight.expand_as(hidden))
+
+    @cached_property
+    def index(self):
+        inside = (self.number - self.first) * self.length + self.position
+        return torch.where(self.number >= 0, inside, self.count * self.length)
+
+
+class Stored:
+    """Token files, in an order of its own for each pass over them."""
+
+    def __init__(self, directory, split, room, options):
+        self.meta = json.loads((directory / "meta.json").read_text())
+        self.directory, self.split, self.room, self.options = directory, split, room, options
+        self.start = np.fromfile(directory / f"{split}.start.bin", dtype="<i8")
+        lengths = np.diff(self.start)
+        self.lengths, keep = lengths.copy(), np.ones(len(lengths), dtype=bool)
+        for i in np.flatnonzero(lengths > room):
+            found = self.read(i)
+            keep[i], self.lengths[i] = found is not None, 0 if found is None else len(found[0])
+        self.index, self.orders = np.flatnonzero(keep), {}
+        self.left_out, self.shortened = int((~keep).sum()), int((lengths > room).sum() - (~keep).sum())
+        size, tokens = (sum(self.meta.get(f"{s}_{k}", 0) for s in ("train", "val")) for k in ("bytes", "learnt"))
+        self.bytes_per_token = size / tokens  # of the answers as they were written, which a tokenizer may not give back
+
+    def read(self, i):
+        """(ids, learn) of conversation i, int64 and bool; read and not mapped, which takes several times as long."""
+        begin, n, dtype = int(self.start[i]), int(self.start[i + 1] - self.start[i]), np.dtype(self.meta["dtype"])
+        ids = np.fromfile(self.directory / f"{self.split}.bin", dtype, n, offset=begin * dtype.itemsize)
+        learn = np.fromfile(self.directory / f"{self.split}.learn.bin", np.uint8, n, offset=begin)
+        return fit(ids.astype(np.int64), learn.astype(bool), self.room, self.options)
+
+    def take(self, first, n, seed):
+        """Conversations first … first+n-1 of the sequence, as [(length, how to read it)]."""
+        found = []
+        for p in range(first, first + n):
+            lap, place = divmod(p, len(self.index))
+            if lap not in self.orders:
+                self.orders = {lap: np.random.default_rng((seed, lap)).permutation(len(self.index))}
+            i = int(self.index[self.orders[lap][place]])
+            found.append((int(self.lengths[i]), (self, i)))
+        return found
+
+
+class Streamed:
+    """Records tokenized as they come, in their own order, again from the start at the end."""
+
+    def __init__(self, name, tokenizer, split, room, options):
+        self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
+        self.place, self.records = 0, None
+        self.left_out = self.shortened = 0
+
+    def conversations(self):
+        """One pass over the records."""
+        for number, record in enumerate(find_records(self.name, streaming=True)[0], 1):
+            try:
+                asked = messages_of(record)
+            except ValueError as e:
+                sys.exit(f"{self.name}, conversation {number}: {e}")
+            if is_val(asked) != (self.split == "val"):
+                continue
+            messages = settle_system(asked, self.options.system)
+            try:
+                found = tokenize(self.tokenizer, messages)
+            except ValueError:
+                self.left_out += 1
+                continue
+            except Exception as e:
+                sys.exit(f"{self.name}, conversation {number}: {system_hint(e, messages)}")
+            found = fit(np.array(found[0]), np.array(found[1]), self.room, self.options)
+            if found is None:
+                self.left_out += 1
+            else:
+                yield found
+
+    def take(self, first, n, seed):
+        if self.records is None or first < self.place:
+            self.place, self.records = 0, self.conversations()
+        found = []
+        while self.place < first + n:
+            one = next(self.records, None)
+            if one is None:
+                if self.split == "val":  # all there are, once
+                    return found
+                if self.place == 0:
+                    sys.exit(f"{self.name} has no conversation to learn from")
+                self.records = self.conversations()
+                continue
+            if self.place >= first:
+                found.append((len(one[0]), one))
+            self.place += 1
+        return found
+
+
+def read(item):
+    """(ids, learn) of what a source's take() gave."""
+    return item[0].read(item[1]) if isinstance(item[0], Stored) else item
+
+
+class Conversations:
+    """The rows of a run, one global batch after the other; `state`, (chunk, row), is where the next one begins."""
+
+    def __init__(self, dataset, tokenizer, tokenizer_dir, seq_len, options, seed, split="train"):
+        self.parts = parse_mixture(dataset)
+        o = self.options = options
+        self.seq_len, self.seed = seq_len, seed
+        if o.streaming:
+            self.sources = [Streamed(name, tokenizer, split, seq_len, o) for name, _ in self.parts]
+            shares = [1.0 if w is None else w for _, w in self.parts]
+            self.conversations = None
+        else:
+            paths = [prepare(name, tokenizer, tokenizer_dir, o.system) for name, _ in self.parts]
+            self.sources = [Stored(path, split, seq_len, o) for path in paths]
+            for (name, _), source in zip(self.parts, self.sources):
+                if split == "train" and not len(source.index):
+                    sys.exit(
+                        f"no conversation of {name} fits into seq_len={seq_len}; use a larger one, or too_long=cut"
+                    )
+            shares = [w or len(s.index) for (_, w), s in zip(self.parts, self.sources)]
+            self.conversations = sum(len(s.index) for s in self.sources)
+        self.shares = [x / max(sum(shares), 1e-9) for x in shares]
+        self.chunk_size = min(CHUNK, self.conversations or CHUNK)
+        self.state, self.planned = (0, 0), (None, None)
+
+    def rows(self, chunk):
+        """The rows of a chunk, lists of (length, item): the sources' shares, shuffled, and packed."""
+        if self.planned[0] != chunk:
+            items = []
+            for k, (source, share) in enumerate(zip(self.sources, self.shares)):
+                first, end = (int(share * self.chunk_size * c + 1e-6) for c in (chunk, chunk + 1))
+                items += source.take(first, end - first, self.seed + 1000 * k)
+            order = np.random.default_rng((self.seed, chunk, 1)).permutation(len(items))
+            items = [items[i] for i in order]
+            rows = [[item] for item in items]
+            if self.options.packing:
+                sizes = [filled(n, self.options.fill or 1, self.seq_len) for n, _ in items]
+                rows = [[items[i] for i in row] for row in pack(sizes, self.seq_len)]
+                order = np.random.default_rng((self.seed, chunk, 2)).permutation(len(rows))
+                rows = [rows[i] for i in order]
+            self.planned = chunk, rows
+        return self.planned[1]
+
+    def summary(self):
+        """One line on what is trained on, and what was left out."""
+        shares = ", ".join(f"{name} {share:.0%}" for (name, _), share in zip(self.parts, self.shares))
+        if self.conversations is None:
+            return f"conversations, streamed: {shares}"
+        out, short = (sum(getattr(x, k) for x in self.sources) for k in ("left_out", "shortened"))
+        lost = f"; longer than seq_len={self.seq_len}: {out} left out, {short} shortened" if out or short else ""
+        return f"{self.conversations:,} conversations: {shares}{lost}"
+
+    def content(self):
+        """Tells these data from others, with their shares: of stored ones by all that is learnt from, of a stream by
+        its file, or its name."""
+        words = []
+        for (name, weight), source in zip(self.parts, self.sources):
+            if isinstance(source, Stored):
+                found = corpus.content(source.directory, [f"train{k}.bin" for k in ("", ".learn", ".start")])
+            else:
+                found = file_digest(Path(name)) if name.endswith(".jsonl") else name
+            words.append(found + ("" if weight is None else f":{weight:g}"))
+        return ",".join(words)
+
+    def rows_per_pass(self):
+        """Rows of one pass over all conversations."""
+        if not self.options.packing:
+            return self.conversations
+        chunks = -(-self.conversations // self.chunk_size)
+        rows = sum(len(self.rows(c)) for c in range(chunks))
+        return round(rows * self.conversations / (chunks * self.chunk_size))
+
+    def next(self, count):
+        """The next `count` rows."""
+        found, (chunk, row) = [], self.state
+        while len(found) < count:
+            rows = self.rows(chunk)[row : row + count - len(found)]
+            found, row = found + rows, row + len(rows)
+            if row == len(self.rows(chunk)):
+                chunk, row = chunk + 1, 0
+        self.state = chunk, row
+        return found
+
+    def some(self, count):
+        """`count` conversations for evaluation, always the same, from every source its share."""
+        if self.conversations is not None:
+            count = min(count, self.conversations)
+        found = []
+        for source, share in zip(self.sources, self.shares):
+            n = max(1, round(count * share))
+            n = min(n, len(source.index)) if isinstance(source, Stored) else n
+            found += [[item] for item in source.take(0, n, 0)] if n else []
+        return found
+
+
+def filled(n, fill, room):
+    """Tokens of a conversation of n with the end-of-text behind it."""
+    return min(-(-n // fill) * fill, room)
+
+
+def batch(rows, first, count, options, eos_id, seq_len, width=None):
+    """Rows first … first+count of the global batch `rows`, as numpy arrays (count, width): ids, learn, and the fields
+    of batches.Texts as a dict.
+
+    width  tokens of a row, for shapes that do not change; default: as many as the longest row here needs, or, where
+           rows are filled up to the longest, the longest of the global batch"""
+    longest = max(sum(n for n, _ in row) for row in rows)
+    fill = options.fill or longest
+    sizes = [[filled(n, fill, seq_len) for n, _ in row] for row in rows]
+    here = slice(first, first + count)
+    width = width or min(-(-max(map(sum, sizes[here])) // 64) * 64, seq_len)
+    ids = np.full((count, width), eos_id, dtype=np.int64)
+    learn = np.zeros((count, width), dtype=bool)
+    number, position = np.full((count, width), -1, dtype=np.int64), np.zeros((count, width), dtype=np.int64)
+    before = sum(len(row) for row in rows[:first])
+    text = before
+    for r, (row, size) in enumerate(zip(rows[here], sizes[here])):
+        at = 0
+        for (n, item), full in zip(row, size):
+            ids[r, at : at + n], learn[r, at : at + n] = read(item)
+            learn[r, at + n : at + full] = True  # end-of-text, which ids are full of
+            number[r, at : at + full], position[r, at : at + full] = text, np.arange(full)
+            text, at = text + 1, at + full
+    keys = dict(first=before, count=text - before, total=sum(map(len, rows)), length=seq_len, packed=options.packing)
+    return ids, learn, dict(number=number, position=position, **keys)
+
+
+def learnt(rows, options, seq_len):
+    """Learnt tokens of the whole global batch, end-of-text behind the answers included."""
+    longest = max(sum(n for n, _ in row) for row in rows)
+    fill = options.fill or longest
+    total = 0
+    for n, item in (one for row in rows for one in row):
+        total += int(read(item)[1].sum()) + filled(n, fill, seq_len) - n
+    return total
+
+
+def bytes_per_token(rows, tokenizer):
+    """Bytes of text per learnt token of these rows; every answer's end of turn counts as one byte. Stored ones take
+    their source's ratio; of streamed ones, what the tokens decode to is counted."""
+    size = tokens = 0
+    for _, item in (one for row in rows for one in row):
+        ids, learn = read(item)
+        n = int(learn.sum())
+        if isinstance(item[0], Stored):
+            size += n * item[0].bytes_per_token
+        else:
+            size += len(tokenizer.decode(ids[learn].tolist()).encode()) + int((learn[1:] > learn[:-1]).sum())
+        tokens += n
+    return size / max(tokens, 1)
+
+
+def pack(sizes, room):
+    """Rows of at most `room` tokens, lists of indices into `sizes`: best fit, the longest first."""
+    rows, left = [], []  # left: sorted (room left, row)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        at = bisect_left(left, (sizes[i],))
+        if at == len(left):
+            rows.append([i])
+            rest, row = room - sizes[i], len(rows) - 1
+        else:
+            rest, row = left.pop(at)
+            rows[row].append(i)
+            rest -= sizes[i]
+        insort(left, (rest, row))
+    return rows

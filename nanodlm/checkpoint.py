@@ -1,0 +1,275 @@
+"""Checkpoints on disk or on the hub ⇄ a Transformer and its tokenizer.
+
+A checkpoint of ours is a directory: config.json (architecture, tokenizer, the facts a sampler needs),
+model.safetensors, the tokenizer's files, and train_state.pt where a run can be resumed. A released one (LLaDA, Dream,
+Qwen, BERT, …) has the hub's layout; families.py knows its names, and save() writes it back in the same layout. Loading
+is strict: a tensor too many, too few or of another shape is an error that names it. No code from a checkpoint is run.
+A LoRA adapter is a checkpoint, too: it names its base, and both are loaded together.
+
+    python -m nanodlm.merge --checkpoint=out/llada_sft --merge=checkpoints/merged    both as one network
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from model import Config, Transformer
+from nanodlm import hub
+from nanodlm import tokenizer as tokenizers
+from nanodlm.families import FAMILIES, their_names
+from nanodlm.files import ROOT, to_json
+from nanodlm.hub import first_line
+from nanodlm.lora import add_lora, digest
+from nanodlm.weights import load_family, load_weights, read_tensors, weight_files
+from nanodlm.wrapped import is_causal, load_wrapped
+
+
+@dataclass
+class Checkpoint:
+    model: Transformer
+    tokenizer: tokenizers.Tokenizer
+    algorithm: str  # the module that trained it: mdlm, bd3lm, ar, …
+    facts: dict  # the rest of config.json: data set, iteration, validation NELBO, …
+    path: Path
+
+    @property
+    def files(self):
+        """Where the tokenizer's files are: with an adapter, its base's."""
+        return files_of(self.path)
+
+
+def find(path, pickle=False):
+    """The checkpoint directory that `path` means: itself, or its best/ or last/, here or in the project; or else the
+    snapshot of the hub's `org/name` or `org/name@revision`, downloaded where it is not in the cache yet.
+
+    last.old is what save() leaves if it is killed between its two renames."""
+    for base in (Path(path), ROOT / path):
+        inside = [base / name for name in ("best", "last", "best.old", "last.old")]
+        for candidate in (base, *inside, Path(f"{base}.old")):
+            if (candidate / "config.json").is_file():
+                return candidate
+    there = re.fullmatch(r"([\w.-]+)/[\w.-]+(@[\w./-]+)?", str(path))
+    if there and not any((base / there[1]).exists() for base in (Path(), ROOT)):
+        return download(str(path), pickle)
+    hint = "" if "/" in str(path) else "; a name on the hub is org/name, as in openai-community/gpt2"
+    sys.exit(f"no checkpoint in {str(path)!r}: it needs a config.json, or a best/ or last/ that has one{hint}")
+
+
+def download(name, pickle):
+    """The directory of a model of the hub; exits where there is none, or it is no model of ours."""
+    path = hub.snapshot(name, pickle)
+    if not (path / "config.json").is_file():
+        sys.exit(f"no checkpoint in {name!r}: the hub's repository has no config.json")
+    return path
+
+
+def files_of(path):
+    """The directory that holds a checkpoint's tokenizer: an adapter's base, or the checkpoint itself."""
+    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return files_of(find(facts["adapter"]["base"])) if "adapter" in facts else path
+
+
+def tokenizer_of(path):
+    """The tokenizer of a checkpoint's directory."""
+    path = files_of(path)
+    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    try:
+        return tokenizers.load(facts["tokenizer"] if "model" in facts else {"kind": "hf"}, path)
+    except ValueError as e:
+        sys.exit(str(e))
+
+
+def load(path, device="cpu", dtype=torch.float32, pickle=False):
+    """Checkpoint from a directory or the hub, in eval mode. Exits with one sentence where the files do not fit.
+
+    pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)"""
+    path = find(path, pickle)
+    try:
+        facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if "adapter" in facts:
+            return load_adapter(path, facts, device, dtype, pickle)
+        if facts.get("architectures"):
+            return load_released(path, facts, device, dtype, pickle)
+        config = facts.pop("model")
+        unknown = config.keys() - {f.name for f in fields(Config)}
+        if unknown:
+            sys.exit(f"{path}/config.json has the unknown model settings {', '.join(sorted(unknown))}")
+        model = Transformer(Config(**config))
+        tokenizer = tokenizers.load(facts.pop("tokenizer"), path)
+        algorithm = facts.pop("algorithm")
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        sys.exit(f"{path}/config.json cannot be read as a nanoDLM checkpoint: {type(e).__name__}: {e}")
+    if config["vocab_size"] < tokenizer.vocab_size:
+        sys.exit(f"{path}: vocab_size={config['vocab_size']} is below the tokenizer's {tokenizer.vocab_size}")
+    load_weights(model, path / "model.safetensors")
+    return Checkpoint(model.to(device, dtype).eval(), tokenizer, algorithm, facts, path)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# released checkpoints
+
+
+def load_released(path, content, device, dtype, pickle):
+    """Checkpoint from a directory in the hub's layout, whose config.json has this content."""
+    name = content["architectures"][0]
+    family = FAMILIES.get(name)
+    try:
+        tokenizer = tokenizers.load({"kind": "hf"}, path)
+    except ValueError as e:
+        sys.exit(str(e))
+    parts = path.resolve().parts  # …/models--org--name/snapshots/revision, or …/name
+    if parts[-2] == "snapshots":  # where transformers finds code that is not beside the weights
+        origin = parts[-3].removeprefix("models--").replace("--", "/", 1)
+        code = content.get("auto_map", {})
+        there = {k: f"{origin}--{v}" for k, v in code.items() if isinstance(v, str) and "--" not in v}
+        content |= {"auto_map": code | there} if code else {}
+    facts = {"architecture": name, "hf_config": content, **content.get("nanodlm", {})}
+    network = facts.pop("network", {})  # what training or conversion made otherwise than the architecture's name says
+    if family is None:
+        model, algorithm = load_wrapped(path, content, device, dtype, pickle)
+        model.config = replace(model.config, **network)
+    else:
+        try:
+            config = Config(**family.config(content) | network)
+        except KeyError as e:
+            sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
+        except ValueError as e:
+            sys.exit(f"{path}/config.json: {e}")
+        with torch.device("meta"):  # no memory, no time: every parameter comes from the files
+            model = Transformer(config)
+        load_family(model, family, weight_files(path, pickle), device, dtype)
+        algorithm = family.algorithm
+        facts.setdefault("preset", family.preset)
+    algorithm = facts.get("algorithm", algorithm)
+    title = parts[-3 if parts[-2] == "snapshots" else -1]
+    if algorithm != "ar" and "algorithm" not in facts and "bd3lm" in title:  # only its name says so
+        algorithm, facts["preset"] = "bd3lm", "bd3lm"
+    if algorithm == "ar":
+        tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
+    elif tokenizer.mask_id is None:
+        sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")
+    for what in ("mask_id", "eos_id"):
+        if not 0 <= (getattr(tokenizer, what) or 0) < model.config.vocab_size:
+            sys.exit(f"{path}: {what} {getattr(tokenizer, what)} is not below vocab_size={model.config.vocab_size}")
+    return Checkpoint(model.eval(), tokenizer, algorithm, facts, path)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# adapters
+
+
+def load_adapter(path, facts, device, dtype, pickle):
+    """An adapter's checkpoint: its base, with the adapter beside its layers."""
+    adapter = facts["adapter"]
+    base = load(adapter["base"], device, dtype, pickle)
+    found = digest(base.model)
+    if found != adapter["base_digest"]:
+        sys.exit(
+            f"{path} is an adapter for another base than what {adapter['base']} holds now (its digest is {found}, not "
+            f"{adapter['base_digest']}); name the right one in {path}/config.json"
+        )
+    model = add_lora(base.model, adapter["r"], adapter["alpha"], adapter.get("dropout", 0.0)).to(device)
+    own = {n: p for n, p in model.named_parameters() if ".lora_" in n}
+    with torch.no_grad():
+        for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
+            own[name].copy_(tensor)
+    model.config = replace(model.config, **adapter["network"])
+    return Checkpoint(model.eval(), base.tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# saving
+
+
+def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtype=None, train_state=None):
+    """Write a checkpoint directory, whole or not at all: into path.tmp first, then two renames. A released family's
+    checkpoint (facts has its "architecture" and "hf_config") is written in the hub's layout, for `transformers`, too.
+
+    weights      {name: tensor}, the network's named parameters; saved as `dtype` if given
+    train_state  what torch.save takes, for resuming
+    Raises OSError where the disk is full; what stood at `path` is then untouched.
+    """
+    import safetensors.torch
+
+    path = Path(path)
+    tmp, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    shutil.rmtree(tmp, ignore_errors=True)
+    try:
+        tmp.mkdir(parents=True)
+        tensors = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in weights.items()}
+        content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
+        if "adapter" in facts:
+            content = {"algorithm": algorithm, **{k: v for k, v in facts.items() if k not in BASE_FACTS}}
+            (tmp / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        elif "architecture" in facts:
+            content = save_released(tmp, tensors, config, algorithm, facts)
+        else:
+            (tmp / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        if "adapter" not in facts:
+            tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
+        if train_state is not None:
+            torch.save(train_state, tmp / "train_state.pt")
+        (tmp / "config.json").write_text(to_json(content, indent=1))
+        for file in tmp.iterdir():  # on disk before it gets its name
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+    except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch.save reports a full disk as RuntimeError
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise OSError(f"could not save {path}: {e}; what was there before is intact") from e
+    if path.exists():  # or else a save was killed between its two renames, and old is all there is
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+    os.replace(tmp, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+KEPT = ("architecture", "hf_config", "preset", "converted_from", "adapter")  # what training hands on of the facts
+BASE_FACTS = ("architecture", "hf_config")  # of a checkpoint in the hub's layout: what its config.json says anyway
+
+
+def network_facts(config, usual):
+    """The settings that training or conversion may change without changing a weight, where they are not the usual."""
+    return {k: getattr(config, k) for k in ("causal", "shift", "block_size") if getattr(config, k) != getattr(usual, k)}
+
+
+def save_released(directory, tensors, config, algorithm, facts):
+    """Write tensors under their family's names, in shards where they are large; returns what config.json will hold."""
+    import huggingface_hub
+
+    family = FAMILIES.get(facts["architecture"])
+    if family is None:
+        theirs = {n.removeprefix("hf."): t for n, t in tensors.items()}
+    else:
+        theirs = {}
+        for name, ours in their_names(family, tensors, config.n_layer).items():
+            stacked = torch.cat([tensors[n] for n in ours]) if len(ours) > 1 else tensors[ours[0]]
+            swap = family.transposed and re.fullmatch(family.transposed, name)
+            theirs[name] = stacked.T.contiguous() if swap else stacked
+    huggingface_hub.save_torch_state_dict(theirs, directory, max_shard_size="5GB")
+    own = {k: v for k, v in facts.items() if k not in BASE_FACTS}
+    name = facts["architecture"]
+    usual = Config(**family.config(facts["hf_config"])) if family else Config(causal=is_causal(name))
+    own["network"] = network_facts(config, usual)
+    kind = str(next(iter(theirs.values())).dtype).removeprefix("torch.")
+    said = {k: kind for k in ("dtype", "torch_dtype") if k in facts["hf_config"]}
+    return {**facts["hf_config"], **said, "nanodlm": {**own, "algorithm": algorithm}}
+
+
+def load_train_state(path):
+    """train_state.pt as a dict of tensors and numbers; nothing in it can run code (weights_only)."""
+    file = find(path) / "train_state.pt"
+    if not file.is_file():
+        sys.exit(f"{file} is missing, so this run cannot be resumed; --init_from={file.parent} starts from its weights")
+    try:
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as e:
+        sys.exit(
+            f"{file} is corrupted ({first_line(e)}); its weights may still be good: --init_from={file.parent} starts "
+            "from them"
+        )

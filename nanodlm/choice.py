@@ -1,0 +1,164 @@
+"""Which tokens a sampler draws, and which positions it reveals: every published rule, and what is exact about each."""
+
+import torch
+import torch.nn.functional as F
+
+from mdlm import certainty, draw, mask_rate, share
+from model import fp32
+
+
+def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float64):
+    """Log-weights (N, V) of the distribution to sample from: tempered, then cut to the tokens that are both among the
+    top k and in the nucleus; computed in `dtype`.
+
+    The token that crosses top_p stays in, so that the nucleus holds at least that mass."""
+    logits = logits.to(dtype) / temperature
+    outside = torch.zeros_like(logits, dtype=torch.bool)
+    if 0 < top_k < logits.shape[-1]:
+        outside = logits < logits.topk(top_k, -1).values[:, -1:]
+    if top_p < 1:
+        ordered, index = logits.sort(-1, descending=True)
+        before = F.pad(ordered.softmax(-1).cumsum(-1), (1, -1))  # the mass of the tokens that go before
+        outside = outside | torch.zeros_like(outside).scatter(-1, index, before > top_p)
+    return logits.masked_fill(outside, -torch.inf)
+
+
+def choose_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
+    """One token per row of logits (N, V) from one uniform number each (N,): int64 (N,), as mdlm.draw."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return draw(filter_logits(logits, temperature, top_k, top_p), u)
+
+
+def look(logits, u, options, mask_id, dtype, trace):
+    """From the logits (N, V) of candidates and one uniform number each (N,), in place: the token drawn, how sure the
+    network is, and (for a trace) the token's probability, each (N,).
+
+    `measure` says of what order=confidence takes the probability: of the network's best token; of the token drawn
+    (LLaDA); of the token drawn, after temperature, top_k and top_p, which the other orders then look at, too (Dream).
+    `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
+    counts, though it is never drawn."""
+    o = options
+    if o.suppress:
+        logits[:, list(o.suppress)] = -torch.inf
+    if not o.exact:
+        logits[:, mask_id] = -torch.inf
+    weights, published = logits, o.exact and o.measure == "draw"  # Dream filters, and finds its maximum, in that dtype
+    if o.temperature or o.measure == "draw":
+        weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p, dtype if published else torch.float64)
+    mask_weight = weights[:, mask_id].clone()
+    best = weights.softmax(-1) if published and not o.temperature else weights
+    best[:, mask_id] = weights[:, mask_id] = -torch.inf
+    tokens = draw(weights, u) if o.temperature else best.argmax(-1)
+    if o.exact and weights is not logits:  # the filters may have left the mask alone: then the best other token of all
+        other = logits.clone()
+        other[:, mask_id] = -torch.inf
+        tokens = torch.where((weights > -torch.inf).any(-1), tokens, other.argmax(-1))
+    chance = tokens
+    if trace:
+        p = logits.index_fill(1, tokens.new_tensor([mask_id]), -torch.inf).softmax(-1)
+        chance = p.gather(1, tokens[:, None])[:, 0]
+    if o.order == "random" or o.quota == "ancestral":
+        return tokens, chance, chance
+    weights[:, mask_id] = mask_weight
+    if o.measure == "draw":
+        logits = weights
+    if o.exact:
+        logits = logits.to(dtype)
+    if o.last:
+        logits[:, list(o.last)] = -torch.inf
+    sure = fp32(certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens))
+    for token in o.last:
+        sure = sure.masked_fill(tokens == token, -1e4)  # behind all others, however positions are drawn
+    return tokens, sure, chance
+
+
+def resolution(model):
+    """How far apart the log-odds of two certainties have to be to count as different: half of the dtype's digits.
+
+    Where certainties are equal by symmetry, as all are on a canvas of masks under RoPE, rounding would decide who goes
+    first, and so the batch and the machine. This is far coarser than rounding, and far finer than what it means."""
+    return torch.finfo(next(model.parameters()).dtype).eps ** 0.5
+
+
+def top_per_row(score, count, slack=0.0):
+    """bool (B, L): the count (B,) largest finite scores of each row. Those that equal the last of them, probabilities
+    p whose log-odds differ by up to `slack` (see resolution), fill the places that are left from left to right."""
+    last = score.sort(1, descending=True).values.gather(1, (count[:, None] - 1).clamp(0, score.shape[1] - 1))
+    p = last.clamp(0, 1)
+    alike = slack * p * (1 - p + 1 / 256)  # a logit moves p by p (1 - p) times itself; near 1 by fp32's last digits
+    level = (score > last + alike).long() + (score >= last - alike).long()
+    finite = score > -torch.inf
+    ranks = level.masked_fill(~finite, -1).argsort(dim=1, descending=True, stable=True).argsort(1)
+    return (ranks < count[:, None]) & finite
+
+
+def one_per_row(score, candidates, slack=0.0):
+    """bool (B, L): the largest score among the candidates of each row that has any; the leftmost of equals."""
+    ones = torch.ones_like(score[:, 0], dtype=torch.int64)
+    return top_per_row(score.masked_fill(~candidates, -torch.inf), ones, slack)
+
+
+def quota(masks, left, step, steps, schedule):
+    """How many of a block's `masks`, of which `left` are left, to reveal in `step` of `steps`, (B,) int64 each.
+
+    linear  equal shares, the remainder one each to the first steps (LLaDA)
+    dream   left * (1 - s/t), rounded down, at Dream's times; all that is left in the last step
+    others  as many stay hidden as the schedule says, rounded down"""
+    if schedule == "dream":
+        return (left * (1 - dream_time(step + 1, steps) / dream_time(step, steps))).long()
+    return share(masks, step, steps, schedule)
+
+
+def dream_time(step, steps):
+    """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit, as the counts are rounded down;
+    0 after the last."""
+    low = torch.full_like(steps, 1e-3, dtype=torch.float32)
+    width = ((low - 1) / steps).double()
+    t = torch.where(step < (steps + 1) // 2, 1 + width * step, low.double() - width * (steps - step))
+    return torch.where(step >= steps, 0.0, t.float())
+
+
+def choose_positions(score, candidates, options, count, u=None, slack=0.0):
+    """Which candidates (bool, B, L) to reveal, by score (B, L): at least one in every row that has any. Scores that are
+    equal up to `slack` (see resolution) go from left to right.
+
+    steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
+                   adding Gumbel noise from u (B, L)
+    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618)
+    factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.)
+    entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
+                   (EB-Sampler, arXiv 2505.24857)
+    """
+    score = score.double().masked_fill(~candidates, -torch.inf)
+    level = (1 + score) / 2 if options.order == "margin" else score  # how a difference of two probabilities rounds
+    if options.quota == "steps":
+        if options.order_temperature:
+            weight = score.clamp(min=1e-300).log() if options.order == "entropy" else score
+            noisy = weight / options.order_temperature - (-u.log()).log()
+            return top_per_row(torch.where(candidates, noisy, -torch.inf), count)
+        return top_per_row(level, count, slack)
+    best = one_per_row(level, candidates, slack)
+    if options.quota == "threshold":
+        return (score >= options.threshold) & candidates | best
+    ordered = score.sort(1, descending=True).values
+    rank = torch.arange(1, score.shape[1] + 1, device=score.device)
+    if options.quota == "factor":
+        ok = ordered >= 1 - options.factor / (rank + 1)
+        return top_per_row(level, torch.where(ok, rank, 0).amax(1), slack) | best
+    entropy = -ordered.clamp(min=1e-300).log()  # the score is exp(-H)
+    ok = (entropy.cumsum(1) - entropy <= options.entropy_bound) & (ordered > -torch.inf)
+    return top_per_row(level, ok.cumprod(1).sum(1), slack) | best
+
+
+def ancestral_rates(t, s, options):
+    """Probabilities, from time t to s, that a hidden token is revealed and that a revealed one is hidden again, (R,).
+
+    Without remasking (alpha_s - alpha_t) / (1 - alpha_t). ReMDM (arXiv 2503.00307, eq. 9): sigma at most
+    min(remask, (1 - alpha_s) / alpha_t), and (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
+    rate_t, rate_s = mask_rate(t, options.schedule)[0], mask_rate(s, options.schedule)[0]
+    rate_s = torch.where(s <= 1e-12, 0.0, rate_s)
+    alpha_t = 1 - rate_t
+    sigma = torch.minimum(torch.full_like(t, options.remask), rate_s / alpha_t.clamp(min=1e-12))
+    sigma = torch.where((t <= options.remask_from) & (t >= options.remask_until), sigma, 0.0)
+    return (rate_t - rate_s + sigma * alpha_t) / rate_t, sigma

@@ -1,0 +1,281 @@
+"""The loop of every fast sampler: reveal the holes of ragged rows block by block, each row at its own pace.
+
+mdlm.py and bd3lm.py have the same function, written plainly for one row at a time; a test holds them equal, token for
+token. What differs between samplers is who gives the logits (fast_mdlm.py, fast_bd3lm.py)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mdlm import Output, certainty, check, mask_rate
+from model import fp32
+from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, resolution, top_per_row
+from nanodlm.noise import uniform
+
+
+@dataclass
+class SampleOptions:
+    max_new_tokens: int = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
+    block_size: int = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
+    steps: int = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
+    quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
+    schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
+    threshold: float = 0.9  # quota=threshold: reveal every position at least this sure
+    factor: float = 1.0  # quota=factor: larger reveals more at once
+    entropy_bound: float = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
+    remask: float = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
+    remask_from: float = 1.0  # … only while t is below this
+    remask_until: float = 0.0  # … and above this
+    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
+    top_k: int = 0  # draw among the k most probable tokens; 0 means all
+    top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
+    measure: Literal["network", "token", "draw"] = "network"  # confidence in the best token, the drawn, or its draw
+    order_temperature: float = 0.0  # quota=steps: draw the positions by exp(certainty / this) (Dream's alg_temp)
+    cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
+    suppress: tuple[int, ...] = ()  # token ids never generated
+    last: tuple[int, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
+    lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
+    cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
+    compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
+    exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
+    seed: int = 0  # row i of a call draws from seed and i alone
+
+    def __post_init__(self):
+        if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
+            raise ValueError(
+                f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
+            )
+        if self.quota == "entropy_bound" and self.order != "entropy":
+            raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
+        if self.remask and self.quota != "ancestral":
+            raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
+        check(self)
+        if self.remask > 1:
+            raise ValueError(f"remask={self.remask} is a probability: use at most 1")
+        if self.compile and self.cache != "dual":
+            raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+        mask_rate(torch.ones(1), self.schedule)
+
+
+def pad(sequences, value):
+    """A list of 1-D tensors as one (B, L), padded on the right, and the bool (B, L) of what is real."""
+    x = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=value)
+    lengths = torch.tensor([len(s) for s in sequences], device=x.device)
+    return x, torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
+def check_length(model, x):
+    """Refuse canvases (B, L) that are longer than a table of learned positions."""
+    if model.config.position == "learned" and x.shape[1] > model.config.seq_len:
+        raise ValueError(f"{x.shape[1]} tokens exceed the {model.config.seq_len} learned positions; shorten the text")
+
+
+def states(model, x, real, target, rows, mask_id, scale):
+    """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but
+    the target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
+    if scale:
+        rows = torch.cat([rows, rows + x.numel()])
+        x, real = torch.cat([x, torch.where(target, x, mask_id)]), torch.cat([real, real])
+    return model.hidden(x, mask=None if real.all() else real, rows=rows)
+
+
+def reader(model, hidden, scale, exact=False):
+    """A function from indices into the N states to their logits (n, V), at least fp32, guided where scale is not 0; as
+    published (exact) in the network's dtype."""
+
+    def read(part):
+        if not scale:
+            return fp32(model.head(hidden[part]))
+        logits = model.head(torch.cat([half[part] for half in hidden.chunk(2)]))
+        return fp32(guide(logits if exact else fp32(logits), scale))
+
+    return read
+
+
+def scatter(values, where):
+    """values (N,) to the N True places of where (B, L); -inf elsewhere."""
+    return torch.full(where.shape, -torch.inf, dtype=values.dtype, device=where.device).masked_scatter_(where, values)
+
+
+def decode(
+    model,
+    x,
+    hole,
+    lengths,
+    origin,
+    options,
+    logits_at,
+    *,
+    mask_id,
+    eos_id=None,
+    until=None,
+    numbers=None,
+    trace=False,
+    watch=None,
+):
+    """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
+
+    x          int64 (B, L), the canvases: given tokens, and masks
+    hole       bool (B, L): what is to be filled in
+    lengths    int64 (B,): where each row's canvas ends
+    origin     int64 (B,): where its first block starts; blocks without holes are passed over
+    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions,
+               and how many forwards it took besides one (int64 (R,), or 0)
+    """
+    o = options
+    ends_text = torch.tensor([] if eos_id is None else eos_id, device=x.device, dtype=torch.int64)
+    B, L = x.shape
+    device = x.device
+    numbers = torch.arange(B, device=device) if numbers is None else numbers.to(device)
+    at = torch.arange(L, device=device)
+    given = (at < lengths[:, None]) & ~hole
+    tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
+
+    # blocks[i]: the numbers of row i's blocks that have holes, in order; the steps are shared out over them.
+    size = o.block_size or L
+    most = -(-L // size)
+    block_of = torch.where(hole, (at - origin[:, None]) // size, most)
+    held = torch.zeros(B, most + 1, dtype=torch.bool, device=device).scatter_(1, block_of, True)[:, :most]
+    blocks = torch.where(held, torch.arange(most, device=device), most).sort(1).values
+    num_blocks = held.sum(1)
+    window = torch.arange(min(size, int((lengths - origin).max())), device=device)
+    current = torch.zeros(B, dtype=torch.int64, device=device)  # the row is in block blocks[i, current[i]]
+    step = torch.zeros_like(current)  # within that block
+    forwards = torch.zeros_like(current)
+    events, clock = [[] for _ in range(B)], 0
+
+    alive, ends = hole.any(1), lengths.clone()
+    while alive.any():
+        r = alive.nonzero()[:, 0]  # live rows (R,): all tensors below are of these only, and of their blocks (R, W)
+        position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
+        index = r[:, None], position.clamp(max=L - 1)
+        in_block = hole[index] & (position < L)
+        xr = x[index]
+        hidden = (xr == mask_id) & in_block
+        masks = in_block.sum(1)
+        if o.steps:
+            steps = (o.steps // num_blocks[r] + (current[r] < o.steps % num_blocks[r])).clamp(min=1)
+        else:
+            steps = masks.clamp(min=1)
+        key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
+        u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
+
+        # Positions that need no logits are chosen first, so that logits are computed for those alone.
+        count, drop = None, torch.zeros_like(hidden)
+        if o.quota == "ancestral":
+            if o.schedule == "dream":
+                t, s = (dream_time(step[r] + i, steps) for i in (0, 1))
+            else:
+                t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
+            reveal, hide = ancestral_rates(t, s, o)
+            wanted = hidden & (u < reveal[:, None])
+            drop = in_block & ~hidden & (u < hide[:, None])
+        else:
+            count = quota(masks, hidden.sum(1), step[r], steps, o.schedule)
+            if o.order == "random":
+                wanted = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
+            else:
+                wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
+
+        if wanted.any():
+            read, more = logits_at(r, position, wanted)
+            forwards[r] += wanted.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
+            chosen, tokens, chance = choose(model, read, wanted, position, key, count, o, mask_id, trace)
+            xr = xr.masked_scatter(chosen, tokens)
+            i, j = chosen.nonzero(as_tuple=True)
+            if not len(i):  # or this would go on for ever
+                raise ValueError("no token can be chosen: the network's logits are not finite numbers")
+            x[r[i], position[i, j]] = tokens
+            if trace:
+                record(events, clock, r[i], position[i, j], tokens, chance)
+        if o.remask and drop.any():
+            xr = xr.masked_fill(drop, mask_id)
+            i, j = drop.nonzero(as_tuple=True)
+            x[r[i], position[i, j]] = mask_id
+            if trace:
+                record(events, clock, r[i], position[i, j], torch.full_like(i, mask_id), torch.zeros(len(i)))
+        clock += 1
+        if watch is not None:
+            watch([row[:n].clone() for row, n in zip(x, lengths)])
+
+        # A block is done when nothing in it is hidden; with remasking, when its steps are over.
+        step[r] += 1
+        done = ~((xr == mask_id) & in_block).any(1)
+        if o.remask:
+            done &= step[r] >= steps
+        current[r] += done
+        step[r] = torch.where(done, 0, step[r])
+        alive[r] = current[r] < num_blocks[r]
+        if eos_id is not None:
+            ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
+            alive[r] &= ~(ended & (done | (o.remask == 0)))
+        for i in r[done & alive[r]].tolist() if until else ():
+            begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
+            if until(x[i, begin:end]):
+                alive[i], ends[i] = False, end
+
+    if eos_id is not None:
+        ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
+    return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
+
+
+def choose(model, read, wanted, position, key, count, options, mask_id, trace):
+    """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
+    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers.
+
+    Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
+    o, V = options, model.config.vocab_size
+    dtype = next(model.parameters()).dtype if o.exact else None
+    u = uniform(*key, 1, position)[wanted] if o.temperature else None
+
+    def drawn(index):
+        size = max(1, (2**23 if o.temperature or o.measure == "draw" else 2**25) // V)
+        found = [look(read(i), u[i] if o.temperature else u, o, mask_id, dtype, trace) for i in index.split(size)]
+        return [torch.cat(column) for column in zip(*found)]
+
+    index = torch.arange(int(wanted.sum()), device=wanted.device)
+    if o.order == "random" or o.quota == "ancestral":
+        tokens, _, chance = drawn(index)
+        return wanted, tokens, chance
+    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
+    if first:
+        tokens, sure, chance = drawn(index)
+    else:  # draw only for those that are chosen
+        banned, sure = torch.tensor([mask_id, *o.suppress], device=wanted.device), []
+        for part in index.split(max(1, 2**25 // V)):
+            sure.append(certainty(read(part).index_fill_(1, banned, -torch.inf), o.order))
+        sure = torch.cat(sure)
+    w = uniform(*key, 2, position) if o.order_temperature else None
+    slack = 0.0 if o.exact else resolution(model)
+    chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w, slack)
+    index = chosen[wanted].nonzero()[:, 0]
+    if first:
+        return chosen, tokens[index], chance[index]
+    tokens, _, chance = drawn(index)
+    return chosen, tokens, chance
+
+
+def guide(logits, scale):
+    """Classifier-free guidance, un + (scale + 1)(cond - un), of logits (2N, V) that hold cond, then un: (N, V)."""
+    cond, un = logits.chunk(2)
+    return un + (scale + 1) * (cond - un)
+
+
+def stop_position(x, hole, tail, mask_id, eos_id):
+    """Where each row ends, (B,): its first end-of-text (any id of the tensor eos_id) in the tail if nothing is hidden
+    before it, else L."""
+    L = x.shape[1]
+    position = torch.arange(L, device=x.device)
+    end = torch.where(tail & torch.isin(x, eos_id), position, L).amin(1)
+    first_mask = torch.where(hole & (x == mask_id), position, L).amin(1)
+    return torch.where(end < first_mask, end, L)
+
+
+def record(events, clock, *columns):
+    """Append what happened (rows, positions, tokens, probabilities, each (N,)) to each row's trace."""
+    for row, *event in zip(*(c.tolist() for c in columns)):
+        events[row].append((clock, *event))

@@ -1,0 +1,153 @@
+"""bd3lm.py's sampler and likelihoods, made fast: ragged batches, and the exact cache of finished blocks."""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from bd3lm import CAUSAL, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
+from mdlm import Output, certainty
+from nanodlm import decode
+from nanodlm.choice import one_per_row, resolution
+from nanodlm.likelihood import LikelihoodOptions, portions
+
+
+@torch.no_grad()
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
+    """bd3lm.log_likelihood for ragged pairs and with likelihood.LikelihoodOptions; float64 (N,). The exact methods take
+    block_size forwards, not one per token: what a block is given, the text before it, is known from the start, so all
+    blocks reveal a token at the same time."""
+    out, size = [], trained_block_size(model)
+    numbers = torch.arange(len(prompts)) if numbers is None else numbers
+    if options.method in ("llada", "dream", "illada") or options.cfg_scale:
+        raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
+    longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
+    if longest > seq_len:
+        raise ValueError(f"a text of {longest} tokens exceeds the context of {seq_len}; cut it into windows")
+    if not len(prompts):
+        return torch.zeros(0, dtype=torch.float64)
+    for part in portions(targets, options.batch_size, model.config.vocab_size):
+        pairs = list(zip(prompts, targets))[part]
+        x0, real = decode.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
+        more = int(whole_blocks(real.sum(1), size, seq_len).max()) - x0.shape[1]
+        x0, real = F.pad(x0, (0, more), value=mask_id), F.pad(real, (0, more))
+        position = torch.arange(x0.shape[1], device=x0.device)
+        target = real & (position >= lengths[:, None])
+        if options.method == "nelbo":
+            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed)
+            keys["first"] = numbers[part].to(x0.device)
+            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
+            continue
+        total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+        hidden = target.clone()
+        while hidden.any():
+            leftmost = one_per_row(-to_blocks(position.double().expand_as(hidden), size), to_blocks(hidden, size))
+            best = from_blocks(leftmost, x0.shape[1])
+            rows = best if options.method == "left_to_right" else hidden
+            xt = torch.where(hidden | ~real, mask_id, x0)
+            logits = predict(model, xt, x0, rows.flatten().nonzero()[:, 0], size, mask_id)
+            if options.method == "confidence":
+                score = to_blocks(decode.scatter(certainty(logits, "confidence"), hidden), size)
+                best = one_per_row(score, to_blocks(hidden, size), resolution(model))
+                best = from_blocks(best, x0.shape[1])
+                logits = logits[best[hidden]]
+            total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
+            hidden &= ~best
+        out.append(total.sum(1))
+    return torch.cat(out)
+
+
+@dataclass
+class SampleOptions(decode.SampleOptions):
+    block_size: int = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
+    window: int = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
+    cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
+
+
+def whole_blocks(lengths, size, seq_len):
+    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
+    ends = -(-lengths // size) * size
+    return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
+
+
+@torch.no_grad()
+def generate(
+    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
+):
+    """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are fast_mdlm.generate's.
+
+    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
+    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
+    the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
+    Every row has its own block and step, and leaves the batch, and the cache, when it is finished.
+
+    A text may be longer than the context; what lies before the window is then out of sight.
+
+    num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
+    that does not fuse it with the next step.
+    """
+    o, config = options, model.config
+    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
+    if size > config.seq_len:
+        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    if window < size:
+        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if config.shift:
+        raise ValueError("a shifted network predicts from the block before, which bd3lm does not do; use mdlm")
+    if config.block_size not in (0, size):
+        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
+    if not any(len(p) + o.max_new_tokens for p in prompts):
+        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
+    device = prompts[0].device
+    x, real = decode.pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    lengths = real.sum(1)
+    ends = whole_blocks(lengths, size, config.seq_len)
+    if config.position == "learned" and ends.max() > config.seq_len:
+        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
+    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
+    more = int(ends.max()) - x.shape[1]
+    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+
+    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
+    cache = model.cache(copies * len(x), x.shape[1])
+    stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
+    live = torch.arange(len(x), device=device)  # the rows that the cache holds
+
+    def logits_at(r, position, wanted):
+        nonlocal live
+        if len(r) < len(live):
+            cache.keep(torch.isin(live, r).repeat(copies))
+            live = r
+        # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
+        active = wanted.any(1)
+        start = position[:, 0]
+        pending = stored[r] < start
+        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
+        end = torch.minimum(start + size, ends[r])
+        first_end = torch.where(active, torch.minimum(begin + size, ends[r]), x.shape[1])
+        extent = torch.stack([((end - begin) * active).max(), first_end.min() - window, end.max()])
+        T, lowest, highest = extent.tolist()  # the one wait for the GPU here
+        p = begin[:, None] + torch.arange(T, device=device)  # (R, T)
+        p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
+        cache.visible = slice(max(0, lowest), highest)
+        k = torch.arange(x.shape[1], device=device)[cache.visible]
+        q_block = p[:, :, None] // size
+        q_end = torch.minimum((q_block + 1) * size, ends[r, None, None])
+        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
+        i, j = wanted.nonzero(as_tuple=True)
+        rows = i * p.shape[1] + position[i, j] - begin[i]
+        ids = x[r[:, None], p.clamp(min=0)]
+        if o.cfg_scale:
+            given = ~hole[r[:, None], p.clamp(min=0)]
+            ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
+            p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
+        hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
+        stored[r] = torch.where(active, start, stored[r])
+        return decode.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
+
+    o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
+    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
+    return decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)

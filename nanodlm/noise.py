@@ -1,0 +1,84 @@
+"""Noise: random numbers as functions of integers, times spread over [0, 1], and schedules of the mask rate.
+
+Every random number is a pure function of integers: (seed, row, step, position). So a row of a batch is what it would
+have been alone, any split of a batch over processes or micro-batches gives the same numbers, CPU and GPU agree, and a
+resumed run needs no generator state.
+"""
+
+import torch
+
+
+def mix(x):
+    """The splitmix64 finaliser on int64 (products wrap; torch's >> is arithmetic, so the sign bits are cut off)."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def uniform(*counters):
+    """Uniform numbers strictly inside (0, 1), float64, from ints and int64 tensors; they broadcast together."""
+    device = next((c.device for c in counters if torch.is_tensor(c)), None)
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for c in counters:
+        c = c + 7046029254386353131
+        state = mix(state + (c if torch.is_tensor(c) else (c + 2**63) % 2**64 - 2**63))  # ints wrap as tensors do
+    return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def fold(seed, *counters):
+    """One int64 seed from several: fold(seed, step) is a new, unrelated seed."""
+    return int(uniform(seed, *counters) * 2**52)
+
+
+def schedule(t, name):
+    """The probability 1 - alpha(t) that a token is hidden at time t, and its derivative, of the schedules besides the
+    linear one (mdlm.mask_rate): poly2, poly3, … (t^k), cosine (MD4's), cosine_mdlm (the other way round), and dream (as
+    linear; it differs in a sampler's steps only)."""
+    if name == "dream":
+        return t, torch.ones_like(t)
+    if name == "cosine":
+        a = torch.pi / 2 * (1 - t)
+        return a.cos(), torch.pi / 2 * a.sin()
+    if name == "cosine_mdlm":
+        a = torch.pi / 2 * t
+        return 2 * (a / 2).sin() ** 2, torch.pi / 2 * a.sin()  # 1 - cos(a), without the cancellation
+    if name.startswith("poly") and name[4:].replace(".", "", 1).isdigit() and float(name[4:]) > 0:
+        k = float(name[4:])
+        return t**k, k * t ** (k - 1)
+    raise ValueError(f"unknown schedule {name!r}; use linear, poly2 (any power), cosine or cosine_mdlm")
+
+
+def stratified(seed, total, device=None, low_discrepancy=True):
+    """`total` times in (0, 1), float64: one in each of `total` equal strata, jittered, in random order.
+
+    Toy standard deviation of a batch loss at 16 rows: 0.378 independent, 0.042 jittered strata. The order is random
+    because a batch index should not always see the same t."""
+    i = torch.arange(total, device=device)
+    u = uniform(seed, 1, i)
+    if not low_discrepancy:
+        return u
+    return (uniform(seed, 2, i).argsort() + u) / total
+
+
+def times(seed, total, options, device=None):
+    """The times of a batch of `total` rows by mdlm.LossOptions (t_shape, t_min, t_max, low_discrepancy), float64."""
+    t = stratified(seed, total, device, options.low_discrepancy)
+    if options.t_shape == "bell":  # the inverse of Beta(2, 2)'s distribution function, 3t^2 - 2t^3
+        t = 0.5 - torch.sin(torch.asin(1 - 2 * t) / 3)
+    return options.t_min + (options.t_max - options.t_min) * t
+
+
+def of_masks(seed, row, j, length):
+    """The random numbers (B, length) that say what mask j (an int, or int64 (B,)) of each row (B,) hides."""
+    j = torch.as_tensor(j, device=row.device)[..., None]
+    return uniform(seed, 4, row[:, None], j, torch.arange(length, device=row.device))
+
+
+def see_ahead(mask, chance, seed, length, device):
+    """A mask of who sees whom, made causal, but that each pair of a token and one behind it is seen with this chance,
+    drawn anew in every step: so a causal network learns to use it little by little (DiffuLLaMA, 2410.17891)."""
+    if chance == 1:
+        return mask
+    i = torch.arange(length, device=device)
+    seen = (i <= i[:, None]) | (uniform(seed, 7, i[:, None], i) < chance)
+    return seen[None] if mask is None else seen & (mask if mask.dim() == 3 else mask[:, None])

@@ -1,0 +1,120 @@
+"""Weights in files ⇄ a network's parameters. Strict: a tensor too many, too few or of another shape is an error that
+names it."""
+
+import json
+import re
+import sys
+import zipfile
+
+import torch
+
+from nanodlm.families import modern, their_names
+from nanodlm.hub import first_line
+
+
+def load_weights(model, path):
+    """Copy a safetensors file into the model, strictly; any floating dtype is converted to the model's."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_tensors([path], {n: [n] for n in own}, own):
+            own[name].copy_(tensor)
+
+
+def weight_files(path, pickle):
+    """The files that hold the weights: one, or the shards that an index lists."""
+    for name, wanted in (("model.safetensors", True), ("pytorch_model.bin", pickle)):
+        index = path / f"{name}.index.json"
+        if wanted and index.is_file():
+            try:
+                return [path / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            except (AttributeError, KeyError, TypeError, ValueError) as e:
+                sys.exit(f"{index} cannot be read ({type(e).__name__}: {e}); copy the checkpoint again")
+        if wanted and (path / name).is_file():
+            return [path / name]
+    hint = "; --pickle reads its pytorch_model.bin" if [*path.glob("pytorch_model*.bin")] and not pickle else ""
+    sys.exit(f"{path} has no model.safetensors{hint}")
+
+
+def read_tensors(files, table, own, family=None):
+    """(name, tensor) for every tensor of `table` {their name: our names}, one at a time, once it is sure from the
+    files' headers that all are there, of the right shape, and no other."""
+    import safetensors
+
+    where, shapes, pickled = {}, {}, {}
+    for file in files:
+        try:
+            if file.suffix == ".bin":
+                new = zipfile.is_zipfile(file)  # before torch 1.6 it was none
+                pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=new)
+                found = {n: tuple(t.shape) for n, t in pickled[file].items()}
+            else:
+                with safetensors.safe_open(file, "pt") as f:
+                    found = {n: tuple(f.get_slice(n).get_shape()) for n in f.keys()}
+        except Exception as e:
+            sys.exit(f"{file} cannot be read ({first_line(e)}); copy the checkpoint again, or use the one before it")
+        for name, shape in found.items():
+            ours = modern(name, family, table) if family else name
+            where[ours], shapes[ours] = (file, name), shape
+
+    def shape_of(theirs):
+        parts = [own[n].shape for n in table[theirs]]
+        stacked = (sum(p[0] for p in parts), *parts[0][1:])
+        return stacked[::-1] if family and family.transposed and re.fullmatch(family.transposed, theirs) else stacked
+
+    twin = {} if family is None else {n: t for n, t in tied_names(family, own).items() if n in shapes}
+    wrong = [f"{n} is missing" for n in table if n not in where]
+    wrong += [
+        f"{n} is not part of this architecture"
+        for n in where
+        if n not in table and n not in twin and not (family and re.fullmatch(family.ignore, n))
+    ]
+    wrong += [
+        f"{n} has shape {shapes[n]}, config.json says {tuple(shape_of(n))}"
+        for n in table
+        if n in shapes and shapes[n] != tuple(shape_of(n))
+    ]
+    if wrong:
+        refuse(files[0].parent, wrong)
+
+    def get(name):
+        file, key = where[name]
+        if file in pickled:
+            return pickled[file][key]
+        with safetensors.safe_open(file, "pt") as f:
+            return f.get_tensor(key)
+
+    for name, other in twin.items():
+        if not torch.equal(get(name), get(other)):
+            sys.exit(
+                f"config.json says that the output head is tied, but {name} and {other} differ in {files[0].parent}"
+            )
+    for name in table:
+        yield name, get(name)
+
+
+def refuse(path, wrong):
+    more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    sys.exit(f"{path} does not fit its config.json: {'; '.join(wrong[:4])}{more}")
+
+
+def tied_names(family, own):
+    """{their name of the output head: of the embedding}, where the network has only the latter."""
+    if "head_weight" in own:
+        return {}
+    theirs = {ours: name for name, ours in family.names.items() if isinstance(ours, str)}
+    return {theirs["head_weight"]: theirs["embed"] + ".weight"}
+
+
+def load_family(model, family, files, device, dtype, but=()):
+    """Give a network on the meta device its parameters, one tensor at a time, straight to `device` and `dtype`; but not
+    those whose names begin with one of `but`, which stay as they are, and must not be in the files."""
+    own = {n: p for n, p in model.named_parameters() if not n.startswith(tuple(but))}
+    table = their_names(family, own, model.config.n_layer)
+    for name, tensor in read_tensors(files, table, own, family):
+        if family.transposed and re.fullmatch(family.transposed, name):
+            tensor = tensor.T
+        parts = tensor.split([own[n].shape[0] for n in table[name]])
+        for ours, part in zip(table[name], parts):
+            module, _, leaf = ours.rpartition(".")
+            part = part.to(device, dtype, copy=True).contiguous()
+            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(part))
