@@ -30,7 +30,6 @@ import torch
 from tqdm import tqdm
 
 import ar
-from model import pick_device
 from nanodlm import (
     algorithms,
     batches,
@@ -46,6 +45,7 @@ from nanodlm import (
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
+from nanodlm.device import pick_device
 from nanodlm.likelihood import mean_and_error, per_token
 
 

@@ -7,7 +7,6 @@ in this call, S keys, C channels (n_embd), H heads, D channels per head, V vocab
 
 import functools
 import math
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -481,32 +480,3 @@ class Transformer(nn.Module):
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
         attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
         return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# where it runs
-
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bf16
-
-
-def pick_device(name):
-    """(device, why)"""
-    if name == "cuda" and not torch.cuda.is_available():
-        sys.exit("device=cuda, but torch sees no GPU; use --device=cpu, or install torch with CUDA")
-    if name != "auto":
-        return name, "asked for"
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name()
-    if torch.backends.mps.is_available():
-        return "cpu", "Apple's GPU has no float64, which the samplers and the random numbers need"
-    return "cpu", "no GPU found"
-
-
-def pick_dtype(name, device):
-    if name != "auto":
-        return getattr(torch, name), "asked for"
-    if device == "cuda":
-        ok = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
-    has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
-    return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")

@@ -21,9 +21,9 @@ from typing import Literal
 
 import torch
 
-from model import pick_device
 from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, presets, replay
 from nanodlm import checkpoint as ckpt
+from nanodlm.device import pick_device
 
 
 @dataclass

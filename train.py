@@ -8,44 +8,34 @@
 
 Windows and masks are functions of (seed, iteration, row of the global batch): the same run on 1 process or 8, with or
 without gradient accumulation, stopped and resumed or not, draws the same ones. (Dropout depends on the process, too.)
-Data are running text, or conversations (nanodlm/batches.py), of which only the answers are hidden and learnt.
+Data are running text, or conversations, of which only the answers are hidden and learnt (nanodlm/batches.py).
+
+1 settings · 2 set-up · 3 the loop
 """
 
 import contextlib
-import json
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
-from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype
-from nanodlm import (
-    algorithms,
-    batches,
-    configurator,
-    conversations,
-    corpus,
-    files,
-    likelihood,
-    lora,
-    optim,
-    parallel,
-    runs,
-    wrapped,
-)
-from nanodlm import checkpoint as ckpt
-from nanodlm import tokenizer as tokenizers
+from model import Config, Transformer
+from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, start
+from nanodlm.batches import Chats, Windows
+from nanodlm.checkpoint import load_train_state
+from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype
+from nanodlm.files import ROOT, replace_file
+from nanodlm.likelihood import mean_and_error, per_token
 from nanodlm.results import with_error
+
+# ---- 1 · settings ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -141,43 +131,34 @@ def read_stages(words, options):
     return stages
 
 
-def read_metrics(path):
-    """The lines of metrics.jsonl as dicts, without one that a kill cut short."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+# ---- 2 · set-up ------------------------------------------------------------------------------------------------------
 
 
-def plot(out, unit, say):
-    """out/loss.png: training loss and validation NELBO over iterations."""
-    try:
-        import matplotlib
-    except ImportError:
-        return say("no loss.png: it needs `pip install matplotlib`")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+@dataclass
+class Run:
+    """What a run has in its hands while it trains."""
 
-    lines = read_metrics(out / "metrics.jsonl")
-    train = [(m["iter"], m["train_loss"]) for m in lines if "train_loss" in m]
-    val = [(m["iter"], m["val_nats"], m["val_nats_error"] or 0.0) for m in lines if "val_nats" in m]
-    fig, ax = plt.subplots(figsize=(7, 4))
-    if train:
-        ax.plot(*zip(*train), lw=0.6, alpha=0.6, label="training loss")
-    if val:
-        it, nats, error = zip(*val)
-        ax.errorbar(it, nats, error, marker="o", ms=3, capsize=2, label=f"validation {unit}")
-        ax.set_ylim(min(nats) * 0.8, max(nats) * 1.05)
-    ax.set(xlabel="iteration", ylabel="nats per token")
-    ax.legend()
-    fig.tight_layout()
-    try:
-        fig.savefig(out / "loss.part.png", dpi=120)
-        os.replace(out / "loss.part.png", out / "loss.png")
-    except OSError as e:
-        say(f"warning: no loss.png: {e}")
-    plt.close(fig)
+    s: Settings
+    algorithm: object  # the module whose loss is trained
+    config: Config  # of the network
+    stages: list  # [(iteration, loss options from there on)]
+    data: Windows | Chats
+    rows: int  # of an iteration, over all processes and micro-batches
+    out: Path
+    rank: int  # of this process
+    world: int  # processes
+    device: str
+    autocast: object  # the precision of the matrix products
+    raw: torch.nn.Module  # the network, which is evaluated and saved
+    model: torch.nn.Module  # … as it is trained: compiled, by several processes
+    trained: dict  # its parameters that are trained, by name
+    average: dict  # … and their average over time, where one is kept (ema)
+    optimizers: list
+    place: runs.Place  # where it stands
+    identity: dict  # what it is, compared when it goes on
+    said: dict  # what its checkpoints say, besides where it stands
+    say: object  # print, in the first process
+    log: object  # log(iteration, **numbers), in the first process
 
 
 def convert_first(s, shift):
@@ -185,56 +166,31 @@ def convert_first(s, shift):
     processes one does, and the others wait."""
     from filelock import FileLock
 
-    there = [base / s.init_from / "config.json" for base in (Path(), files.ROOT)]
     if s.init_from in ("scratch", "resume"):
         sys.exit(f"convert={s.convert} needs a directory for the converted checkpoint: init_from=checkpoints/…")
     Path(s.init_from).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{s.init_from}.lock"):
-        if any(file.is_file() for file in there):
-            return
-        path = ckpt.find(s.convert)
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        name = (content.get("architectures") or [""])[0]
-        if wrapped.is_causal(name) or content.get("algorithm") == "ar":
+        if start.is_missing(s.init_from) and start.is_autoregressive(s.convert):
             import convert_ar
 
             convert_ar.convert(s.convert, s.init_from, s.algorithm, shift)
-        else:
+        elif start.is_missing(s.init_from):
             import convert_bert
 
             convert_bert.convert(s.convert, s.init_from)
-
-
-# What a run may change of the network that it starts from, without changing a weight.
-FREE = ("dropout", "causal", "block_size", "seq_len")
-
-
-def config_from(source, config, said, context):
-    """The network settings of the checkpoint `source`; exits where the run asks for other ones. A window shorter than
-    its context is the run's business (context), a longer one is an error."""
-    have = asdict(source.model.config)
-    differs = [k for k in said if k in have and getattr(config, k) != have[k] and k not in FREE]
-    if not context and "seq_len" in said and config.seq_len != have["seq_len"]:
-        differs.append("seq_len")
-    if differs:
-        k = differs[0]
-        sys.exit(
-            f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
-            "settings it was trained with"
-        )
-    return replace(source.model.config, dropout=config.dropout)
 
 
 def main(argv):
     """Train as the words of a command line say. Returns the exit status: 0, or runs.REQUEUE where the run was asked to
     stop and has saved."""
     with parallel.processes(), contextlib.ExitStack() as stack:
-        return one_run(argv, stack)
+        run = set_up(argv, stack)
+        stop = stack.enter_context(runs.signals())  # until now there was nothing to save: a signal just ended all
+        return train(run, stop)
 
 
-def one_run(argv, stack):
-    # ---------------------------------------------------------------------------------------------------------------
-    # settings, processes, device
+def set_up(argv, stack):
+    # settings
     values = configurator.read(argv)
     algorithm = algorithms.load(values.get("algorithm", (Settings.algorithm, ""))[0])
     master = int(os.environ.get("RANK", 0)) == 0
@@ -243,501 +199,238 @@ def one_run(argv, stack):
     s, config, options, chat = configurator.fill(values, *classes, quiet=not master)
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
+    compiled = device == "cuda" if s.compile == "auto" else s.compile == "true"
+    if s.preset not in ("", "none") and not (ROOT / f"config/presets/{s.preset}.py").is_file():
+        sys.exit(f"there is no preset config/presets/{s.preset}.py")
 
-    # ---------------------------------------------------------------------------------------------------------------
-    # the checkpoint to start from, and the data: made here where they are missing, before the processes wait for each
-    # other
+    # what it starts from, and the data: made here where they are missing, before the processes wait for each other
     out = Path(s.out_dir)
     before = configurator.read(argv, skip=("init_from", "auto")).get("init_from", (Settings.init_from, ""))[0]
     s = replace(s, init_from=runs.begin(out, s.init_from, before, s.overwrite))
-    holds_run = runs.is_there(out)
+    replaces = runs.is_there(out) and s.init_from != "resume"  # --overwrite
     if master:
         stack.enter_context(runs.held(out))
     if s.convert and s.init_from != "resume":
         convert_first(s, config.shift)
-    is_chat = conversations.holds_chat(s.dataset)
-    source = None
-    if s.init_from != "scratch":
-        held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
-        source = ckpt.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
-        released = "architecture" in source.facts
-        config = config_from(source, config, values, is_chat or released)
-        if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
-            sys.exit(
-                f"{source.path} is an autoregressive model without a mask token: convert it first, by convert_ar.py or "
-                f"with --convert={s.init_from} --init_from=checkpoints/…"
-            )
-        lost = [p for p in (source.path, source.files) if p.resolve().is_relative_to(out.resolve())]
-        if holds_run and lost and s.init_from != "resume":
-            sys.exit(f"--overwrite would remove {lost[0]}, which this run starts from; use another --out_dir")
-    L = config.seq_len
-    if "seq_len" in values:
-        L = configurator.parse(values["seq_len"][0], int)
-    elif source and released:
-        L = min(L, 1024)
-        say(f"seq_len = {L} of the context of {config.seq_len} tokens")
-    if L > config.seq_len:
-        sys.exit(f"seq_len={L} exceeds the context of {config.seq_len} tokens of {source.path}")
-    if is_chat:
-        if source is None:
-            sys.exit(f"{s.dataset} are conversations, which need a checkpoint's chat template: give one as init_from")
-        tokenizer, tokenizer_dir, meta, prompt_len, rows_of = source.tokenizer, source.files, {}, 0, None
-        if tokenizer.template is None:
-            sys.exit(f"{source.path} has no chat template; convert_bert.py and convert_ar.py attach one")
-    else:
-        for field in fields(chat):
-            if getattr(chat, field.name) != field.default:
-                sys.exit(f"{field.name} is for conversations, and {s.dataset} is running text; leave it out")
-        meta = corpus.load_meta(s.dataset)
-        tokenizer, tokenizer_dir = corpus.load_tokenizer(s.dataset, meta), corpus.find(s.dataset)
-        prompt_len, rows_of = meta.get("prompt_len", 0), meta.get("row_len")
-        vocab_size = config.vocab_size or meta["vocab_size"]
-        if vocab_size < meta["vocab_size"]:
-            sys.exit(f"vocab_size={vocab_size} is below the {meta['vocab_size']} ids of {s.dataset}; leave it at 0")
-        config = replace(config, vocab_size=vocab_size)
-        if source and not tokenizers.alike(source.tokenizer, tokenizer):
-            sys.exit(f"{source.path} has another tokenizer than {s.dataset}; their ids do not mean the same")
-        if source:
-            tokenizer, tokenizer_dir = source.tokenizer, source.files
-        if rows_of and rows_of != L:
-            sys.exit(f"seq_len={L} does not fit the rows of {s.dataset}; use --seq_len={rows_of}")
-        if not rows_of and len(corpus.load_tokens(s.dataset, "train", meta)) <= L:
-            sys.exit(f"the training text of {s.dataset} is shorter than one window of seq_len={L} tokens")
+    source, is_chat = start.checkpoint_of(s, dtype, algorithm), conversations.holds_chat(s.dataset)
+    config, L = start.network_settings(source, config, values, is_chat, say)
     stages = read_stages(s.stages, options)
     sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
-    block_size = sizes[-1]  # what the run ends with is what the network is for
-    if "block_size" in values and not block_size:
-        sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
-    if max(sizes) > L:
-        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={L}")
-    if block_size and config.shift:
-        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
-    if block_size and source and not isinstance(source.model, Transformer):
-        sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
-    if s.anneal_iters and (algorithm.CAUSAL or block_size):
-        sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
-    config = replace(config, causal=algorithm.CAUSAL, block_size=block_size)
-    B, accum, world = s.batch_size, s.gradient_accumulation_steps, int(os.environ.get("WORLD_SIZE", 1))
-    global_rows = world * accum * B
+    config = start.settle_blocks(s, config, sizes, source, algorithm, L, values)
     if is_chat:
-        if chat.fill is None:
-            chat = replace(chat, fill=1 if algorithm.CAUSAL else math.lcm(*sizes) or (32 if chat.packing else 0))
-        for size in sizes:
-            if size and (chat.fill == 0 or chat.fill % size):
-                sys.exit(f"fill={chat.fill} is no multiple of block_size={size}: every answer ends with a whole block")
-        if chat.packing and not chat.fill:
-            sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
-        if s.epochs and chat.streaming:
-            sys.exit("epochs: nobody knows how long a stream is; use max_iters")
-        data = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, chat, s.seed)
-        s = runs.settle_length(s, data.rows_per_pass, global_rows, say)
-        alone = replace(chat, packing=False)
-        eval_rows = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed, "val").some(
-            s.eval_windows
-        )
-        say(data.summary())
-        if not eval_rows:  # a small file may have none
-            say(f"no conversation of {s.dataset} is left for validation, which is of training conversations instead")
-            eval_rows = batches.Conversations(s.dataset, tokenizer, tokenizer_dir, L, alone, s.seed).some(
-                s.eval_windows
-            )
+        data = Chats(s, chat, source, config, L, sizes, compiled)
     else:
-        if s.epochs:
-            sys.exit("epochs counts passes over conversations; for running text use max_iters")
-        s = runs.settle_length(s, None, global_rows, say)
-        eval_x = corpus.eval_windows(s.dataset, meta, L, s.eval_windows)
-    if s.preset not in ("", "none") and not (files.ROOT / f"config/presets/{s.preset}.py").is_file():
-        sys.exit(f"there is no preset config/presets/{s.preset}.py")
-    content = data.content() if is_chat else corpus.content(s.dataset)
-    identity = runs.identity(s, L, global_rows, content, options, chat if is_chat else None)
-
-    state = ckpt.load_train_state(source.path) if s.init_from == "resume" else None
+        conversations.refuse(chat, s.dataset)
+        data = Windows(s, config, source, L)
+        config = replace(config, vocab_size=data.vocab_size)
+    rows = int(os.environ.get("WORLD_SIZE", 1)) * s.gradient_accumulation_steps * s.batch_size
+    s = runs.settle_length(s, data.rows_per_pass, rows, say)
+    for line in data.said:
+        say(line)
+    identity = runs.identity(s, L, rows, data.content(), options, data.options)
+    state = load_train_state(source.path) if s.init_from == "resume" else None
     if state:
         runs.check(source.path, state.get("run", {}), identity)
 
+    # the processes, the network, the optimiser, or the run to go on with
     rank, world, device = parallel.start(device, s.patience)
-    kind = torch.device(device).type
     if s.sharding == "fsdp" and world == 1:
         sys.exit("sharding=fsdp cuts the model into parts for several processes: start them with torchrun")
-    use_compile = kind == "cuda" if s.compile == "auto" else s.compile == "true"
     torch.set_float32_matmul_precision("high")
+    kind = torch.device(device).type
     autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    compiled, processes = "on" if use_compile else "off", f", {world} processes ({s.sharding})" if world > 1 else ""
-    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), compile {compiled}{processes}")
-
-    def to_device(ids):
-        """Checked ids (B, L) and which of them are learnt, on the device."""
-        try:
-            corpus.check_ids(ids, tokenizer, s.dataset)
-        except ValueError as e:
-            sys.exit(f"{e}; prepare the data again")
-        x = move(ids.astype(np.int64))
-        maskable = (torch.arange(L, device=device) >= prompt_len).expand_as(x) if prompt_len else None
-        return x, maskable
-
-    def move(array):
-        x = torch.from_numpy(array)
-        return x.pin_memory().to(device, non_blocking=True) if kind == "cuda" else x.to(device)
-
-    def chat_batch(rows, first, count, how, width=None):
-        """`count` rows of conversations from row `first` of the global batch on: ids, what is learnt, batches.Texts."""
-        ids, learn, texts = batches.batch(rows, first, count, how, tokenizer.eos_id, L, width)
-        number, position = move(texts.pop("number")), move(texts.pop("position"))
-        return move(ids), move(learn), batches.Texts(number, position, **texts)
-
-    taken = {}  # the conversations of an iteration, and where in the data they begin
-
-    def rows_of_iteration(it):
-        if taken.get("it") != it:
-            taken.update(it=it, state=data.state, rows=data.next(global_rows))
-            taken["learnt"] = batches.learnt(taken["rows"], chat, L)
-            taken["tokens"] = sum(n for row in taken["rows"] for n, _ in row)
-        return taken["rows"]
-
-    def get_batch(it, micro):
-        """What the loss is given for micro-batch `micro` of this process: rows first…first+B of the global batch of
-        iteration `it`, as (x0, the other arguments)."""
-        first = (micro * world + rank) * B
-        if is_chat:
-            x, learn, texts = chat_batch(
-                rows_of_iteration(it), first, B, chat, L if use_compile or chat.packing else None
-            )
-            return x, dict(maskable=learn, texts=texts, denominator=taken["learnt"] / world)
-        tokens = corpus.load_tokens(s.dataset, "train", meta)
-        starts = len(tokens) - (0 if rows_of else L - 1)
-        index = np.random.default_rng((s.seed, it)).integers(starts, size=global_rows)[first : first + B]
-        x, maskable = to_device(np.stack([tokens[i] if rows_of else tokens[i : i + L] for i in index]))
-        return x, dict(maskable=maskable, shard=(first, global_rows), denominator=accum * B * (L - prompt_len))
-
-    # ---------------------------------------------------------------------------------------------------------------
-    # model, optimiser, or the run to go on with
+    words = f"compile {'on' if compiled else 'off'}" + (f", {world} processes ({s.sharding})" if world > 1 else "")
+    say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), {words}")
     torch.manual_seed(s.seed)
-    base = {}  # what the checkpoint says of itself that goes into those of this run
-    if source is None:
-        model = Transformer(config)
-    else:
-        model = source.model.train()
-        if s.random_weights:
-            if not isinstance(model, Transformer):
-                sys.exit("random_weights: this model runs through transformers; use a family that is known here")
-            model = Transformer(config)
-        base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
-        changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
-        for name, module in model.named_modules():  # what is not a weight follows this run's settings
-            if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
-                module.p = config.dropout
-            if isinstance(getattr(module, "config", None), Config):
-                module.config = config
-    base |= {"preset": s.preset} if s.preset else {}
-    if s.lora_r and source is None:
-        sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")
-    if s.lora_r and s.random_weights:
-        sys.exit("lora_r stands beside weights that are on disk, and random_weights are not; use one of the two")
-    if s.lora_r and "adapter" not in base:
-        alpha = s.lora_alpha or 2.0 * s.lora_r
-        base["adapter"] = {"base": s.init_from, "base_digest": lora.digest(model), "r": s.lora_r, "alpha": alpha}
-        base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
-        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout)
-    elif "adapter" in base:
-        have = base["adapter"]
-        asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
-        for word, (key, value) in asked.items():
-            old = have.get(key, 0.0)
-            if value != old and (value or key != "alpha"):  # no alpha: as it was
-                sys.exit(
-                    f"{source.path} is an adapter of {word} {old:g}, not {value:g}; train it with --lora_{key}={old:g}"
-                )
-        base["adapter"] = have | {"network": have["network"] | changed}
+    raw, said = start.network_of(s, config, source)
     if s.recompute:
-        model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
+        raw.hf.gradient_checkpointing_enable() if hasattr(raw, "hf") else setattr(raw, "recompute", True)
     if s.sharding == "fsdp":
-        for block in parallel.blocks(model) if use_compile else ():
-            block.compile()
-        model = parallel.shard(model, dtype, device)
-    model.to(device)
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizers = optim.make(model, s, device)
-    ema = {n: p.detach().clone() for n, p in trained.items()} if s.ema else None
-    start, evaluated, best, seconds, facts, adapted = 0, 0, math.inf, 0.0, {}, {}
+        raw = parallel.shard(raw, dtype, device, compiled)
+    raw.to(device)
+    trained = {n: p for n, p in raw.named_parameters() if p.requires_grad}
+    optimizers = optim.make(raw, s, device)
+    average = {n: p.detach().clone() for n, p in trained.items()} if s.ema else {}
+    place = runs.Place()
     if state:
-        start, best, seconds, facts = (state[k] for k in ("iter", "best", "seconds", "facts"))
-        evaluated, adapted = state.get("evaluated", start), state.get("adapted", {})
-        if is_chat:
-            data.state = tuple(state["data"])
-        with torch.no_grad():
-            for n, p in trained.items():
-                p.copy_(parallel.like(p, state["weights"][n]))
-                if ema:
-                    ema[n].copy_(parallel.like(p, (state["ema"] or state["weights"])[n]))
-        for optimizer, saved in zip(optimizers, state["optimizers"]):
-            parallel.load_optimizer(optimizer, saved)
-        say(f"resumed at iteration {start}")
+        place = runs.resume(state, trained, average, optimizers, data)
+        say(f"resumed at iteration {place.iter}")
     del state
-    raw = model  # what is saved and evaluated; `model` may be compiled and wrapped
-    if use_compile and s.sharding == "ddp":
-        model = torch.compile(model)
-    if world > 1 and s.sharding == "ddp":
-        model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device] if kind == "cuda" else None)
-    if holds_run and s.init_from != "resume" and master:  # --overwrite
-        for name in ("last", "best", "last.old", "best.old"):
-            shutil.rmtree(out / name, ignore_errors=True)
-    count = sum(p.numel() for p in trained.values())
-    these = f" ({count:,} of them trained)" if count < raw.num_params() else ""
-    amount = f"{global_rows} rows" if is_chat else f"{global_rows * L:,} tokens"
-    say(f"{raw.num_params():,} parameters{these}, {amount} per iteration, {s.max_iters - start} iterations")
+    model = parallel.wrap(raw, s, device, compiled)
+    count, size = sum(p.numel() for p in trained.values()), raw.num_params()
+    these = f" ({count:,} of them trained)" if count < size else ""
+    say(f"{size:,} parameters{these}, {data.amount(rows)} per iteration, {s.max_iters - place.iter} iterations")
+    said |= {"seq_len": L} | ({"chat": asdict(data.options)} if is_chat else {})
 
-    # ---------------------------------------------------------------------------------------------------------------
-    # evaluation, logs, checkpoints
-    metrics = out / "metrics.jsonl"
+    # what is written: nothing before this line
     launchers = parallel.gather(runs.launcher())
-    writer = run = None
+    write = lambda *_, **__: None  # noqa: E731
     if master:
-        files.replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
-        old = read_metrics(metrics) if s.init_from == "resume" else []
-        files.replace_file(metrics, "".join(files.to_json(m) + "\n" for m in old if m["iter"] <= start).encode())
-        if s.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        if replaces:
+            runs.remove(out)
+        replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
+        write = log.Log(out, s, place.iter, {**asdict(s), **asdict(config), **asdict(options)}, say)
+        stack.callback(write.close)
+    given = s, algorithm, config, stages, data, rows, out, rank, world, device, autocast, raw, model
+    return Run(*given, trained, average, optimizers, place, identity, said, say, write)
 
-            writer = SummaryWriter(out / "tensorboard")
-        if s.wandb_project:
-            try:
-                import wandb
-            except ImportError:
-                sys.exit("wandb_project needs a package that is not among the requirements: pip install wandb")
-            run = wandb.init(
-                project=s.wandb_project, name=out.name, config={**asdict(s), **asdict(config), **asdict(options)}
-            )
 
-    def log(it, **numbers):
-        if master:
-            try:
-                with metrics.open("a") as f:
-                    f.write(files.to_json({"iter": it, **numbers}) + "\n")
-            except OSError as e:
-                say(f"warning: {metrics} misses a line: {e}")
-            for key, value in numbers.items():
-                if writer:
-                    writer.add_scalar(key, value, it)
-            if run:
-                run.log(numbers, step=it)
+# ---- 3 · the loop ----------------------------------------------------------------------------------------------------
 
-    def sum_over_ranks(tensor):
-        if world > 1:
-            dist.all_reduce(tensor)
-        return tensor
 
-    @torch.no_grad()
-    def copy_weights(source):
-        for n, p in trained.items():
-            p.copy_(source[n])
+def options_at(run, it):
+    """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
+    o = [o for first, o in run.stages if first <= it][-1]
+    if run.s.anneal_iters:
+        o = replace(o, see_ahead=min(1.0, it / run.s.anneal_iters))
+    return replace(o, **run.place.adapted) if getattr(o, "clip", "") == "adaptive" else o
 
-    @contextlib.contextmanager
-    def averaged_weights():
-        """Put the averaged weights into the network for a while."""
-        kept = {n: p.detach().clone() for n, p in trained.items()} if ema else {}
-        if ema:
-            copy_weights(ema)
-        yield
-        if ema:
-            copy_weights(kept)
 
-    def estimate_loss():
-        """Nats per token (mean, standard error) over the fixed windows or conversations; each rank takes its share.
-        None where somebody asks to stop meanwhile."""
-        raw.eval()
-        stopped = False
-        total = len(eval_rows) if is_chat else len(eval_x)
-        nats = torch.zeros(total, dtype=torch.float64, device=device)
-        tokens = torch.zeros_like(nats)
-        with averaged_weights(), autocast:
-            for i in range(rank * B, max(total, 1) + rank * B, world * B):  # as often on every rank, which FSDP wants
-                first = min(i, total - 1)
-                n = min(B, total - first)
-                real, lengths = None, [L - prompt_len] * n
-                if is_chat:  # the end-of-text behind an answer is part of what is measured, but not a token more
-                    x, maskable, texts = chat_batch(eval_rows, first, n, alone, L if use_compile else None)
-                    real = texts.number >= 0
-                    lengths = [int(batches.read(row[0][1])[1].sum()) for row in eval_rows[first : first + n]]
-                else:
-                    x, maskable = to_device(eval_x[first : first + n])
-                keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.eval_samples, seed=0)
-                found = algorithm.nelbo(raw, x, **keys, first=first)
-                if i < total:
-                    nats[i : i + n] = found
-                    tokens[i : i + n] = torch.tensor(lengths, dtype=torch.float64, device=device)
-                if stopped := parallel.any_of(stop.asked):
-                    break
-        raw.train()
-        return (
-            None
-            if stopped
-            else likelihood.mean_and_error(likelihood.per_token(sum_over_ranks(nats), sum_over_ranks(tokens)))
-        )
+def get_batch(run, it, micro):
+    """Micro-batch `micro` of this process in iteration `it`, as (x0, the loss's other arguments, tokens of them all)."""
+    first = (micro * run.world + run.rank) * run.s.batch_size
+    x, keys, learnt, tokens = run.data.next(it, first, run.s.batch_size, run.rows)
+    return *parallel.to(run.device, (x, keys)), learnt / run.world, tokens
 
-    def options_at(it):
-        """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
-        o = [o for first, o in stages if first <= it][-1]
-        if s.anneal_iters:
-            o = replace(o, see_ahead=min(1.0, it / s.anneal_iters))
-        return replace(o, **adapted) if getattr(o, "clip", "") == "adaptive" else o
 
-    def adapt(it):
-        """What the algorithm makes of the fixed windows, the same on all ranks."""
-        raw.eval()
-        if is_chat:
-            starts = range(0, len(eval_rows), B)
-            windows = (chat_batch(eval_rows, i, min(B, len(eval_rows) - i), alone)[:2] for i in starts)
-        else:
-            windows = (to_device(eval_x[i : i + B]) for i in range(0, len(eval_x), B))
-        with autocast:
-            found = [algorithm.adapt(raw, windows, options_at(it), mask_id=tokenizer.mask_id)]
-        raw.train()
-        if world > 1:
-            dist.broadcast_object_list(found)
-        return found[0]
+def estimate_loss(run, stop):
+    """Nats per token (mean, standard error) over the fixed windows or conversations; each process takes its share. None
+    where somebody asks to stop meanwhile."""
+    B, total = run.s.batch_size, len(run.data.held)
+    nats, tokens = torch.zeros(2, total, dtype=torch.float64, device=run.device)
+    run.raw.eval()
+    with optim.averaged(run.trained, run.average), run.autocast:
+        for i in range(run.rank * B, max(total, 1) + run.rank * B, run.world * B):  # as often in all, which FSDP wants
+            first = min(i, total - 1)
+            x, keys, lengths = run.data.held_out(first, min(B, total - first))
+            keys = parallel.to(run.device, keys) | dict(samples=run.s.eval_samples, seed=0, first=first)
+            found = run.algorithm.nelbo(run.raw, x.to(run.device), mask_id=run.data.tokenizer.mask_id, **keys)
+            if i < total:
+                nats[i : i + len(x)] = found
+                tokens[i : i + len(x)] = torch.tensor(lengths, dtype=torch.float64)
+            if stopped := parallel.any_of(stop.asked):
+                break
+    run.raw.train()
+    return None if stopped else mean_and_error(per_token(parallel.total(nats), parallel.total(tokens)))
 
-    def save(it, name):
-        """Write out_dir/name; a full disk costs a warning, not the run. All processes gather, the first one writes, and
-        all return whether it could, as what they save next depends on it."""
-        train_state = None
-        weights = parallel.whole(ema or trained)
-        if name == "last":
-            train_state = {
-                "iter": it,
-                "best": best,
-                "seconds": seconds,
-                "facts": facts,
-                "evaluated": evaluated,
-                "adapted": adapted,
-                "run": identity,
-                "data": (taken["state"] if taken.get("it") == it else data.state) if is_chat else None,
-                "weights": parallel.whole(trained) if ema else weights,
-                "ema": weights if ema else None,
-                "optimizers": parallel.whole([o.state_dict() for o in optimizers]),
-            }
-        content = {"dataset": s.dataset, "iter": it, **facts, "train": asdict(s), "loss": asdict(options_at(it))}
-        content |= base | {"seq_len": L} | ({"chat": asdict(chat)} if is_chat else {})
-        dtype, failed = getattr(torch, s.save_dtype), False
-        files = tokenizer_dir if tokenizer_dir.is_dir() else out / "last"  # resumed from last.old, which is gone now
-        if master:
-            try:
-                ckpt.save(out / name, weights, config, tokenizer, files, s.algorithm, content, dtype, train_state)
-            except OSError as e:
-                say(f"warning: {e}")
-                failed = True
-        return not parallel.any_of(failed)
 
-    # ---------------------------------------------------------------------------------------------------------------
-    # the loop
-    stop = stack.enter_context(runs.signals())  # until now there was nothing to save: a signal just ended the process
-    counted = kind == "cuda" and isinstance(raw, Transformer)  # what runs through transformers has no flops_per_token
-    gpu = torch.cuda.get_device_name() if counted else ""
-    peak = next((f for name, f in PEAK_FLOPS.items() if name in gpu), None)
-    bar = tqdm(total=s.max_iters, initial=start, disable=None if master else True, unit="it", dynamic_ncols=True)
-    running, since, tokens_since, tick, saved_ok = torch.zeros((), device=device), 0, 0, time.time(), True
-    it = start
-    batch = get_batch(it, 0)
+def evaluate(run, stop):
+    """Measure, and log and keep what was measured; returns whether it is the best so far, or None (see above)."""
+    measured = estimate_loss(run, stop)
+    if measured is None:
+        return None
+    place, (nats, error) = run.place, measured
+    bpb = 1 / math.log(2) / run.data.bytes_per_token
+    bits, bits_error = nats * bpb, error and error * bpb
+    place.facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}
+    place.evaluated = place.iter
+    if hasattr(run.algorithm, "adapt"):
+        B, total = run.s.batch_size, len(run.data.held)
+        windows = (run.data.held_out(i, min(B, total - i)) for i in range(0, total, B))
+        windows = (parallel.to(run.device, (x, keys["maskable"])) for x, keys, _ in windows)
+        keys = dict(mask_id=run.data.tokenizer.mask_id)
+        run.raw.eval()
+        with run.autocast:
+            found = run.algorithm.adapt(run.raw, windows, options_at(run, place.iter), **keys)
+        run.raw.train()
+        place.adapted = parallel.from_first(found)  # the same in all
+    run.log(place.iter, **place.facts, **place.adapted, seconds=place.seconds)
+    said = f"{with_error(nats, error, 4)} nats per token, {with_error(bits, bits_error, 4)} bits per byte"
+    run.say(f"iteration {place.iter}: validation {said}, {place.seconds:.0f} s of training")
+    return nats < place.best
+
+
+def learn(run, batch):
+    """One iteration: gradient accumulation, clipping, the step. Returns (loss, tokens, the next iteration's batch)."""
+    s, it, total = run.s, run.place.iter, 0.0
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * get_lr(it, s)
+    torch.manual_seed(s.seed * 1_000_003 + it * run.world + run.rank)  # dropout, too, depends on the iteration alone
+    keys = dict(mask_id=run.data.tokenizer.mask_id, seed=s.seed * 1_000_003 + it)
+    for micro in range(s.gradient_accumulation_steps):
+        x, given, learnt, tokens = batch
+        last = micro == s.gradient_accumulation_steps - 1
+        with parallel.synchronised(run.model, last):
+            with run.autocast:
+                loss = run.algorithm.loss(run.model, x, options_at(run, it), denominator=learnt, **keys, **given)
+            batch = get_batch(run, it + 1, 0) if last else get_batch(run, it, micro + 1)  # while the GPU is busy
+            loss.backward()
+        total += loss.detach()
+    if s.grad_clip:
+        torch.nn.utils.clip_grad_norm_(run.trained.values(), s.grad_clip)
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if run.average:
+        optim.update_average(run.average, run.trained, s.ema, it)
+    return total, tokens, batch
+
+
+def train(run, stop):
+    """The loop. Returns the exit status."""
+    s, place, L = run.s, run.place, run.data.seq_len
+    counted = run.device.startswith("cuda") and isinstance(run.raw, Transformer)
+    peak = next((f for gpu, f in PEAK_FLOPS.items() if counted and gpu in torch.cuda.get_device_name()), None)
+    master, causal = run.rank == 0, run.algorithm.CAUSAL
+    bar = tqdm(total=s.max_iters, initial=place.iter, disable=None if master else True, unit="it", dynamic_ncols=True)
+    running, since, tokens_since, tick, saved_ok = torch.zeros((), device=run.device), 0, 0, time.time(), True
+    batch = get_batch(run, place.iter, 0)
     while True:
         # once in a while: log, evaluate, save
-        stopping = parallel.any_of(stop.asked)
+        it, stopping = place.iter, parallel.any_of(stop.asked)
         last = it >= s.max_iters or stopping
-        saving = last or (it % s.eval_interval == 0 and it > evaluated)
+        saving = last or (it % s.eval_interval == 0 and it > place.evaluated)
         if since and (it % s.log_interval == 0 or saving):
-            value = sum_over_ranks(running / world).item() / since
-            bad = not math.isfinite(value) or saving and not all(map(parallel.is_finite, raw.parameters()))
+            value = parallel.total(running / run.world).item() / since
+            bad = not math.isfinite(value) or saving and not all(map(parallel.is_finite, run.raw.parameters()))
             if parallel.any_of(bad):  # each may see another part of the weights
                 bar.close()
                 what = (
                     f"the loss or the weights are not finite within {since} iterations before {it} (loss {value}); "
-                    f"what was saved in {out} is intact. Try a lower learning rate, a longer warmup_iters, or "
+                    f"what was saved in {run.out} is intact. Try a lower learning rate, a longer warmup_iters, or "
                     "dtype=float32"
                 )
                 sys.exit(what if master else 1)
             elapsed = time.time() - tick
-            seconds += elapsed
+            place.seconds += elapsed
             speed = tokens_since / elapsed
             numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
-            if peak:
-                flops = raw.flops_per_token(L, 1.0 if algorithm.CAUSAL else 0.5, getattr(algorithm, "PASSES", 1))
-                numbers["mfu"] = flops * speed / (peak * world)
-            log(it, **numbers, seconds=seconds)
             shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}"}
-            if facts:
-                shown["val"] = f"{facts['val_nats']:.3f}"
+            if place.facts:
+                shown["val"] = f"{place.facts['val_nats']:.3f}"
             if peak:
+                flops = run.raw.flops_per_token(L, 1.0 if causal else 0.5, getattr(run.algorithm, "PASSES", 1))
+                numbers["mfu"] = flops * speed / (peak * run.world)
                 shown["mfu"] = f"{numbers['mfu']:.1%}"
+            run.log(it, **numbers, seconds=place.seconds)
             bar.set_postfix(shown)
             running.zero_()
             since = tokens_since = 0
         if saving:
-            better = False
-            measured = None if stopping else estimate_loss()  # whoever sends a signal may not wait for one
-            if measured is None:
+            better = None if stopping else evaluate(run, stop)  # whoever sends a signal may not wait for one
+            if better is None:
                 stopping = last = True
-            else:
-                nats, error = measured
-                size = batches.bytes_per_token(eval_rows, tokenizer) if is_chat else meta["bytes_per_token"]
-                bpb = 1 / math.log(2) / size
-                bits, bits_error = nats * bpb, error and error * bpb
-                facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}
-                evaluated = it
-                if hasattr(algorithm, "adapt"):
-                    adapted = adapt(it)
-                log(it, **facts, **adapted, seconds=seconds)
-                in_nats, in_bits = with_error(nats, error, 4), with_error(bits, bits_error, 4)
-                say(
-                    f"iteration {it}: validation {in_nats} nats per token, {in_bits} bits per byte, "
-                    f"{seconds:.0f} s of training"
-                )
-                better = nats < best
-            best_ok = not better or save(it, "best")  # best first: last says how good it is
-            best = facts["val_nats"] if better and best_ok else best
-            saved_ok = save(it, "last") and best_ok
+            best_ok = not better or runs.save(run, "best", options_at(run, it))  # best first: last says how good it is
+            place.best = place.facts["val_nats"] if better and best_ok else place.best
+            saved_ok = runs.save(run, "last", options_at(run, it)) and best_ok
             if master:
-                plot(out, "NLL" if algorithm.CAUSAL else "NELBO", say)
+                log.plot(run.out, "NLL" if causal else "NELBO", run.say)
         if last:
             break
         if since == 0:
             tick = time.time()
 
-        # one iteration: gradient accumulation, clipping, the step
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * get_lr(it, s)
-        torch.manual_seed(s.seed * 1_000_003 + it * world + rank)  # dropout, too, depends on the iteration alone
-        for micro in range(accum):
-            x, keys = batch
-            if micro == 0:
-                tokens_since += taken["tokens"] if is_chat else global_rows * L
-            if s.sharding == "fsdp":
-                model.set_requires_gradient_sync(micro == accum - 1)
-            alone_now = world > 1 and s.sharding == "ddp" and micro < accum - 1
-            with model.no_sync() if alone_now else contextlib.nullcontext():
-                with autocast:
-                    seed = s.seed * 1_000_003 + it
-                    value = algorithm.loss(model, x, options_at(it), mask_id=tokenizer.mask_id, seed=seed, **keys)
-                batch = get_batch(it, micro + 1) if micro + 1 < accum else get_batch(it + 1, 0)  # while the GPU is busy
-                value.backward()
-            running += value.detach()
-        if s.grad_clip:
-            torch.nn.utils.clip_grad_norm_(trained.values(), s.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if ema:
-            decay = min(s.ema, (1 + it) / (10 + it))
-            torch._foreach_lerp_(list(ema.values()), [p.detach() for p in trained.values()], 1 - decay)
-        it += 1
-        since += 1
+        loss, tokens, batch = learn(run, batch)
+        running, tokens_since, since = running + loss, tokens_since + tokens, since + 1
+        place.iter += 1
         bar.update()
 
     bar.close()
-    if writer:
-        writer.close()
     if not saved_ok:
-        sys.exit(f"the last checkpoint of {out} could not be saved (see the warning above)" if master else 1)
+        sys.exit(f"the last checkpoint of {run.out} could not be saved (see the warning above)" if master else 1)
     if stopping:
-        say(f"stopped at iteration {it}, saved; go on with --init_from=resume, or auto")
+        run.say(f"stopped at iteration {place.iter}, saved; go on with --init_from=resume, or auto")
     return runs.REQUEUE if stopping else 0
 
 

@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import ar  # noqa: E402
 import bd3lm  # noqa: E402
 import mdlm  # noqa: E402
-from model import PEAK_FLOPS, Config, Transformer, pick_device, pick_dtype  # noqa: E402
+from model import Config, Transformer  # noqa: E402
 from nanodlm import batches, configurator, decode, fast_mdlm, harness, likelihood, noise, tasks  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
+from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype  # noqa: E402
 
 Group = Literal[
     "all",

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import eval as evaluation  # noqa: E402
 import train  # noqa: E402
-from model import pick_device  # noqa: E402
 from nanodlm import algorithms, batches, configurator, conversations, fast_bd3lm, fast_mdlm, likelihood  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import results as tables  # noqa: E402
+from nanodlm.device import pick_device  # noqa: E402
 
 RANDOM = "--random_weights=true"
 

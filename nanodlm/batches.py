@@ -6,9 +6,10 @@ stored or streamed, it is all that resuming needs.
 """
 
 import json
+import math
 import sys
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from nanodlm import corpus
+from nanodlm import tokenizer as tokenizers
 from nanodlm.conversations import (
     file_digest,
     find_records,
@@ -44,6 +46,10 @@ class Texts:
     total: int  # texts in the global batch
     length: int  # tokens of a text at most, the same for the whole run
     packed: bool  # several texts in a row
+
+    def to(self, *where, **keys):
+        number, position = (x.to(*where, **keys) for x in (self.number, self.position))
+        return replace(self, number=number, position=position)
 
     def mask(self):
         """Who sees whom: bool (B, L), the real tokens; or with several texts in a row (B, L, L), each its own text."""
@@ -334,3 +340,137 @@ def pack(sizes, room):
             rest -= sizes[i]
         insort(left, (rest, row))
     return rows
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what train.py is given: two objects with the same methods
+
+
+class Windows:
+    """Windows of running text, or the rows of data made of rows: functions of (seed, iteration, row) alone."""
+
+    def __init__(self, s, config, source, seq_len):
+        self.name, self.seed, self.seq_len = s.dataset, s.seed, seq_len
+        self.meta = meta = corpus.load_meta(s.dataset)
+        self.tokenizer, self.files = corpus.load_tokenizer(s.dataset, meta), corpus.find(s.dataset)
+        self.prompt_len, self.rows = meta.get("prompt_len", 0), meta.get("row_len")
+        self.vocab_size = config.vocab_size or meta["vocab_size"]
+        if self.vocab_size < meta["vocab_size"]:
+            sys.exit(
+                f"vocab_size={self.vocab_size} is below the {meta['vocab_size']} ids of {self.name}; leave it at 0"
+            )
+        if source and not tokenizers.alike(source.tokenizer, self.tokenizer):
+            sys.exit(f"{source.path} has another tokenizer than {self.name}; their ids do not mean the same")
+        if source:
+            self.tokenizer, self.files = source.tokenizer, source.files
+        if self.rows and self.rows != seq_len:
+            sys.exit(f"seq_len={seq_len} does not fit the rows of {self.name}; use --seq_len={self.rows}")
+        if not self.rows and len(corpus.load_tokens(self.name, "train", meta)) <= seq_len:
+            sys.exit(f"the training text of {self.name} is shorter than one window of seq_len={seq_len} tokens")
+        self.held = corpus.eval_windows(self.name, meta, seq_len, s.eval_windows)
+        self.bytes_per_token, self.said, self.options = meta["bytes_per_token"], [], None
+
+    def next(self, it, first, count, total):
+        """Rows first…first+count of the `total` of iteration `it`: (x0, the loss's other arguments, learnt tokens and
+        tokens of all the rows)."""
+        tokens, L = corpus.load_tokens(self.name, "train", self.meta), self.seq_len
+        starts = len(tokens) - (0 if self.rows else L - 1)
+        index = np.random.default_rng((self.seed, it)).integers(starts, size=total)[first : first + count]
+        x, maskable = self.checked(np.stack([tokens[i] if self.rows else tokens[i : i + L] for i in index]))
+        return x, dict(maskable=maskable, shard=(first, total)), total * (L - self.prompt_len), total * L
+
+    def held_out(self, first, count):
+        """(x0, the bound's other arguments, tokens that are measured of each) of rows for evaluation."""
+        x, maskable = self.checked(self.held[first : first + count])
+        return x, dict(maskable=maskable, real=None), [self.seq_len - self.prompt_len] * len(x)
+
+    def checked(self, ids):
+        """int64 ids, and what of them is learnt."""
+        try:
+            corpus.check_ids(ids, self.tokenizer, self.name)
+        except ValueError as e:
+            sys.exit(f"{e}; prepare the data again")
+        x = torch.from_numpy(ids.astype(np.int64))
+        return x, (torch.arange(x.shape[1]) >= self.prompt_len).expand_as(x) if self.prompt_len else None
+
+    def amount(self, rows):
+        return f"{rows * self.seq_len:,} tokens"
+
+    def content(self):
+        """Tells these data from others."""
+        return corpus.content(self.name)
+
+    def rows_per_pass(self):
+        sys.exit("epochs counts passes over conversations; for running text use max_iters")
+
+    def state(self, it):
+        """Where the data stand before iteration `it`: nowhere, as windows are drawn."""
+
+
+class Chats:
+    """Conversations, of which the answers are learnt, in rows of their own or packed; one after the other."""
+
+    def __init__(self, s, options, source, config, seq_len, sizes, fixed):
+        """sizes: of the blocks that the rows are cut into; fixed: rows of one width, for a compiled network."""
+        self.options = o = self.settled(s, options, source, config.causal, sizes)
+        self.tokenizer, self.files, self.vocab_size = source.tokenizer, source.files, config.vocab_size
+        self.seq_len, self.fixed, self.taken = seq_len, fixed, {}
+        given = s.dataset, self.tokenizer, self.files, seq_len
+        self.source, self.alone = Conversations(*given, o, s.seed), replace(o, packing=False)
+        self.held = Conversations(*given, self.alone, s.seed, "val").some(s.eval_windows)
+        self.said = [self.source.summary()]
+        if not self.held:  # a small file may have none
+            instead = "no conversation of {} is left for validation, which is of training conversations instead"
+            self.said.append(instead.format(s.dataset))
+            self.held = Conversations(*given, self.alone, s.seed).some(s.eval_windows)
+        self.content, self.rows_per_pass = self.source.content, self.source.rows_per_pass
+
+    def amount(self, rows):
+        return f"{rows} rows"
+
+    @property
+    def bytes_per_token(self):
+        return bytes_per_token(self.held, self.tokenizer)
+
+    def settled(self, s, options, source, causal, sizes):
+        """The options, with `fill` as it is meant where nobody says it."""
+        if source is None:
+            sys.exit(f"{s.dataset} are conversations, which need a checkpoint's chat template: give one as init_from")
+        if source.tokenizer.template is None:
+            sys.exit(f"{source.path} has no chat template; convert_bert.py and convert_ar.py attach one")
+        if options.fill is None:
+            fill = 1 if causal else math.lcm(*sizes) or (32 if options.packing else 0)
+            options = replace(options, fill=fill)
+        for size in sizes:
+            if size and (options.fill == 0 or options.fill % size):
+                sys.exit(
+                    f"fill={options.fill} is no multiple of block_size={size}: every answer ends with a whole block"
+                )
+        if options.packing and not options.fill:
+            sys.exit("fill=0 fills rows with end-of-text, which packing fills with conversations; use fill=32, or 1")
+        if s.epochs and options.streaming:
+            sys.exit("epochs: nobody knows how long a stream is; use max_iters")
+        return options
+
+    def next(self, it, first, count, total):
+        if self.taken.get("it") != it:
+            self.taken = dict(it=it, state=self.source.state, rows=self.source.next(total))
+            self.taken["learnt"] = learnt(self.taken["rows"], self.options, self.seq_len)
+        rows, fixed = self.taken["rows"], self.fixed or self.options.packing
+        x, maskable, texts = self.batch(rows, first, count, self.options, fixed)
+        return x, dict(maskable=maskable, texts=texts), self.taken["learnt"], sum(n for row in rows for n, _ in row)
+
+    def held_out(self, first, count):
+        """As Windows'. The end-of-text behind an answer is part of what is measured, but not a token more."""
+        x, maskable, texts = self.batch(self.held, first, count, self.alone, self.fixed)
+        lengths = [int(read(row[0][1])[1].sum()) for row in self.held[first : first + count]]
+        return x, dict(maskable=maskable, real=texts.number >= 0), lengths
+
+    def batch(self, rows, first, count, options, fixed):
+        width = self.seq_len if fixed else None
+        ids, learn, texts = batch(rows, first, count, options, self.tokenizer.eos_id, self.seq_len, width)
+        number, position = (torch.from_numpy(texts.pop(k)) for k in ("number", "position"))
+        return torch.from_numpy(ids), torch.from_numpy(learn), Texts(number, position, **texts)
+
+    def state(self, it):
+        return self.taken["state"] if self.taken.get("it") == it else self.source.state

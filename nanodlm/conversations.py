@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -357,6 +357,13 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
     print(f"{facts['train_tokens']:,} tokens, of which {facts['train_learnt']:,} are learnt: {target}")
     for why, n in left_out.most_common():
         print(f"  left out {n}: {why}")
+
+
+def refuse(options, dataset):
+    """Exit where an option of conversations is said of running text."""
+    for f in fields(options):
+        if getattr(options, f.name) != f.default:
+            sys.exit(f"{f.name} is for conversations, and {dataset} is running text; leave it out")
 
 
 def main(name, doc):

@@ -1,10 +1,11 @@
-"""Optimisers: AdamW, its 8-bit form, and Muon for the matrices of the blocks."""
+"""Optimisers: AdamW, its 8-bit form, and Muon for the matrices of the blocks; an average of the weights."""
 
+import contextlib
 import sys
 
 import torch
 
-from model import pick_dtype
+from nanodlm.device import pick_dtype
 
 
 def orthogonal(x, dtype, steps=5):
@@ -76,3 +77,22 @@ def make(model, s, device):
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def update_average(average, parameters, decay, it):
+    """Move an average of weights, {name: tensor}, towards the parameters; at first faster, when it knows little."""
+    decay = min(decay, (1 + it) / (10 + it))
+    torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters.values()], 1 - decay)
+
+
+@contextlib.contextmanager
+def averaged(parameters, average):
+    """Put the averaged weights into the network for a while; without an average (an empty dict) nothing is done."""
+    kept = {n: parameters[n].detach().clone() for n in average}
+    with torch.no_grad():
+        for n in average:
+            parameters[n].copy_(average[n])
+    yield
+    with torch.no_grad():
+        for n in kept:
+            parameters[n].copy_(kept[n])

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nanodlm.runs import REQUEUE
+REQUEUE = 75  # exit status of a run that was asked to stop and has saved: start the same command again (EX_TEMPFAIL)
 
 
 def start(device, patience=120.0):
@@ -87,6 +87,53 @@ def processes():
         if dist.is_initialized():
             gc.collect()
             dist.destroy_process_group()
+
+
+def wrap(model, s, device, compiled):
+    """The network as it is trained: compiled, and by several processes together (train.Settings.sharding=ddp)."""
+    if s.sharding == "fsdp":  # which shard() has done
+        return model
+    model = torch.compile(model) if compiled else model
+    if dist.is_initialized():
+        on = [device] if torch.device(device).type == "cuda" else None
+        model = torch.nn.parallel.DistributedDataParallel(model, device_ids=on)
+    return model
+
+
+@contextlib.contextmanager
+def synchronised(model, last):
+    """Within a micro-batch: gradients are summed over the processes after the last one of an iteration alone."""
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(last)
+    alone = hasattr(model, "no_sync") and not last  # DDP
+    with model.no_sync() if alone else contextlib.nullcontext():
+        yield
+
+
+def total(tensor):
+    """The sum of a tensor over all processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def from_first(value):
+    """The value that the first process has. All call this together."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def to(device, x):
+    """Tensors, and dicts, tuples and objects of them (with a `to` of their own), on the device; others as they are."""
+    if isinstance(x, dict):
+        return {k: to(device, v) for k, v in x.items()}
+    if isinstance(x, tuple):
+        return tuple(to(device, v) for v in x)
+    if torch.is_tensor(x) and torch.device(device).type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True) if hasattr(x, "to") else x
 
 
 def any_of(flag):
@@ -161,12 +208,14 @@ def blocks(model):
     return [m for m in model.modules() if type(m).__name__ in names]
 
 
-def shard(model, dtype, device):
+def shard(model, dtype, device, compiled=False):
     """Cut every block's parameters, and what is left, into a part for each process (FSDP2): they come together, in
     `dtype`, only while they are used; gradients are summed in float32."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     # Inputs stay as they are: rotary angles are float32, and until torch 2.12 recomputation would not cast them again.
+    for block in blocks(model) if compiled else ():
+        block.compile()
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = dist.init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     for module in (*blocks(model), model):

@@ -7,14 +7,20 @@ Everything a run is made of is part of it (`identity`), except what stands in MA
 """
 
 import contextlib
+import math
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 
-REQUEUE = 75  # exit status of a run that was asked to stop and has saved: start the same command again (EX_TEMPFAIL)
+import torch
+
+from nanodlm import checkpoint as ckpt
+from nanodlm import parallel
+from nanodlm.parallel import REQUEUE  # noqa: F401
 
 # Of train.Settings, what may be another when a run goes on. The rest is what the run is, or (batch_size, accumulation)
 # counts by what it comes to: the rows of an iteration.
@@ -93,6 +99,65 @@ def begin(out, init_from, before, overwrite):
             "or use another --out_dir"
         )
     return start
+
+
+@dataclass
+class Place:
+    """Where a run stands: what, with the weights and the optimisers' state, it goes on from."""
+
+    iter: int = 0  # iterations done
+    evaluated: int = 0  # the iteration of the last evaluation
+    best: float = math.inf  # nats per token of the best evaluation
+    seconds: float = 0.0  # of training
+    facts: dict = field(default_factory=dict)  # what the last evaluation measured
+    adapted: dict = field(default_factory=dict)  # loss options that the algorithm has adapted to it
+
+
+def resume(state, trained, average, optimizers, data):
+    """Give all of them what was saved (load_train_state); returns the Place."""
+    with torch.no_grad():
+        for n, p in trained.items():
+            p.copy_(parallel.like(p, state["weights"][n]))
+            if average:
+                average[n].copy_(parallel.like(p, (state["ema"] or state["weights"])[n]))
+    for optimizer, saved in zip(optimizers, state["optimizers"]):
+        parallel.load_optimizer(optimizer, saved)
+    if state["data"] is not None:
+        data.source.state = tuple(state["data"])
+    before = {"evaluated": state["iter"], "adapted": {}} | state  # older runs lack some
+    return Place(**{k: before[k] for k in ("iter", "evaluated", "best", "seconds", "facts", "adapted")})
+
+
+def save(run, name, options):
+    """Write out_dir/name (train.Run); a full disk costs a warning, not the run. All processes gather, the first one
+    writes, and all return whether it could, as what they save next depends on it."""
+    s, place, state = run.s, run.place, None
+    weights = parallel.whole(run.average or run.trained)
+    if name == "last":
+        state = asdict(place) | {
+            "run": run.identity,
+            "data": run.data.state(place.iter),
+            "weights": parallel.whole(run.trained) if run.average else weights,
+            "ema": weights if run.average else None,
+            "optimizers": parallel.whole([o.state_dict() for o in run.optimizers]),
+        }
+    content = {"dataset": s.dataset, "iter": place.iter, **place.facts, "train": asdict(s), "loss": asdict(options)}
+    files = run.data.files if run.data.files.is_dir() else run.out / "last"  # resumed from last.old, which is gone now
+    given = run.config, run.data.tokenizer, files, s.algorithm, content | run.said, getattr(torch, s.save_dtype), state
+    failed = False
+    if run.rank == 0:
+        try:
+            ckpt.save(run.out / name, weights, *given)
+        except OSError as e:
+            run.say(f"warning: {e}")
+            failed = True
+    return not parallel.any_of(failed)
+
+
+def remove(out):
+    """The checkpoints of a run that --overwrite replaces."""
+    for name in ("last", "best", "last.old", "best.old"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,134 @@
+"""What a run starts from: a checkpoint or nothing, the context, the blocks, the network with its adapters."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
+from nanodlm import configurator, lora, runs
+from nanodlm.files import ROOT
+from nanodlm.wrapped import is_causal
+
+# What a run may change of the network that it starts from, without changing a weight.
+FREE = ("dropout", "causal", "block_size", "seq_len")
+
+
+def is_missing(directory):
+    """Whether there is no checkpoint yet in a directory, here or in the project."""
+    return not any((base / directory / "config.json").is_file() for base in (Path(), ROOT))
+
+
+def is_autoregressive(name):
+    """Whether a checkpoint, a directory or one of the hub's, is an autoregressive model."""
+    content = json.loads((ckpt.find(name) / "config.json").read_text(encoding="utf-8"))
+    return is_causal((content.get("architectures") or [""])[0]) or content.get("algorithm") == "ar"
+
+
+def checkpoint_of(s, dtype, algorithm):
+    """The checkpoint that a run starts from (train.Settings), or None; exits where it cannot be trained."""
+    if s.init_from == "scratch":
+        return None
+    out = Path(s.out_dir)
+    held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
+    source = ckpt.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
+    if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
+        sys.exit(
+            f"{source.path} is an autoregressive model without a mask token: convert it first, by convert_ar.py or "
+            f"with --convert={s.init_from} --init_from=checkpoints/…"
+        )
+    lost = [p for p in (source.path, source.files) if p.resolve().is_relative_to(out.resolve())]
+    if runs.is_there(out) and lost and s.init_from != "resume":
+        sys.exit(f"--overwrite would remove {lost[0]}, which this run starts from; use another --out_dir")
+    return source
+
+
+def network_settings(source, config, said, is_chat, say):
+    """(Config, seq_len) of a run, from what it asks for and what it starts from; exits where these do not go together.
+    A window shorter than the checkpoint's context is the run's business, where that is a conversation's or a released
+    model's; a longer one is an error."""
+    context = config.seq_len
+    released = source is not None and "architecture" in source.facts
+    if source:
+        have = asdict(source.model.config)
+        differs = [k for k in said if k in have and getattr(config, k) != have[k] and k not in FREE]
+        if not (is_chat or released) and "seq_len" in said and config.seq_len != have["seq_len"]:
+            differs.append("seq_len")
+        if differs:
+            k = differs[0]
+            sys.exit(
+                f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
+                "settings it was trained with"
+            )
+        config = replace(source.model.config, dropout=config.dropout)
+        context = config.seq_len
+    seq_len = context
+    if "seq_len" in said:
+        seq_len = configurator.parse(said["seq_len"][0], int)
+    elif released:
+        seq_len = min(context, 1024)
+        say(f"seq_len = {seq_len} of the context of {context} tokens")
+    if seq_len > context:
+        sys.exit(f"seq_len={seq_len} exceeds the context of {context} tokens of {source.path}")
+    return config, seq_len
+
+
+def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
+    """The Config with the attention and the blocks that the algorithm trains; sizes: of its stages' blocks."""
+    block_size = sizes[-1]  # what the run ends with is what the network is for
+    if "block_size" in said and not block_size:
+        sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
+    if max(sizes) > seq_len:
+        sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={seq_len}")
+    if block_size and config.shift:
+        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
+    if block_size and source and not isinstance(source.model, Transformer):
+        sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
+    if s.anneal_iters and (algorithm.CAUSAL or block_size):
+        sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
+    return replace(config, causal=algorithm.CAUSAL, block_size=block_size)
+
+
+def network_of(s, config, source):
+    """(the network to train, what its checkpoints say of where it comes from)."""
+    if source is None:
+        if s.lora_r:
+            sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")
+        return Transformer(config), {"preset": s.preset} if s.preset else {}
+    model = source.model.train()
+    if s.random_weights:
+        if not isinstance(model, Transformer):
+            sys.exit("random_weights: this model runs through transformers; use a family that is known here")
+        model = Transformer(config)
+    base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
+    changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
+    for name, module in model.named_modules():  # what is not a weight follows this run's settings
+        if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
+            module.p = config.dropout
+        if isinstance(getattr(module, "config", None), Config):
+            module.config = config
+    base |= {"preset": s.preset} if s.preset else {}
+    if s.lora_r and s.random_weights:
+        sys.exit("lora_r stands beside weights that are on disk, and random_weights are not; use one of the two")
+    if s.lora_r and "adapter" not in base:
+        alpha = s.lora_alpha or 2.0 * s.lora_r
+        base["adapter"] = {"base": s.init_from, "base_digest": lora.digest(model), "r": s.lora_r, "alpha": alpha}
+        base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
+        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout)
+    elif "adapter" in base:
+        have = base["adapter"]
+        check_adapter(s, have, source.path)
+        base["adapter"] = have | {"network": have["network"] | changed}
+    return model, base
+
+
+def check_adapter(s, have, path):
+    """Exit where an adapter that is trained further is asked to be another one."""
+    asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
+    for word, (key, value) in asked.items():
+        old = have.get(key, 0.0)
+        if value != old and (value or key != "alpha"):  # no alpha: as it was
+            sys.exit(f"{path} is an adapter of {word} {old:g}, not {value:g}; train it with --lora_{key}={old:g}")
