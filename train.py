@@ -16,10 +16,9 @@ Data are running text, or conversations, of which only the answers are hidden an
 import contextlib
 import math
 import os
-import re
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from model import Config, Transformer
-from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, start
+from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, stages, start
 from nanodlm.batches import Chats, Windows
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype
@@ -113,80 +112,14 @@ def get_lr(it, s):
     return warmup * (s.min_lr_fraction + (1 - s.min_lr_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def read_stages(words, options):
-    """[(iteration, loss options from there on)], from words such as 1000:block_size=16; the first is (0, options)."""
-    stages = [(0, options)]
-    for word in words:
-        form = re.fullmatch(r"(\d+):(\w+)=(.+)", word)
-        if not form or int(form[1]) < stages[-1][0]:
-            sys.exit(f"stages: {word!r} is not of the form iteration:key=value, or begins before the one ahead of it")
-        kinds = {f.name: f.type for f in fields(options)}
-        if form[2] not in kinds:
-            sys.exit(f"stages: {word!r} names no loss option; there are {', '.join(kinds) or 'none'}")
-        value = configurator.convert(form[3], kinds[form[2]], form[2], f"stages, {word!r}")
-        try:
-            stages.append((int(form[1]), replace(stages[-1][1], **{form[2]: value})))
-        except ValueError as e:
-            sys.exit(f"stages: {word!r}: {e}")
-    return stages
-
-
 # ---- 2 · set-up ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """What a run has in its hands while it trains."""
-
-    s: Settings
-    algorithm: object  # the module whose loss is trained
-    config: Config  # of the network
-    stages: list  # [(iteration, loss options from there on)]
-    data: Windows | Chats
-    rows: int  # of an iteration, over all processes and micro-batches
-    out: Path
-    rank: int  # of this process
-    world: int  # processes
-    device: str
-    autocast: object  # the precision of the matrix products
-    raw: torch.nn.Module  # the network, which is evaluated and saved
-    model: torch.nn.Module  # … as it is trained: compiled, by several processes
-    trained: dict  # its parameters that are trained, by name
-    average: dict  # … and their average over time, where one is kept (ema)
-    optimizers: list
-    place: runs.Place  # where it stands
-    identity: dict  # what it is, compared when it goes on
-    said: dict  # what its checkpoints say, besides where it stands
-    say: object  # print, in the first process
-    log: object  # log(iteration, **numbers), in the first process
-
-
-def convert_first(s, shift):
-    """Make the checkpoint to start from out of what it is converted from, where it is not there yet. Of several
-    processes one does, and the others wait."""
-    from filelock import FileLock
-
-    if s.init_from in ("scratch", "resume"):
-        sys.exit(f"convert={s.convert} needs a directory for the converted checkpoint: init_from=checkpoints/…")
-    Path(s.init_from).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{s.init_from}.lock"):
-        if start.is_missing(s.init_from) and start.is_autoregressive(s.convert):
-            import convert_ar
-
-            convert_ar.convert(s.convert, s.init_from, s.algorithm, shift)
-        elif start.is_missing(s.init_from):
-            import convert_bert
-
-            convert_bert.convert(s.convert, s.init_from)
 
 
 def main(argv):
     """Train as the words of a command line say. Returns the exit status: 0, or runs.REQUEUE where the run was asked to
     stop and has saved."""
     with parallel.processes(), contextlib.ExitStack() as stack:
-        run = set_up(argv, stack)
-        stop = stack.enter_context(runs.signals())  # until now there was nothing to save: a signal just ended all
-        return train(run, stop)
+        return train(set_up(argv, stack), stack)
 
 
 def set_up(argv, stack):
@@ -211,11 +144,11 @@ def set_up(argv, stack):
     if master:
         stack.enter_context(runs.held(out))
     if s.convert and s.init_from != "resume":
-        convert_first(s, config.shift)
+        start.convert_first(s, config.shift)
     source, is_chat = start.checkpoint_of(s, dtype, algorithm), conversations.holds_chat(s.dataset)
     config, L = start.network_settings(source, config, values, is_chat, say)
-    stages = read_stages(s.stages, options)
-    sizes = [getattr(o, "block_size", 0) for first, o in stages if first < s.max_iters]
+    staged = stages.read(s.stages, options)
+    sizes = [getattr(o, "block_size", 0) for first, o in staged if first < s.max_iters]
     config = start.settle_blocks(s, config, sizes, source, algorithm, L, values)
     if is_chat:
         data = Chats(s, chat, source, config, L, sizes, compiled)
@@ -262,7 +195,7 @@ def set_up(argv, stack):
     say(f"{size:,} parameters{these}, {data.amount(rows)} per iteration, {s.max_iters - place.iter} iterations")
     said |= {"seq_len": L} | ({"chat": asdict(data.options)} if is_chat else {})
 
-    # what is written: nothing before this line
+    # what is written, from here on: until now the directory of a run was as it is
     launchers = parallel.gather(runs.launcher())
     write = lambda *_, **__: None  # noqa: E731
     if master:
@@ -271,23 +204,15 @@ def set_up(argv, stack):
         replace_file(out / "launched", "\n".join(launchers).encode())  # for runs.begin
         write = log.Log(out, s, place.iter, {**asdict(s), **asdict(config), **asdict(options)}, say)
         stack.callback(write.close)
-    given = s, algorithm, config, stages, data, rows, out, rank, world, device, autocast, raw, model
-    return Run(*given, trained, average, optimizers, place, identity, said, say, write)
+    given = s, algorithm, config, staged, data, rows, out, rank, world, device, autocast, raw, model
+    return runs.Run(*given, trained, average, optimizers, place, identity, said, say, write)
 
 
 # ---- 3 · the loop ----------------------------------------------------------------------------------------------------
 
 
-def options_at(run, it):
-    """The loss options of iteration `it`: its stage's, and what the algorithm has adapted to its measurements."""
-    o = [o for first, o in run.stages if first <= it][-1]
-    if run.s.anneal_iters:
-        o = replace(o, see_ahead=min(1.0, it / run.s.anneal_iters))
-    return replace(o, **run.place.adapted) if getattr(o, "clip", "") == "adaptive" else o
-
-
 def get_batch(run, it, micro):
-    """Micro-batch `micro` of this process in iteration `it`, as (x0, the loss's other arguments, tokens of them all)."""
+    """Micro-batch `micro` of this process in iteration `it`: x0, the loss's arguments, its denominator, all tokens."""
     first = (micro * run.world + run.rank) * run.s.batch_size
     x, keys, learnt, tokens = run.data.next(it, first, run.s.batch_size, run.rows)
     return *parallel.to(run.device, (x, keys)), learnt / run.world, tokens
@@ -324,16 +249,7 @@ def evaluate(run, stop):
     bits, bits_error = nats * bpb, error and error * bpb
     place.facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}
     place.evaluated = place.iter
-    if hasattr(run.algorithm, "adapt"):
-        B, total = run.s.batch_size, len(run.data.held)
-        windows = (run.data.held_out(i, min(B, total - i)) for i in range(0, total, B))
-        windows = (parallel.to(run.device, (x, keys["maskable"])) for x, keys, _ in windows)
-        keys = dict(mask_id=run.data.tokenizer.mask_id)
-        run.raw.eval()
-        with run.autocast:
-            found = run.algorithm.adapt(run.raw, windows, options_at(run, place.iter), **keys)
-        run.raw.train()
-        place.adapted = parallel.from_first(found)  # the same in all
+    place.adapted = stages.adapt(run)
     run.log(place.iter, **place.facts, **place.adapted, seconds=place.seconds)
     said = f"{with_error(nats, error, 4)} nats per token, {with_error(bits, bits_error, 4)} bits per byte"
     run.say(f"iteration {place.iter}: validation {said}, {place.seconds:.0f} s of training")
@@ -353,7 +269,7 @@ def learn(run, batch):
         last = micro == s.gradient_accumulation_steps - 1
         with parallel.synchronised(run.model, last):
             with run.autocast:
-                loss = run.algorithm.loss(run.model, x, options_at(run, it), denominator=learnt, **keys, **given)
+                loss = run.algorithm.loss(run.model, x, stages.at(run, it), denominator=learnt, **keys, **given)
             batch = get_batch(run, it + 1, 0) if last else get_batch(run, it, micro + 1)  # while the GPU is busy
             loss.backward()
         total += loss.detach()
@@ -367,8 +283,9 @@ def learn(run, batch):
     return total, tokens, batch
 
 
-def train(run, stop):
+def train(run, stack):
     """The loop. Returns the exit status."""
+    stop = stack.enter_context(runs.signals())  # until now there was nothing to save: a signal just ended all
     s, place, L = run.s, run.place, run.data.seq_len
     counted = run.device.startswith("cuda") and isinstance(run.raw, Transformer)
     peak = next((f for gpu, f in PEAK_FLOPS.items() if counted and gpu in torch.cuda.get_device_name()), None)
@@ -411,9 +328,9 @@ def train(run, stop):
             better = None if stopping else evaluate(run, stop)  # whoever sends a signal may not wait for one
             if better is None:
                 stopping = last = True
-            best_ok = not better or runs.save(run, "best", options_at(run, it))  # best first: last says how good it is
+            best_ok = not better or runs.save(run, "best", stages.at(run, it))  # best first: last says how good it is
             place.best = place.facts["val_nats"] if better and best_ok else place.best
-            saved_ok = runs.save(run, "last", options_at(run, it)) and best_ok
+            saved_ok = runs.save(run, "last", stages.at(run, it)) and best_ok
             if master:
                 log.plot(run.out, "NLL" if causal else "NELBO", run.say)
         if last:

@@ -28,7 +28,17 @@ import ar  # noqa: E402
 import bd3lm  # noqa: E402
 import mdlm  # noqa: E402
 from model import Config, Transformer  # noqa: E402
-from nanodlm import batches, configurator, decode, fast_mdlm, harness, likelihood, noise, tasks  # noqa: E402
+from nanodlm import (  # noqa: E402
+    batches,
+    configurator,
+    decode,
+    fast_bd3lm,
+    fast_mdlm,
+    harness,
+    likelihood,
+    noise,
+    tasks,
+)
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype  # noqa: E402
 
@@ -291,7 +301,7 @@ def harness_group(s, device):
 
     def in_harness():
         with tempfile.TemporaryDirectory() as directory:
-            lm = harness.Harness(checkpoint, mdlm, harness.Answers(checkpoint, mdlm, 16, directory))
+            lm = harness.Harness(checkpoint, fast_mdlm, harness.Answers(checkpoint, fast_mdlm, 16, directory))
             lm.use(tasks.Options(), fast_mdlm.LikelihoodOptions(), lambda said: o)
             return lm.generate_until(requests)
 
@@ -348,6 +358,82 @@ class Live(TorchDispatchMode):
         return out
 
 
+def config(s, vocab_size, **changes):
+    shape = dict(seq_len=s.seq_len, n_layer=s.n_layer, n_embd=s.n_embd, n_head=max(1, s.n_embd // 64))
+    return Config(vocab_size=vocab_size, **shape | changes)
+
+
+def training_groups(s, device, dtype):
+    if s.only in ("all", "head"):
+        c = config(s, 50304)
+        model = Transformer(c).to(device)
+        step = {
+            "logits everywhere": training_step(model, c, s.batch_size, device, dtype, full=True),
+            "logits at masked rows": training_step(model, c, s.batch_size, device, dtype),
+        }
+        report("training, vocabulary 50304", step, s.rounds, device)
+
+    if s.only in ("all", "compile"):
+        c = config(s, 1026)
+        model = Transformer(c).to(device)
+        step = {
+            "eager": training_step(model, c, s.batch_size, device, dtype),
+            "torch.compile": training_step(torch.compile(model), c, s.batch_size, device, dtype),
+        }
+        for _ in range(2):  # the number of masked rows varies: let the compiler see that before timing
+            step["torch.compile"][0]()
+        report("training, vocabulary 1026", step, s.rounds, device)
+
+    if s.only in ("all", "batch"):
+        c = config(s, 1026)
+        model = Transformer(c).to(device)
+        step = {f"batch {b}": training_step(model, c, b, device, dtype) for b in (4, 8, 16, 32)}
+        report("training, vocabulary 1026", step, s.rounds, device)
+
+    if s.only in ("all", "blocks"):
+        c = config(s, 1026)
+        model = Transformer(c).to(device)
+        step = {"mdlm": training_step(model, c, s.batch_size, device, dtype)}
+        for size in dict.fromkeys(min(k, c.seq_len) for k in (c.seq_len, 64, 16, 4)):
+            name = f"bd3lm, blocks of {size}"
+            step[name] = training_step(model, c, s.batch_size, device, dtype, block_size=size)
+        report("training by blocks", step, s.rounds, device)
+
+
+def decoding_groups(s, device):
+    n = s.seq_len
+    prompts = [torch.empty(0, dtype=torch.int64, device=device)] * s.batch_size
+
+    def run_of(algorithm, net, **options):
+        def run():
+            algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
+
+        return run, s.batch_size * n, 0
+
+    if s.only in ("all", "decode"):
+        model = Transformer(config(s, 1026)).to(device).eval()
+        causal = Transformer(config(s, 1026, causal=True)).to(device).eval()
+        variants = {
+            "mdlm, 1 token per forward": run_of(fast_mdlm, model),
+            "mdlm, 4 tokens per forward": run_of(fast_mdlm, model, steps=max(1, n // 4)),
+            "mdlm, 16 tokens per forward": run_of(fast_mdlm, model, steps=max(1, n // 16)),
+            "mdlm, ancestral, 64 steps": run_of(fast_mdlm, model, quota="ancestral", steps=64),
+            "ar, KV cache": run_of(ar, causal),
+        }
+        report(f"decoding {s.batch_size} x {n}", variants, min(3, s.rounds), device)
+
+    if s.only in ("all", "block_decode"):
+        size = min(16, n)
+        model = Transformer(config(s, 1026, block_size=size)).to(device).eval()
+        for tokens in (1, 4, 8):
+            variants = {
+                name: run_of(fast_bd3lm, model, cache=cache, steps=max(1, n // tokens))
+                for name, cache in (("no cache", "none"), ("prefix anew per block", "block"), ("exact cache", "kept"))
+            }
+            group = f"decoding {s.batch_size} x {n}, blocks of {size}, {tokens} per forward"
+            report(group, variants, min(3, s.rounds), device)
+
+
 def main(argv):
     s = configurator.fill(configurator.read(argv), Settings)
     if s.rounds < 1:
@@ -359,82 +445,10 @@ def main(argv):
     print(f"{where}, torch {torch.__version__}, training in {str(dtype)[6:]}, {s.rounds} rounds\n")
     print("| group | variant | tokens/s (median) | ratio | MFU |\n|---|---|---|---|---|")
 
-    def config(vocab_size, **changes):
-        return Config(
-            **{"vocab_size": vocab_size, "seq_len": s.seq_len, "n_layer": s.n_layer, "n_embd": s.n_embd,
-               "n_head": max(1, s.n_embd // 64), **changes}
-        )  # fmt: skip
-
-    if s.only in ("all", "head"):
-        c = config(50304)
-        model = Transformer(c).to(device)
-        step = {
-            "logits everywhere": training_step(model, c, s.batch_size, device, dtype, full=True),
-            "logits at masked rows": training_step(model, c, s.batch_size, device, dtype),
-        }
-        report("training, vocabulary 50304", step, s.rounds, device)
-
-    if s.only in ("all", "compile"):
-        c = config(1026)
-        model = Transformer(c).to(device)
-        step = {
-            "eager": training_step(model, c, s.batch_size, device, dtype),
-            "torch.compile": training_step(torch.compile(model), c, s.batch_size, device, dtype),
-        }
-        for _ in range(2):  # the number of masked rows varies: let the compiler see that before timing
-            step["torch.compile"][0]()
-        report("training, vocabulary 1026", step, s.rounds, device)
-
-    if s.only in ("all", "batch"):
-        c = config(1026)
-        model = Transformer(c).to(device)
-        step = {f"batch {b}": training_step(model, c, b, device, dtype) for b in (4, 8, 16, 32)}
-        report("training, vocabulary 1026", step, s.rounds, device)
-
-    if s.only in ("all", "blocks"):
-        c = config(1026)
-        model = Transformer(c).to(device)
-        step = {"mdlm": training_step(model, c, s.batch_size, device, dtype)}
-        for size in dict.fromkeys(min(k, c.seq_len) for k in (c.seq_len, 64, 16, 4)):
-            name = f"bd3lm, blocks of {size}"
-            step[name] = training_step(model, c, s.batch_size, device, dtype, block_size=size)
-        report("training by blocks", step, s.rounds, device)
-
-    n = s.seq_len
-    prompts = [torch.empty(0, dtype=torch.int64, device=device)] * s.batch_size
-
-    def decode(algorithm, net, **options):
-        def run():
-            algorithm.generate(net, prompts, algorithm.SampleOptions(max_new_tokens=n, **options), mask_id=1025)
-
-        return run, s.batch_size * n, 0
-
+    training_groups(s, device, dtype)
     if s.only in ("all", "sft"):
         sft_group(s, device, dtype)
-
-    if s.only in ("all", "decode"):
-        model = Transformer(config(1026)).to(device).eval()
-        causal = Transformer(config(1026, causal=True)).to(device).eval()
-        variants = {
-            "mdlm, 1 token per forward": decode(mdlm, model),
-            "mdlm, 4 tokens per forward": decode(mdlm, model, steps=max(1, n // 4)),
-            "mdlm, 16 tokens per forward": decode(mdlm, model, steps=max(1, n // 16)),
-            "mdlm, ancestral, 64 steps": decode(mdlm, model, quota="ancestral", steps=64),
-            "ar, KV cache": decode(ar, causal),
-        }
-        report(f"decoding {s.batch_size} x {n}", variants, min(3, s.rounds), device)
-
-    if s.only in ("all", "block_decode"):
-        size = min(16, n)
-        model = Transformer(config(1026, block_size=size)).to(device).eval()
-        for tokens in (1, 4, 8):
-            variants = {
-                name: decode(bd3lm, model, cache=cache, steps=max(1, n // tokens))
-                for name, cache in (("no cache", "none"), ("prefix anew per block", "block"), ("exact cache", "kept"))
-            }
-            group = f"decoding {s.batch_size} x {n}, blocks of {size}, {tokens} per forward"
-            report(group, variants, min(3, s.rounds), device)
-
+    decoding_groups(s, device)
     if s.only in ("all", "cache"):
         cache_group(s, device)
 

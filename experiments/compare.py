@@ -157,7 +157,7 @@ def speed(results, device, rows=4, rounds=3):
     seconds = [[] for _ in results]
     for _ in range(rounds):
         for r, checkpoint, t in zip(results, checkpoints, seconds):
-            algorithm, n = algorithms.load(r["algorithm"]), checkpoint.model.config.seq_len
+            algorithm, n = algorithms.engine(algorithms.load(r["algorithm"])), checkpoint.model.config.seq_len
             o = algorithm.SampleOptions(**r["sampling"] | {"max_new_tokens": n})
             start = time.time()
             out = algorithm.generate(checkpoint.model, prompts, o, mask_id=checkpoint.tokenizer.mask_id)

@@ -113,6 +113,33 @@ class Place:
     adapted: dict = field(default_factory=dict)  # loss options that the algorithm has adapted to it
 
 
+@dataclass
+class Run:
+    """What a run has in its hands while it trains (train.set_up)."""
+
+    s: object  # train.Settings
+    algorithm: object  # the module whose loss is trained
+    config: object  # model.Config, of the network
+    stages: list  # [(iteration, loss options from there on)]
+    data: object  # batches.Windows or batches.Chats
+    rows: int  # of an iteration, over all processes and micro-batches
+    out: object  # its directory
+    rank: int  # of this process
+    world: int  # processes
+    device: str
+    autocast: object  # the precision of the matrix products
+    raw: torch.nn.Module  # the network, which is evaluated and saved
+    model: torch.nn.Module  # … as it is trained: compiled, by several processes
+    trained: dict  # its parameters that are trained, by name
+    average: dict  # … and their average over time, where one is kept (ema)
+    optimizers: list
+    place: Place  # where it stands
+    identity: dict  # what it is, compared when it goes on
+    said: dict  # what its checkpoints say, besides where it stands
+    say: object  # print, in the first process
+    log: object  # log(iteration, **numbers), in the first process
+
+
 def resume(state, trained, average, optimizers, data):
     """Give all of them what was saved (load_train_state); returns the Place."""
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """What a run starts from: a checkpoint or nothing, the context, the blocks, the network with its adapters."""
 
+import importlib
 import json
 import sys
 from dataclasses import asdict, replace
@@ -17,15 +18,23 @@ from nanodlm.wrapped import is_causal
 FREE = ("dropout", "causal", "block_size", "seq_len")
 
 
-def is_missing(directory):
-    """Whether there is no checkpoint yet in a directory, here or in the project."""
-    return not any((base / directory / "config.json").is_file() for base in (Path(), ROOT))
+def convert_first(s, shift):
+    """Make the checkpoint to start from out of what it is converted from, where it is not there yet. Of several
+    processes one does, and the others wait."""
+    from filelock import FileLock
 
-
-def is_autoregressive(name):
-    """Whether a checkpoint, a directory or one of the hub's, is an autoregressive model."""
-    content = json.loads((ckpt.find(name) / "config.json").read_text(encoding="utf-8"))
-    return is_causal((content.get("architectures") or [""])[0]) or content.get("algorithm") == "ar"
+    there = [base / s.init_from / "config.json" for base in (Path(), ROOT)]
+    if s.init_from in ("scratch", "resume"):
+        sys.exit(f"convert={s.convert} needs a directory for the converted checkpoint: init_from=checkpoints/…")
+    Path(s.init_from).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{s.init_from}.lock"):
+        if any(file.is_file() for file in there):
+            return
+        content = json.loads((ckpt.find(s.convert) / "config.json").read_text(encoding="utf-8"))
+        if is_causal((content.get("architectures") or [""])[0]) or content.get("algorithm") == "ar":
+            importlib.import_module("convert_ar").convert(s.convert, s.init_from, s.algorithm, shift)
+        else:
+            importlib.import_module("convert_bert").convert(s.convert, s.init_from)
 
 
 def checkpoint_of(s, dtype, algorithm):
