@@ -8,7 +8,7 @@ because a finished block sees nothing of what comes after it.
 
     python bd3lm.py      trains and samples something tiny, and says what it does
 
-1 who sees whom · 2 loss · 3 likelihood · 4 sampling · 5 tutorial
+1 who sees whom · 2 loss · 3 bound · 4 sampling · 5 likelihood · 6 tutorial
 
 As in mdlm.py, everything is plain; nanodlm/fast_bd3lm.py has the cache, ragged batches and every option.
 """
@@ -201,7 +201,7 @@ def adapt(model, windows, options, *, mask_id, seed=0):
     return {"t_min": low, "t_max": min(1.0, low + width)}
 
 
-# ---- 3 · likelihood ------------------------------------------------------------------------------------------------
+# ---- 3 · bound -----------------------------------------------------------------------------------------------------
 
 
 def trained_block_size(model):
@@ -234,55 +234,6 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     return total / samples
 
 
-def whole_blocks(length, size, seq_len):
-    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
-    end = -(-length // size) * size
-    return min(end, seq_len) if length <= seq_len else end
-
-
-def causal_blocks(length, size, window, device):
-    """Who sees whom in a text: bool (1, length, length), its own block and those before; `window` tokens at most."""
-    i = torch.arange(length, device=device)
-    block = i // size
-    end = ((block + 1) * size).clamp(max=length)
-    return ((block[:, None] >= block) & (i >= end[:, None] - window))[None]
-
-
-@torch.no_grad()
-def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,), one pair at a time: the sum over
-    blocks of log p(x^b | x^{<b}), each by mdlm.log_likelihood's methods."""
-    size, found = trained_block_size(model), []
-    for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        length = len(prompt) + len(target)
-        if length > model.config.seq_len:
-            raise ValueError(f"a text of {length} tokens exceeds the context of {model.config.seq_len}; cut it up")
-        more = whole_blocks(length, size, model.config.seq_len) - length
-        x0 = F.pad(torch.cat([prompt, target]), (0, more), value=mask_id)  # what follows is not known yet, and never is
-        position = torch.arange(len(x0), device=x0.device)
-        real, hidden = position < length, (position >= len(prompt)) & (position < length)
-        if options.method == "nelbo":
-            number = i if numbers is None else int(numbers[i])
-            keys = dict(samples=options.mc_samples, seed=options.seed, first=number)
-            found.append(-nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], real=real[None], **keys)[0])
-            continue
-        total = torch.zeros((), dtype=torch.float64, device=x0.device)
-        while hidden.any():
-            at = hidden.nonzero()[:, 0]
-            at = at[at // size == at[0] // size]  # the first block that is not known
-            end = min(int(at[0] // size + 1) * size, len(x0))
-            mask = causal_blocks(end, size, end, x0.device)
-            logits = fp32(model(torch.where(hidden, mask_id, x0)[None, :end], mask=mask, rows=at))
-            logits[:, mask_id] = -torch.inf
-            now = at.new_zeros(1)  # the leftmost, or
-            if options.method == "confidence":
-                now = mdlm.surest(mdlm.certainty(logits, "confidence").double(), 1, mdlm.eps_of(model))
-            total += logits[now].double().log_softmax(-1)[0, x0[at[now]]][0]
-            hidden[at[now]] = False
-        found.append(total)
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
-
-
 # ---- 4 · sampling ---------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +241,22 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 class SampleOptions(mdlm.SampleOptions):
     block_size: int = 0  # tokens of a block; 0 means as trained
     window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
+
+
+def whole_blocks(length, size, seq_len):
+    """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""
+    end = -(-length // size) * size
+    return min(end, seq_len) if length <= seq_len else end
+
+
+def logits_of(model, x, block, size, window):
+    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): the text x (L,) up to its end, of which
+    each block sees itself and those before it, `window` tokens at most."""
+    position = torch.arange(len(x), device=x.device)
+    i = position[: (block + 1) * size]
+    end = ((i // size + 1) * size).clamp(max=len(x))[:, None]
+    mask = (i[:, None] // size >= i // size) & (i >= end - window)
+    return position // size == block, lambda at: model(x[None, : len(i)], mask=mask[None], rows=at)
 
 
 @torch.no_grad()
@@ -304,35 +271,29 @@ def generate(
 
     until   called with what follows a prompt, int64 (n,), whenever a block is done; the row ends where it says so
     """
-    o, size = options, options.block_size or trained_block_size(model)
-    window, out = o.window or model.config.seq_len, Output([], [])
+    o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
+    window = o.window or model.config.seq_len
     xs = [F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
-        length, hole, clock, forwards, events = len(x), x == mask_id, 0, 0, []
-        blocks, end = (hole.nonzero()[:, 0] // size).unique().tolist(), length
+        hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
+        blocks = (hole.nonzero()[:, 0] // size).unique().tolist()
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
-        canvas = F.pad(x, (0, whole_blocks(length, size, model.config.seq_len) - length), value=mask_id)
-        hole = F.pad(hole, (0, len(canvas) - length))
+        more = whole_blocks(len(x), size, model.config.seq_len) - len(x)
+        canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
+        xs[i] = x = canvas[: len(x)]
         for k, block in enumerate(blocks):
-            stop = min((block + 1) * size, len(canvas))
-            mask = causal_blocks(stop, size, window, x.device)
-            mine = hole & (torch.arange(len(canvas), device=x.device) // size == block)
-
-            def logits_at(at, canvas=canvas, stop=stop, mask=mask):
-                return model(canvas[None, :stop], mask=mask, rows=at)
-
-            row, steps = i if numbers is None else int(numbers[i]), int(mine.sum())
-            steps = max(1, mdlm.share(o.steps, k, len(blocks))) if o.steps else steps
-            for at, chance in mdlm.denoise(logits_at, canvas, mine, o, mask_id, row, steps, mdlm.eps_of(model)):
-                xs[i] = x = canvas[:length]
+            mine, logits_at = logits_of(model, canvas, block, size, window)
+            keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]))
+            keys["steps"] = max(1, noise.share(o.steps, k, len(blocks))) if o.steps else 0
+            for at, logp in mdlm.denoise(model, logits_at, canvas, hole & mine, o, **keys):
                 forwards += len(at) > 0
-                events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), chance.tolist())]
+                events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
                 clock += 1
                 if watch is not None:
                     watch([x.clone() for x in xs])
-            end = mdlm.end_of_text(x, hole[:length], mask_id, eos_id)
-            if end < length or until and block != blocks[-1] and until(x[len(prompt) : stop]):
-                end = min(end, stop)
+            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), (block + 1) * size
+            if end < len(x) or until and block != blocks[-1] and until(x[len(prompt) : done]):
+                end = min(end, done)
                 break
         out.tokens.append(x[:end])
         out.num_forwards.append(forwards)
@@ -340,10 +301,40 @@ def generate(
     return out
 
 
-# ---- 5 · tutorial --------------------------------------------------------------------------------------------------
+# ---- 5 · likelihood -------------------------------------------------------------------------------------------------
 
 
-def tutorial():
+@torch.no_grad()
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,), one pair at a time: the sum over
+    blocks of log p(x^b | x^{<b}), each by mdlm.log_likelihood's methods."""
+    size, seq_len, found = trained_block_size(model), model.config.seq_len, torch.zeros(len(prompts)).double()
+    for i, (prompt, target) in enumerate(zip(prompts, targets)):
+        length = len(prompt) + len(target)
+        if length > seq_len:
+            raise ValueError(f"a text of {length} tokens exceeds the context of {seq_len}; cut it into windows")
+        x0 = F.pad(torch.cat([prompt, target]), (0, whole_blocks(length, size, seq_len) - length), value=mask_id)
+        position = torch.arange(len(x0), device=x0.device)
+        real, hidden = position < length, (position >= len(prompt)) & (position < length)
+        if options.method == "nelbo":
+            keys = dict(samples=options.mc_samples, seed=options.seed, first=i if numbers is None else int(numbers[i]))
+            found[i] = -nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], real=real[None], **keys)
+            continue
+        x = torch.where(hidden, mask_id, x0)
+        for block in (position[hidden] // size).unique().tolist():
+            mine, logits_at = logits_of(model, x, block, size, seq_len)
+            mine &= hidden
+            # As in mdlm.py: from left to right, each token is a hole of its own.
+            for hole in [mine] if options.method == "confidence" else torch.diag(mine)[mine]:
+                steps = mdlm.denoise(model, logits_at, x, hole, mask_id=mask_id, answer=x0)
+                found[i] += sum(logp.sum().cpu() for _, logp in steps)
+    return found
+
+
+# ---- 6 · tutorial --------------------------------------------------------------------------------------------------
+
+
+def tutorial(steps=350, samples=50):
     """Climb the ladder from autoregression to masked diffusion on a rule that a child sees at once."""
     torch.manual_seed(0)
     letters, L = "abcdefghijklmnopqrstuvwxyz_", 12
@@ -359,10 +350,8 @@ def tutorial():
     def ids(text):
         return torch.tensor([letters.index(c) for c in text], dtype=torch.int64)
 
-    print(
-        "1 · A text is cut into blocks, here three of 4 letters. All are trained in one pass over the noised text and"
-    )
-    print("    the clean one. Who sees whom (rows see columns):\n")
+    print("1 · A text is cut into blocks, here three of 4 letters. All are trained in one pass over the noised text")
+    print("    and the clean one. Who sees whom (rows see columns):\n")
     x0 = runs(1, 0)
     hidden = mdlm.corrupt(to_blocks(torch.ones_like(x0).bool(), 4), mdlm.LossOptions(), 1, 0, 3)[0]
     both = show(torch.where(from_blocks(hidden, L), mask_id, x0)[0]) + show(x0[0, : clean_length(L, 4)])
@@ -371,12 +360,11 @@ def tutorial():
         print(f"    {letter} " + "".join("#" if seen else "." for seen in row.tolist()))
     print("\n    Each block has its own t. A noised block sees itself and the clean text before it, never the answer.")
 
-    def train(size, steps):
+    def train(size):
         model = Transformer(Config(vocab_size=27, seq_len=L, block_size=size, n_layer=2, n_head=2, n_embd=64))
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         for i in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps)
+            optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps)
             options = LossOptions(block_size=size, t_min=1.0 if size == 1 else 0.0)
             value = loss(model, runs(64, noise.fold(1, i)), options, mask_id=mask_id, seed=noise.fold(2, i))
             optimizer.zero_grad()
@@ -385,23 +373,21 @@ def tutorial():
             optimizer.step()
         return model.eval()
 
-    steps, best = 350, torch.tensor(52.0).log().item()
+    best = torch.tensor(52.0).log().item()
     print(f"\n2 · The ladder: the same network, {steps} steps on the same letters, blocks of 1 (autoregression) to {L}")
-    print(
-        f"    (masked diffusion). Nats a row, at least ln 52 = {best:.3f}; forwards to write a row where letters with"
-    )
-    print("    p >= 0.9 are revealed at once, the storing of a block counted as one more:")
+    print(f"    (masked diffusion). Nats a row, at least ln 52 = {best:.3f}; forwards to write a row where letters of")
+    print("    which the network is sure (p >= 0.9) are revealed at once:")
     models = {}
     for size in (1, 4, L):
-        models[size] = train(size, steps)
+        models[size] = train(size)
         bound = nelbo(models[size], runs(256, 99), mask_id=mask_id, samples=4)
         o = SampleOptions(L, quota="threshold")
-        out = generate(models[size], [ids("")] * 100, o, mask_id=mask_id)
-        forwards = sum(out.num_forwards) / 100
+        out = generate(models[size], [ids("")] * samples, o, mask_id=mask_id)
+        forwards = sum(out.num_forwards) / samples
         mean, error = bound.mean(), bound.std() / 16
         print(f"    blocks of {size:2}   NELBO {mean:6.3f} ± {error:.3f}   {forwards:4.1f} forwards")
 
-    print("\n3 · Sampling block by block; what is finished is cached and never encoded again:")
+    print("\n3 · Sampling block by block; what is finished stays, so that its keys and values could be kept:")
     seen = []
     generate(models[4], [ids("")], SampleOptions(L), mask_id=mask_id, watch=lambda xs: seen.append(show(xs[0])))
     print("    " + " → ".join(seen[1::2]))

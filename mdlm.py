@@ -7,7 +7,7 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 
     python mdlm.py      trains and samples something tiny, and says what it does
 
-1 corruption · 2 loss · 3 likelihood · 4 sampling · 5 tutorial
+1 corruption · 2 loss · 3 bound · 4 sampling · 5 likelihood · 6 tutorial
 
 Everything here is plain. nanodlm/fast_mdlm.py has the same sampler and likelihoods for ragged batches, with caches and
 every published option; a test holds the two equal, token for token. Random numbers are functions of integers (seed,
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from model import Config, Transformer, fp32
 from nanodlm import noise
-from nanodlm.noise import uniform
+from nanodlm.noise import draw, share, uniform
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
 
@@ -147,7 +147,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     )
 
 
-# ---- 3 · likelihood ------------------------------------------------------------------------------------------------
+# ---- 3 · bound -----------------------------------------------------------------------------------------------------
 
 
 def nelbo_masks(maskable, row, j, samples, seed):
@@ -182,51 +182,6 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     return total / samples
 
 
-@dataclass
-class LikelihoodOptions:
-    method: Literal["nelbo", "left_to_right", "confidence"] = "nelbo"  # a bound, or exact
-    mc_samples: int = 16  # masks per text (nelbo)
-    seed: int = 0  # of the masks
-
-    def __post_init__(self):
-        check(self)
-        if self.mc_samples < 1:
-            raise ValueError(f"mc_samples={self.mc_samples} estimates nothing; use at least 1")
-
-
-@torch.no_grad()
-def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,); one pair at a time.
-
-    nelbo          minus the NELBO: a lower bound, of `mc_samples` masks, which depend on the seed and the pair's number
-    left_to_right  exact, for the model that reveals the target from left to right: one forward per token
-    confidence     exact, for the sampler that reveals the surest position first and samples its token: log p is the sum
-                   over the revealed tokens, as the order depends on revealed tokens only (DUEL, arXiv 2603.01367)
-    """
-    found = []
-    for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        x0 = torch.cat([prompt, target])[None]
-        hidden = torch.arange(x0.shape[1], device=x0.device)[None] >= len(prompt)
-        if options.method == "nelbo":
-            number = i if numbers is None else int(numbers[i])
-            keys = dict(mask_id=mask_id, maskable=hidden, samples=options.mc_samples, seed=options.seed, first=number)
-            found.append(-nelbo(model, x0, **keys)[0])
-            continue
-        total = torch.zeros((), dtype=torch.float64, device=x0.device)
-        while hidden.any():
-            at = hidden[0].nonzero()[:, 0]
-            logits = fp32(model(torch.where(hidden, mask_id, x0), rows=at)).index_fill(
-                1, at.new_tensor(mask_id), -torch.inf
-            )
-            now = at.new_zeros(1)  # which of them: the leftmost, or
-            if options.method == "confidence":
-                now = surest(certainty(logits, "confidence").double(), 1, eps_of(model))
-            total += logits[now].double().log_softmax(-1)[0, x0[0, at[now]]][0]
-            hidden[0, at[now]] = False
-        found.append(total)
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
-
-
 # ---- 4 · sampling --------------------------------------------------------------------------------------------------
 
 
@@ -253,19 +208,6 @@ class Output:
     tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut behind a generated end-of-text
     num_forwards: list[int]  # per prompt: network evaluations it took; guidance counts twice
     trace: list[list[tuple]] = field(default_factory=list)  # per prompt: (step, position, token, its probability)
-
-
-def draw(logits, u, temperature=1.0):
-    """One token per row of logits (N, V) from one uniform number each (N,): int64 (N,).
-
-    By inverting the distribution function in float64. 32-bit Gumbel noise, the usual way, cannot reach the tails and
-    silently lowers the temperature (generative perplexity 126 → 31 from precision alone; arXiv 2409.02908)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    c = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    total = c[:, -1]
-    x = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(c, x[:, None], right=True)[:, 0]
 
 
 def certainty(logits, order, tokens=None):
@@ -296,28 +238,21 @@ def surest(p, count, eps=0.0):
     return level.argsort(descending=True, stable=True)[:count].sort().values
 
 
-def share(n, step, steps, schedule="linear"):
-    """How many of n tokens to reveal in `step` of `steps`; ints, or int64 tensors (B,).
-
-    linear: equal shares, the remainder one each to the first steps (LLaDA); others: as many stay hidden as the schedule
-    says, rounded down."""
-    if schedule == "linear":
-        return n // steps + (step < n % steps)
-    stay, then = (mask_rate(1 - (torch.as_tensor(step) + i).double() / steps, schedule)[0] for i in (0, 1))
-    return (n * stay + 1e-9).floor().long() - (n * then + 1e-9).floor().long()
-
-
-def denoise(logits_at, x, hole, options, mask_id, row, steps, eps):
-    """Reveal the masks among the holes (bool, L) of a canvas x (int64, L), in place, in `steps` steps. After each step
-    it yields which positions were revealed and the probabilities of their tokens, both (n,).
+def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=0, steps=0, answer=None):
+    """Reveal the masks among the holes (bool, L) of a canvas x (int64, L), in place, in `steps` steps (0: as many as
+    there are holes). After each it yields the positions that were revealed and the log p of their tokens, both (n,).
 
     logits_at  positions (N,) -> logits (N, V) there, of the canvas as it is now
     row        its number, from which with the seed, the step and the position come all random numbers
+    answer     int64 (L,): the tokens that are written, in place of those drawn
     """
-    o, n, step = options, int(hole.sum()), 0
-    while len(at := (hole & (x == mask_id)).nonzero()[:, 0]):
+    o, eps, hidden, step = options, torch.finfo(next(model.parameters()).dtype).eps, hole & (x == mask_id), 0
+    n = int(hidden.sum())
+    steps = steps or max(1, n)
+    while hidden.any():
+        at = hidden.nonzero()[:, 0]
         u, count = uniform(o.seed, row, step, 0, at), int(share(n, step, steps, o.schedule))
-        if o.quota == "ancestral":  # each hidden token by itself, with probability (alpha_s - alpha_t) / (1 - alpha_t)
+        if o.quota == "ancestral":  # each hidden token by itself: (alpha_s - alpha_t) / (1 - alpha_t) (MDLM, eq. 7)
             t, s = (1 - torch.tensor(step + i).double() / steps for i in (0, 1))
             rate_t, rate_s = mask_rate(t, o.schedule)[0], mask_rate(s, o.schedule)[0] if step + 1 < steps else 0.0
             at = at[u < (rate_t - rate_s) / rate_t]
@@ -325,21 +260,22 @@ def denoise(logits_at, x, hole, options, mask_id, row, steps, eps):
             at = at[surest(u, count)]
         elif o.quota == "steps" and not count:
             at = at[:0]
-        chance = at.double()
+        logp = at.double()
         if len(at):
             logits = fp32(logits_at(at)).index_fill(1, at.new_tensor(mask_id), -torch.inf)
-            tokens = draw(logits, uniform(o.seed, row, step, 1, at), o.temperature)
-            chance = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
+            v = uniform(o.seed, row, step, 1, at)
+            tokens = draw(logits, v, o.temperature) if answer is None else answer[at]
+            logp = logits.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             if o.order != "random" and o.quota != "ancestral":
                 sure = certainty(logits, o.order).double()
                 level = (1 + sure) / 2 if o.order == "margin" else sure  # how a difference of probabilities rounds
                 now = surest(level, count if o.quota == "steps" else 1, eps)
                 if o.quota == "threshold":
                     now = torch.cat([now, (sure >= o.threshold).nonzero()[:, 0]]).unique()
-                at, tokens, chance = at[now], tokens[now], chance[now]
-            x[at] = tokens
+                at, tokens, logp = at[now], tokens[now], logp[now]
+            x[at], hidden[at] = tokens, False
         step += 1
-        yield at, chance
+        yield at, logp
 
 
 @torch.no_grad()
@@ -357,24 +293,17 @@ def generate(
     xs, out = [F.pad(p.long(), (0, options.max_new_tokens), value=mask_id) for p in prompts], Output([], [])
     for i, x in enumerate(xs):
         hole, forwards, events = x == mask_id, 0, []
-
-        def logits_at(at, x=x):
-            return model(x[None], rows=at)
-
-        row, steps = i if numbers is None else int(numbers[i]), options.steps or int(hole.sum())
-        for step, (at, chance) in enumerate(denoise(logits_at, x, hole, options, mask_id, row, steps, eps_of(model))):
+        keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]), steps=options.steps)
+        steps = denoise(model, lambda at, x=x: model(x[None], rows=at), x, hole, options, **keys)
+        for step, (at, logp) in enumerate(steps):
             forwards += len(at) > 0
-            events += [(step, *event) for event in zip(at.tolist(), x[at].tolist(), chance.tolist())]
+            events += [(step, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
             if watch is not None:
                 watch([x.clone() for x in xs])
         out.tokens.append(x[: end_of_text(x, hole, mask_id, eos_id)])
         out.num_forwards.append(forwards)
         out.trace += [events] if trace else []
     return out
-
-
-def eps_of(model):
-    return torch.finfo(next(model.parameters()).dtype).eps
 
 
 def end_of_text(x, hole, mask_id, eos_id):
@@ -384,10 +313,50 @@ def end_of_text(x, hole, mask_id, eos_id):
     return int(ends.long().argmax()) + 1 if ends.any() else len(x)
 
 
-# ---- 5 · tutorial --------------------------------------------------------------------------------------------------
+# ---- 5 · likelihood -------------------------------------------------------------------------------------------------
 
 
-def tutorial():
+@dataclass
+class LikelihoodOptions:
+    method: Literal["nelbo", "left_to_right", "confidence"] = "nelbo"  # a bound, or exact
+    mc_samples: int = 16  # masks per text (nelbo)
+    seed: int = 0  # of the masks
+
+    def __post_init__(self):
+        check(self)
+        if self.mc_samples < 1:
+            raise ValueError(f"mc_samples={self.mc_samples} estimates nothing; use at least 1")
+
+
+@torch.no_grad()
+def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
+    """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,); one pair at a time.
+
+    nelbo          minus the NELBO: a lower bound, of `mc_samples` masks, which depend on the seed and the pair's number
+    left_to_right  exact, for the model that reveals the target from left to right: one forward per token
+    confidence     exact, for the sampler that reveals the surest position first and samples its token: whatever it
+                   writes, the order depends on revealed tokens only, and the chain rule holds (DUEL, arXiv 2603.01367)
+    """
+    found = torch.zeros(len(prompts), dtype=torch.float64)
+    for i, (prompt, target) in enumerate(zip(prompts, targets)):
+        x0 = torch.cat([prompt, target])
+        hidden = torch.arange(len(x0), device=x0.device) >= len(prompt)
+        if options.method == "nelbo":
+            keys = dict(samples=options.mc_samples, seed=options.seed, first=i if numbers is None else int(numbers[i]))
+            found[i] = -nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], **keys)
+            continue
+        x = torch.where(hidden, mask_id, x0)
+        # From left to right, each token is a hole of its own; else all are one, and the sampler chooses.
+        for hole in [hidden] if options.method == "confidence" else torch.eye(len(x0)).bool().to(x0.device)[hidden]:
+            steps = denoise(model, lambda at, x=x: model(x[None], rows=at), x, hole, mask_id=mask_id, answer=x0)
+            found[i] += sum(logp.sum().cpu() for _, logp in steps)
+    return found
+
+
+# ---- 6 · tutorial --------------------------------------------------------------------------------------------------
+
+
+def tutorial(steps=800, samples=200):
     """Train a tiny model on a rule that a child sees at once, and watch it work."""
     torch.manual_seed(0)
     letters, L = "abcdefghijklmnopqrstuvwxyz_", 10
@@ -413,19 +382,19 @@ def tutorial():
 
     model = Transformer(Config(vocab_size=len(letters), seq_len=L, n_layer=2, n_head=2, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    steps, best = 800, torch.tensor(52.0).log().item()
+    best = torch.tensor(52.0).log().item()
     print(
         f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is, on average,"
     )
     print(f"    an upper bound on -log p(row), which no model can push below ln 52 = {best:.3f} nats.")
     for i in range(steps + 1):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, (steps - i) / 400 + 1e-3)
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
         value = loss(model, runs(64, noise.fold(1, i)), mask_id=mask_id, seed=noise.fold(2, i))
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if i % 200 == 0:
+        if i % (steps // 4) == 0:
             bound = nelbo(model, runs(256, 99), mask_id=mask_id, samples=4)
             said = f"NELBO {bound.mean():6.3f} ± {bound.std() / 16:.3f} nats a row"
             print(f"    step {i:4}   loss {value.item() * L:6.3f}   {said}")
@@ -439,9 +408,9 @@ def tutorial():
     for canvas in ("wx________", "____q_____", "______ih__"):
         out = fill(canvas, quota="threshold")
         print(f"    {canvas} → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
-    made, rows = [show(x) for x in fill("_" * L, 200).tokens], {show(x) for x in runs(5000, 3)}
+    made, rows = [show(x) for x in fill("_" * L, samples).tokens], {show(x) for x in runs(5000, 3)}
     good = sum(m in rows for m in made)
-    print(f"\n6 · Of 200 samples {good} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
+    print(f"\n6 · Of {samples} samples {good} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
     print("    Next: python train.py config/quickstart.py")
 
 

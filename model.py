@@ -480,3 +480,65 @@ class Transformer(nn.Module):
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
         attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
         return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# tutorial
+
+
+@torch.no_grad()
+def tutorial():
+    """Follow the shapes of one forward pass, and see what each switch changes."""
+    torch.manual_seed(0)
+    usual = dict(vocab_size=100, seq_len=8, n_layer=2, n_head=4, n_embd=32)
+    ids = torch.randint(99, (1, 8))
+
+    def network(**switches):
+        return Transformer(Config(**usual | switches)).eval()
+
+    print(
+        "1 · One forward pass of a batch of 1 text of 8 tokens; every line is a module and the shape that it returns.\n"
+    )
+    model = network()
+    for name, module in model.named_modules():
+        if name and "blocks.1" not in name and not isinstance(module, nn.Dropout | nn.Identity | nn.ModuleList):
+            module.register_forward_hook(lambda _, __, out, name=name: print(f"    {name:22} {tuple(out.shape)}"))
+    print(f"    ids                    {tuple(ids.shape)}")
+    print(f"    logits                 {tuple(model(ids).shape)}")
+
+    print("\n2 · Who sees whom: a # where output i (row) changes when token j (column) is another one.\n")
+
+    def seen(model):
+        other = ids.repeat(8, 1).fill_diagonal_(99)  # row j: token j is another one
+        change = (model(other) - model(ids)).abs().amax(-1) > 1e-7
+        return ["".join("#" if x else "." for x in row) for row in change.T.tolist()]
+
+    switches = ({}, dict(causal=True), dict(causal=True, shift=True), dict(window=1, n_layer=1))
+    print("    " + "".join(f"{', '.join(f'{k}={v}' for k, v in s.items()) or 'usual':28}" for s in switches))
+    for rows in zip(*(seen(network(**s)) for s in switches)):
+        print("    " + "".join(f"{row:28}" for row in rows))
+
+    usual_size = network().num_params()
+    print(f"\n3 · What a switch costs in parameters, of {usual_size:,}:")
+    for switch in (
+        dict(n_kv_head=1),
+        dict(mlp="swiglu"),
+        dict(qk_norm=False),
+        dict(position="learned"),
+        dict(tied=True),
+    ):
+        ((name, value),) = switch.items()
+        print(f"    {name}={value}".ljust(26) + f"{network(**switch).num_params() - usual_size:+7,}")
+
+    model = network(causal=True)
+    some, cache = torch.tensor([2, 5]), model.cache(1, 8)
+    one_by_one = torch.cat([model(ids[:, i : i + 1], cache=cache) for i in range(8)], 1)
+    some_off = (model(ids)[0, some] - model(ids, rows=some)).abs().max()
+    print("\n4 · The same numbers for less work:")
+    print(f"    rows=[2, 5]: logits of two tokens alone, off by {some_off:.0e}")
+    print(f"    a KV cache: one token at a time, off by {(model(ids) - one_by_one).abs().max():.0e}")
+    print("    Next: python mdlm.py")
+
+
+if __name__ == "__main__":
+    tutorial()

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from mdlm import certainty, draw, mask_rate, share
+from mdlm import certainty, mask_rate
 from model import fp32
+from nanodlm.noise import draw, share
 
 
 def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float64):

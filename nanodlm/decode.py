@@ -11,7 +11,7 @@ import torch
 from mdlm import Output, certainty, check, mask_rate
 from model import fp32
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, resolution, top_per_row
-from nanodlm.noise import uniform
+from nanodlm.noise import share, uniform
 
 
 @dataclass
@@ -135,13 +135,8 @@ def decode(
     given = (at < lengths[:, None]) & ~hole
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
 
-    # blocks[i]: the numbers of row i's blocks that have holes, in order; the steps are shared out over them.
     size = o.block_size or L
-    most = -(-L // size)
-    block_of = torch.where(hole, (at - origin[:, None]) // size, most)
-    held = torch.zeros(B, most + 1, dtype=torch.bool, device=device).scatter_(1, block_of, True)[:, :most]
-    blocks = torch.where(held, torch.arange(most, device=device), most).sort(1).values
-    num_blocks = held.sum(1)
+    blocks, num_blocks = blocks_with_holes(hole, origin, size)
     window = torch.arange(min(size, int((lengths - origin).max())), device=device)
     current = torch.zeros(B, dtype=torch.int64, device=device)  # the row is in block blocks[i, current[i]]
     step = torch.zeros_like(current)  # within that block
@@ -156,30 +151,10 @@ def decode(
         in_block = hole[index] & (position < L)
         xr = x[index]
         hidden = (xr == mask_id) & in_block
-        masks = in_block.sum(1)
-        if o.steps:
-            steps = (o.steps // num_blocks[r] + (current[r] < o.steps % num_blocks[r])).clamp(min=1)
-        else:
-            steps = masks.clamp(min=1)
+        steps = share(o.steps, current[r], num_blocks[r]) if o.steps else in_block.sum(1)
+        steps = steps.clamp(min=1)
         key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
-        u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
-
-        # Positions that need no logits are chosen first, so that logits are computed for those alone.
-        count, drop = None, torch.zeros_like(hidden)
-        if o.quota == "ancestral":
-            if o.schedule == "dream":
-                t, s = (dream_time(step[r] + i, steps) for i in (0, 1))
-            else:
-                t, s = (1 - (step[r] + i).double() / steps for i in (0, 1))
-            reveal, hide = ancestral_rates(t, s, o)
-            wanted = hidden & (u < reveal[:, None])
-            drop = in_block & ~hidden & (u < hide[:, None])
-        else:
-            count = quota(masks, hidden.sum(1), step[r], steps, o.schedule)
-            if o.order == "random":
-                wanted = top_per_row(u.masked_fill(~hidden, -torch.inf), count)
-            else:
-                wanted = hidden & (count > 0)[:, None] if o.quota == "steps" else hidden
+        wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
 
         if wanted.any():
             read, more = logits_at(r, position, wanted)
@@ -221,6 +196,34 @@ def decode(
     if eos_id is not None:
         ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
     return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
+
+
+def blocks_with_holes(hole, origin, size):
+    """The numbers of each row's blocks that have holes, in order, int64 (B, blocks), and how many there are (B,); the
+    steps are shared out over them."""
+    B, L = hole.shape
+    most = -(-L // size)
+    block_of = torch.where(hole, (torch.arange(L, device=hole.device) - origin[:, None]) // size, most)
+    held = torch.zeros(B, most + 1, dtype=torch.bool, device=hole.device).scatter_(1, block_of, True)[:, :most]
+    return torch.where(held, torch.arange(most, device=hole.device), most).sort(1).values, held.sum(1)
+
+
+def without_logits(options, key, position, hidden, in_block, step, steps):
+    """What can be said of a step without logits, so that logits are computed for few positions: which may be revealed,
+    bool (R, W); how many will be (R,), or None; which are hidden again, bool (R, W)."""
+    o, drop = options, torch.zeros_like(hidden)
+    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
+    if o.quota == "ancestral":
+        if o.schedule == "dream":
+            t, s = (dream_time(step + i, steps) for i in (0, 1))
+        else:
+            t, s = (1 - (step + i).double() / steps for i in (0, 1))
+        reveal, hide = ancestral_rates(t, s, o)
+        return hidden & (u < reveal[:, None]), None, in_block & ~hidden & (u < hide[:, None])
+    count = quota(in_block.sum(1), hidden.sum(1), step, steps, o.schedule)
+    if o.order == "random":
+        return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
+    return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
 
 
 def choose(model, read, wanted, position, key, count, options, mask_id, trace):

@@ -7,6 +7,80 @@ from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
 
 
+class Canvas:
+    """The rows of a call, x (B, L), as the network reads them: whole, or within a block by what is kept of the rest.
+
+    A pass writes the slots of the cache for the tokens that it is given, and who is not given keeps what is there."""
+
+    def __init__(self, model, x, hole, lengths, options, mask_id):
+        self.model, self.x, self.hole, self.lengths = model, x, hole, lengths
+        self.options, self.mask_id = options, mask_id
+        self.copies = 2 if options.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
+        self.cache = model.cache(self.copies * len(x), x.shape[1], options.compile) if options.cache != "none" else None
+        self.live = torch.arange(len(x), device=x.device)  # the rows that the cache holds
+        self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
+
+    def encode(self, r, i, begin, stop, width, position, wanted, compiled=False):
+        """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
+        of rows r[i]."""
+        o, x, cache, device = self.options, self.x, self.cache, self.x.device
+        begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
+        p = begin[:, None] + torch.arange(width, device=device)
+        p = torch.where(p < stop[:, None], p, -1)  # -1: padding
+        index = r[i, None], p.clamp(min=0)
+        a, b = wanted.nonzero(as_tuple=True)
+        ids, rows = x[index], a * p.shape[1] + position[a, b] - begin[a]
+        if o.cfg_scale:
+            rows = torch.cat([rows, rows + ids.numel()])
+            ids, p = torch.cat([ids, ids.masked_fill(~self.hole[index], self.mask_id)]), p.repeat(2, 1)
+        if cache is None:
+            padding = p < 0
+            return self.model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
+        cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(self.copies)])
+        if compiled:  # one shape: all positions of the block
+            return self.model.compiled()(ids, positions=p, cache=cache).flatten(0, 1)[rows]
+        return self.model.hidden(ids, positions=p, cache=cache, rows=rows)
+
+    def logits_at(self, r, position, wanted):
+        """Reader of the logits at the wanted positions (bool, R, W) of rows r, for decode()."""
+        o, x, lengths, device, shift = self.options, self.x, self.lengths, self.x.device, int(self.model.config.shift)
+        if o.compile:  # no row leaves: those that are finished become padding
+            full = [v.new_zeros(len(x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
+            r, position, wanted = torch.arange(len(x), device=device), *full
+        active, start = wanted.any(1), position[:, 0]
+        after = start + position.shape[1]
+        end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
+        if self.cache is None:
+            i = active.nonzero()[:, 0]
+            hidden = self.encode(r, i, 0 * end, end, int(end[i].max()), position, wanted)
+            return reader(self.model, hidden, o.cfg_scale, o.exact), 0
+        if len(r) < len(self.live):
+            self.cache.keep(torch.isin(self.live, r).repeat(self.copies))
+            self.live = r
+        # A row that enters a block reads, and stores, its whole canvas. Until the block is done, what stands before it
+        # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
+        fresh = active & (self.stored[r] != start)
+        self.stored[r] = torch.where(fresh, start, self.stored[r])
+        begin = (start - shift).clamp(min=0)  # shifted, the token before predicts the block's first
+        stop = torch.where(active & ~fresh, end if o.cache == "prefix" else torch.minimum(after, end), begin)
+        first, i, passes = wanted & fresh[:, None], fresh.nonzero()[:, 0], []
+        if len(i):
+            passes.append((fresh, self.encode(r, i, 0 * end, end, int(end[i].max()), position, first)))
+        width = int((stop - begin).max())
+        if width:  # all rows, the others as padding: picking rows would copy the cache
+            width = position.shape[1] + shift if o.compile else width
+            i = torch.arange(len(r), device=device)
+            passes.append((~fresh, self.encode(r, i, begin, stop, width, position, wanted & ~first, o.compile)))
+        hidden = passes[0][1]
+        if len(passes) == 2:
+            row = wanted.nonzero()[:, 0]
+            hidden = hidden.new_empty(self.copies, len(row), hidden.shape[1])
+            for rows, part in passes:
+                hidden[:, rows[row]] = part.unflatten(0, (self.copies, -1))
+            hidden = hidden.flatten(0, 1)
+        return reader(self.model, hidden, o.cfg_scale, o.exact), 0
+
+
 @torch.no_grad()
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
@@ -34,69 +108,7 @@ def generate(
     check_length(model, x)
     hole = (x == mask_id) & real
     lengths = real.sum(1)
-    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-    cache = None if o.cache == "none" else model.cache(copies * len(x), x.shape[1], o.compile)
-    live = torch.arange(len(x), device=device)  # the rows that the cache holds
-    stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
-
-    def encode(r, i, begin, stop, width, position, wanted, compiled=False):
-        """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
-        of rows r[i]."""
-        begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
-        p = begin[:, None] + torch.arange(width, device=device)
-        p = torch.where(p < stop[:, None], p, -1)  # -1: padding
-        index = r[i, None], p.clamp(min=0)
-        a, b = wanted.nonzero(as_tuple=True)
-        ids, rows = x[index], a * p.shape[1] + position[a, b] - begin[a]
-        if o.cfg_scale:
-            rows = torch.cat([rows, rows + ids.numel()])
-            ids, p = torch.cat([ids, ids.masked_fill(~hole[index], mask_id)]), p.repeat(2, 1)
-        if cache is None:
-            padding = p < 0
-            return model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
-        cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(copies)])
-        if compiled:  # one shape: all positions of the block
-            return model.compiled()(ids, positions=p, cache=cache).flatten(0, 1)[rows]
-        return model.hidden(ids, positions=p, cache=cache, rows=rows)
-
-    def logits_at(r, position, wanted):
-        nonlocal live
-        if o.compile:  # no row leaves: those that are finished become padding
-            full = [v.new_zeros(len(x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
-            r, position, wanted = torch.arange(len(x), device=device), *full
-        active, start = wanted.any(1), position[:, 0]
-        after = start + position.shape[1]
-        end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
-        if cache is None:
-            i = active.nonzero()[:, 0]
-            hidden = encode(r, i, 0 * end, end, int(end[i].max()), position, wanted)
-            return reader(model, hidden, o.cfg_scale, o.exact), 0
-        if len(r) < len(live):
-            cache.keep(torch.isin(live, r).repeat(copies))
-            live = r
-        # A row that enters a block reads, and stores, its whole canvas. Until the block is done, what stands before it
-        # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
-        fresh = active & (stored[r] != start)
-        stored[r] = torch.where(fresh, start, stored[r])
-        begin = (start - int(model.config.shift)).clamp(min=0)  # shifted, the token before predicts the block's first
-        stop = torch.where(active & ~fresh, end if o.cache == "prefix" else torch.minimum(after, end), begin)
-        first, i, passes = wanted & fresh[:, None], fresh.nonzero()[:, 0], []
-        if len(i):
-            passes.append((fresh, encode(r, i, 0 * end, end, int(end[i].max()), position, first)))
-        width = int((stop - begin).max())
-        if width:  # all rows, the others as padding: picking rows would copy the cache
-            width = position.shape[1] + int(model.config.shift) if o.compile else width
-            i = torch.arange(len(r), device=device)
-            passes.append((~fresh, encode(r, i, begin, stop, width, position, wanted & ~first, o.compile)))
-        hidden = passes[0][1]
-        if len(passes) == 2:
-            row = wanted.nonzero()[:, 0]
-            hidden = hidden.new_empty(copies, len(row), hidden.shape[1])
-            for rows, part in passes:
-                hidden[:, rows[row]] = part.unflatten(0, (copies, -1))
-            hidden = hidden.flatten(0, 1)
-        return reader(model, hidden, o.cfg_scale, o.exact), 0
-
+    canvas = Canvas(model, x, hole, lengths, o, mask_id)
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    return decode(model, x, hole, lengths, origin, options, logits_at, **keys)
+    return decode(model, x, hole, lengths, origin, options, canvas.logits_at, **keys)

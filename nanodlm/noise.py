@@ -1,4 +1,4 @@
-"""Noise: random numbers as functions of integers, times spread over [0, 1], and schedules of the mask rate.
+"""Noise: random numbers as functions of integers, draws from them, times spread over [0, 1], schedules.
 
 Every random number is a pure function of integers: (seed, row, step, position). So a row of a batch is what it would
 have been alone, any split of a batch over processes or micro-batches gives the same numbers, CPU and GPU agree, and a
@@ -82,3 +82,27 @@ def see_ahead(mask, chance, seed, length, device):
     i = torch.arange(length, device=device)
     seen = (i <= i[:, None]) | (uniform(seed, 7, i[:, None], i) < chance)
     return seen[None] if mask is None else seen & (mask if mask.dim() == 3 else mask[:, None])
+
+
+def draw(logits, u, temperature=1.0):
+    """One token per row of logits (N, V) from one uniform number each (N,): int64 (N,).
+
+    By inverting the distribution function in float64. 32-bit Gumbel noise, the usual way, cannot reach the tails and
+    silently lowers the temperature (generative perplexity 126 → 31 from precision alone; arXiv 2409.02908)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    c = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    total = c[:, -1]
+    x = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(c, x[:, None], right=True)[:, 0]
+
+
+def share(n, step, steps, name="linear"):
+    """How many of n tokens to reveal in `step` of `steps`; ints, or int64 tensors (B,).
+
+    linear: equal shares, the remainder one each to the first steps (LLaDA); others: as many stay hidden as the schedule
+    says, rounded down."""
+    if name == "linear":
+        return n // steps + (step < n % steps)
+    stay, then = (schedule(1 - (torch.as_tensor(step) + i).double() / steps, name)[0] for i in (0, 1))
+    return (n * stay + 1e-9).floor().long() - (n * then + 1e-9).floor().long()
