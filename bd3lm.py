@@ -23,8 +23,9 @@ import torch.nn.functional as F
 
 import mdlm
 from mdlm import LikelihoodOptions, Output
-from model import Config, Tiles, Transformer, fp32
+from model import Config, Transformer, fp32
 from nanodlm import noise
+from nanodlm.attention import as_masks
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
 PASSES = 2  # a training step takes nearly two passes over the text
@@ -44,8 +45,8 @@ def sees(block_q, clean_q, block_k, clean_k):
 
 @functools.lru_cache(maxsize=64)
 def attention(length, block_size, device, kind):
-    """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. A pair of BlockMasks
-    (kind "flex", for GPUs), Tiles ("tiles", for SDPA) or plain bool (1, T, S) ("dense")."""
+    """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. For kinds of masks see
+    nanodlm/attention.py."""
     both = length + clean_length(length, block_size)
 
     def rule(b, h, q, k):
@@ -54,35 +55,21 @@ def attention(length, block_size, device, kind):
 
     if both == length:
         return None, None  # one block: everyone sees everyone
-    if kind == "flex":
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        return tuple(create_block_mask(rule, None, None, queries, both, device) for queries in (both, length))
-    i = torch.arange(both, device=device)
-    mask = rule(None, None, i[:, None], i)
-    if kind == "dense":
-        return mask[None], mask[None, :length]
-    size = max(64, length // 4)
-    return Tiles(mask, size), Tiles(mask[:length], size)
+    return as_masks(rule, None, (both, length), both, device, kind)
 
 
 def attention_of_texts(number, block_size, kind):
-    """attention() for rows of several texts, each of whole blocks: nobody sees another text (number: mdlm.Texts'). The
-    clean half is whole, as every text but the last has a last block in the middle of it."""
-    length, device = number.shape[1], number.device
+    """attention() for rows of several texts, each of whole blocks: nobody sees another text (number: batches.Texts').
+    The clean half is whole, as every text but the last has a last block in the middle of it."""
+    length = number.shape[1]
 
     def rule(b, h, q, k):
         clean_q, clean_k = q >= length, k >= length
         q, k = q - length * clean_q, k - length * clean_k
         return sees(q // block_size, clean_q, k // block_size, clean_k) & (number[b, q] == number[b, k])
 
-    if kind == "flex":
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        return tuple(create_block_mask(rule, len(number), None, n, 2 * length, device) for n in (2 * length, length))
-    i = torch.arange(2 * length, device=device)
-    mask = rule(torch.arange(len(number), device=device)[:, None, None], None, i[:, None], i)
-    return mask, mask[:, :length]
+    kind = "dense" if kind == "tiles" else kind
+    return as_masks(rule, len(number), (2 * length, length), 2 * length, number.device, kind)
 
 
 def clean_length(length, block_size):

@@ -150,28 +150,6 @@ def flex_attention(compiled):
     return torch.compile(flex) if compiled else flex
 
 
-class Tiles:
-    """A mask for long, sparse attention without a GPU: what a BlockMask is to FlexAttention, for SDPA.
-
-    mask   bool (T, S), who sees whom. It is cut into tiles of size x size; those that are empty are never computed."""
-
-    def __init__(self, mask, size):
-        self.shape, self.size, self.rows = mask.shape, size, []
-        for row in mask.split(size):
-            tiles = row.split(size, 1)
-            seen = [j for j, tile in enumerate(tiles) if tile.any()]
-            part = torch.cat([tiles[j] for j in seen], 1)
-            self.rows.append((seen, None if part.all() else part))
-
-    def attend(self, q, k, v, **options):
-        k, v = k.split(self.size, 2), v.split(self.size, 2)
-        rows = []
-        for tile, (seen, part) in zip(q.split(self.size, 2), self.rows, strict=True):
-            k_seen, v_seen = torch.cat([k[j] for j in seen], 2), torch.cat([v[j] for j in seen], 2)
-            rows.append(F.scaled_dot_product_attention(tile, k_seen, v_seen, part, **options))
-        return torch.cat(rows, 2)
-
-
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
@@ -201,7 +179,7 @@ class Attention(nn.Module):
             k, v = cache.write(self.layer, slots, k, v)  # (B, H_kv, S, D)
         gqa = c.n_kv_head != c.n_head
         p = c.dropout if self.training else 0.0
-        if isinstance(mask, Tiles):
+        if hasattr(mask, "attend"):  # nanodlm.attention.Tiles
             y = mask.attend(q, k, v, dropout_p=p, enable_gqa=gqa)
         elif mask is not None and not torch.is_tensor(mask):  # a BlockMask
             y = flex_attention(x.is_cuda and not torch.compiler.is_compiling())(
@@ -337,7 +315,6 @@ class Transformer(nn.Module):
             self.head_dense, self.head_norm = nn.Linear(c.n_embd, c.n_embd, c.head_dense == "bias"), Norm(c.n_embd, c)
         self.head_weight = None if c.tied else nn.Parameter(torch.empty(c.vocab_size, c.n_embd))
         self.head_bias = nn.Parameter(torch.zeros(c.vocab_size)) if c.head_bias else None
-        self.graph, self.caches = None, {}  # of compiled()
         self.recompute = False  # activations of a block again in the backward pass, rather than keeping them
         self.init_weights()
 
@@ -413,30 +390,13 @@ class Transformer(nn.Module):
         x = self.norm(x)
         return x if c.head_dense == "none" else self.head_norm(F.gelu(self.head_dense(x)))
 
-    def compiled(self):
-        """hidden(), compiled for calls of one shape; on a GPU as CUDA graphs, which spare it the launch of kernels."""
-        if self.graph is None:
-            mode = "reduce-overhead" if self.embed.weight.is_cuda else None
-            self.graph = torch.compile(self.hidden, dynamic=False, mode=mode)
-        return self.graph
-
     def head(self, x):
         """Logits (…, V) of what hidden() returns."""
         return F.linear(x, self.embed.weight if self.config.tied else self.head_weight, self.head_bias)
 
-    def cache(self, batch, size, compiled=False):
-        """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype; for compiled()
-        the same one again and again, of few sizes, as every new one would be compiled, or recorded, anew."""
-        where = self.embed.weight.device, self.embed.weight.dtype
-        if not compiled:
-            return KVCache(self.config, batch, size, *where)
-        key = batch, -(-size // 256) * 256
-        if key not in self.caches:
-            cache = self.caches[key] = KVCache(self.config, *key, *where)
-            for store in (cache.k, cache.v, cache.filled):
-                torch._dynamo.mark_static_address(store)
-        self.caches[key].filled.zero_()
-        return self.caches[key]
+    def cache(self, batch, size):
+        """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype."""
+        return KVCache(self.config, batch, size, self.embed.weight.device, self.embed.weight.dtype)
 
     def attention_mask(self, mask, local, real, positions, cache, in_order):
         """What SDPA or FlexAttention is given on global or local layers: None, a bool tensor (B, 1 or H, T, S), or the
@@ -448,7 +408,7 @@ class Transformer(nn.Module):
                 raise ValueError(
                     f"a {type(mask).__name__} mask cannot be combined with window > 0; pass a bool mask instead"
                 )
-            if self.training and c.dropout and not isinstance(mask, Tiles):
+            if self.training and c.dropout and not hasattr(mask, "attend"):
                 raise ValueError(f"FlexAttention has no dropout; set dropout=0 instead of {c.dropout}")
             return mask
         if mask is None and not window and (in_order or (cache is None and not c.causal)):
@@ -471,15 +431,6 @@ class Transformer(nn.Module):
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
-
-    def flops_per_token(self, seq_len, head_rows=1.0, passes=1):
-        """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key
-        (windows not counted). `head_rows` is the fraction of tokens whose logits are computed, `passes` how often a
-        token goes through the blocks."""
-        c = self.config
-        matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() == 2)
-        attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
-        return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention
 
 
 # ------------------------------------------------------------------------------------------------------------------

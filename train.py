@@ -29,7 +29,7 @@ from model import Config, Transformer
 from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, stages, start
 from nanodlm.batches import Chats, Windows
 from nanodlm.checkpoint import load_train_state
-from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype
+from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
 from nanodlm.files import ROOT, replace_file
 from nanodlm.likelihood import mean_and_error, per_token
 from nanodlm.results import with_error
@@ -317,7 +317,7 @@ def train(run, stack):
             if place.facts:
                 shown["val"] = f"{place.facts['val_nats']:.3f}"
             if peak:
-                flops = run.raw.flops_per_token(L, 1.0 if causal else 0.5, getattr(run.algorithm, "PASSES", 1))
+                flops = flops_per_token(run.raw, L, 1.0 if causal else 0.5, getattr(run.algorithm, "PASSES", 1))
                 numbers["mfu"] = flops * speed / (peak * run.world)
                 shown["mfu"] = f"{numbers['mfu']:.1%}"
             run.log(it, **numbers, seconds=place.seconds)

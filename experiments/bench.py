@@ -40,7 +40,7 @@ from nanodlm import (  # noqa: E402
     tasks,
 )
 from nanodlm import checkpoint as ckpt  # noqa: E402
-from nanodlm.device import PEAK_FLOPS, pick_device, pick_dtype  # noqa: E402
+from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype  # noqa: E402
 
 Group = Literal[
     "all",
@@ -132,7 +132,7 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
         model.zero_grad(set_to_none=True)
 
     passes = 1 + bd3lm.clean_length(config.seq_len, block_size) / config.seq_len if block_size else 1
-    flops = model.flops_per_token(config.seq_len, 1.0 if full else 0.5, passes)
+    flops = flops_per_token(model, config.seq_len, 1.0 if full else 0.5, passes)
     return step, batch_size * config.seq_len, flops
 
 

@@ -1,4 +1,4 @@
-"""Where it runs, and in which precision: chosen by themselves, with the reason."""
+"""Where it runs, in which precision (chosen by themselves, with the reason), and how many operations it takes."""
 
 import sys
 
@@ -28,3 +28,13 @@ def pick_dtype(name, device):
         return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
     has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
     return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")
+
+
+def flops_per_token(model, seq_len, head_rows=1.0, passes=1):
+    """FLOPs of one training step per token (forward and backward): 6 per matrix weight, 12 per channel and key
+    (windows not counted). `head_rows` is the fraction of tokens whose logits are computed, `passes` how often a
+    token goes through the blocks."""
+    c = model.config
+    matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
+    return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention

@@ -3,8 +3,34 @@
 import torch
 
 from mdlm import CAUSAL, Output, nelbo  # noqa: F401
+from model import Transformer
 from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
+
+
+def compiled(model):
+    """model.hidden, compiled for calls of one shape; on a GPU as CUDA graphs, which spare it the launch of kernels."""
+    if not isinstance(model, Transformer):  # runs through transformers
+        return model.hidden
+    if not hasattr(model, "graph"):
+        mode = "reduce-overhead" if model.embed.weight.is_cuda else None
+        model.graph = torch.compile(model.hidden, dynamic=False, mode=mode)
+    return model.graph
+
+
+def cache_again(model, batch, size):
+    """model.cache for compiled(): the same one again and again, of few sizes, as every new one would be compiled, or
+    recorded, anew."""
+    if not isinstance(model, Transformer):
+        return model.cache(batch, size)
+    key = batch, -(-size // 256) * 256
+    kept = model.__dict__.setdefault("caches", {})
+    if key not in kept:
+        kept[key] = model.cache(*key)
+        for store in (kept[key].k, kept[key].v, kept[key].filled):
+            torch._dynamo.mark_static_address(store)
+    kept[key].filled.zero_()
+    return kept[key]
 
 
 class Canvas:
@@ -16,7 +42,10 @@ class Canvas:
         self.model, self.x, self.hole, self.lengths = model, x, hole, lengths
         self.options, self.mask_id = options, mask_id
         self.copies = 2 if options.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-        self.cache = model.cache(self.copies * len(x), x.shape[1], options.compile) if options.cache != "none" else None
+        size = self.copies * len(x), x.shape[1]
+        self.cache = (
+            None if options.cache == "none" else cache_again(model, *size) if options.compile else model.cache(*size)
+        )
         self.live = torch.arange(len(x), device=x.device)  # the rows that the cache holds
         self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
@@ -38,7 +67,7 @@ class Canvas:
             return self.model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
         cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(self.copies)])
         if compiled:  # one shape: all positions of the block
-            return self.model.compiled()(ids, positions=p, cache=cache).flatten(0, 1)[rows]
+            return compiled(self.model)(ids, positions=p, cache=cache).flatten(0, 1)[rows]
         return self.model.hidden(ids, positions=p, cache=cache, rows=rows)
 
     def logits_at(self, r, position, wanted):

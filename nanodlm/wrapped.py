@@ -62,13 +62,10 @@ class Wrapped(torch.nn.Module):
     def head(self, x):
         return x
 
-    def compiled(self):
-        return self.hidden
-
     def forward(self, *args, **kwargs):
         return self.hidden(*args, **kwargs)
 
-    def cache(self, batch, size, compiled=False):
+    def cache(self, batch, size):
         one = Config(n_layer=1, n_head=1, n_embd=2, head_dim=1, position="none")
         return KVCache(one, batch, min(size, self.config.seq_len), self.hf.device, torch.int64)
 
