@@ -79,9 +79,34 @@ def options_of(values, s, checkpoint, algorithm):
     name, settled = presets.settle(checkpoint, algorithm, values, s.preset)
     if name:
         print(f"preset: {name}")
+    if s.plain:
+        lost = [k for k in settled if not hasattr(Settings, k) and not hasattr(algorithm.SampleOptions, k)]
+        for key in lost:
+            if key in values and hasattr(fast_bd3lm.SampleOptions, key):  # which has them all
+                sys.exit(f"{key} ({values[key][1]}) is an option of the fast sampler alone; leave it out, or --plain")
+        settled = {k: v for k, v in settled.items() if k not in lost or k in values}
+        if found := [k for k in lost if k not in values]:
+            print(f"plain: without {', '.join(found)}, which the plain sampler does not have")
     s, options = configurator.fill(settled, Settings, algorithm.SampleOptions)
     presets.refuse_idle(options, values)
     return s, options
+
+
+def fit(s, values, options, canvas, seq_len):
+    """The options with a length that fits the context; exits where nothing does."""
+    room = seq_len - len(canvas)
+    if hasattr(options, "window"):  # block by block, any length will do
+        room = max(room, options.max_new_tokens)
+    if room < (0 if s.infill else 1):
+        sys.exit(f"the prompt has {len(canvas)} tokens, which fill the context of {seq_len} tokens; shorten it")
+    if "max_new_tokens" not in values:
+        options = replace(options, max_new_tokens=0 if s.infill else min(options.max_new_tokens, room))
+    if options.max_new_tokens > room:
+        sys.exit(
+            f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
+            f"{seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
+        )
+    return options
 
 
 def refuse_idle(s, values):
@@ -128,38 +153,22 @@ def main(argv):
         return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 
     canvas = canvas_of(s, tokenizer)
-    room = model.config.seq_len - len(canvas)
-    if hasattr(options, "window"):  # block by block, any length will do
-        room = max(room, options.max_new_tokens)
-    if room < (0 if s.infill else 1):
-        sys.exit(
-            f"the prompt has {len(canvas)} tokens, which fill the context of {model.config.seq_len} tokens; shorten it"
-        )
-    if "max_new_tokens" not in values:
-        options = replace(options, max_new_tokens=0 if s.infill else min(options.max_new_tokens, room))
-    if options.max_new_tokens > room:
-        sys.exit(
-            f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
-            f"{model.config.seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
-        )
+    options = fit(s, values, options, canvas, model.config.seq_len)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     prompts = [canvas.to(device)] * s.num_samples
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
     start = time.time()
     try:
-        out = algorithm.generate(
-            model,
-            prompts,
-            options,
-            mask_id=tokenizer.mask_id,
-            eos_id=stop_ids,
-            trace=bool(s.html or s.gif),
-            watch=watch,
-        )
+        keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, trace=bool(s.html or s.gif), watch=watch)
+        out = algorithm.generate(model, prompts, options, **keys)
     except ValueError as e:
         sys.exit(str(e))
-    seconds = time.time() - start
+    show(s, options, canvas, out, time.time() - start, checkpoint)
 
+
+def show(s, options, canvas, out, seconds, checkpoint):
+    """Print the samples and what they took, and write the pages that were asked for."""
+    tokenizer = checkpoint.tokenizer
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
         if s.stop and not s.infill:

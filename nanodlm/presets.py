@@ -51,13 +51,14 @@ def refuse_idle(options, said):
 
 
 def idle(options):
-    """{option that does nothing: because of what}."""
+    """{option that does nothing: because of what}, of those that there are: plain samplers have few."""
     o, found = options, {}
     if not hasattr(o, "quota"):  # ar
         return {"top_k": "temperature=0", "top_p": "temperature=0"} if o.temperature == 0 else {}
-    if o.temperature == 0 and o.measure != "draw":
-        found |= dict.fromkeys(("top_k", "top_p"), f"temperature=0 and measure={o.measure}")
-    if o.order in ("margin", "entropy") and o.measure == "token":
+    measure = getattr(o, "measure", "network")
+    if o.temperature == 0 and measure != "draw":
+        found |= dict.fromkeys(("top_k", "top_p"), f"temperature=0 and measure={measure}")
+    if o.order in ("margin", "entropy") and measure == "token":
         found["measure"] = f"order={o.order}, which looks at no token"
     if o.order == "random":
         found |= dict.fromkeys(("measure", "order_temperature", "last"), "order=random")
@@ -68,10 +69,10 @@ def idle(options):
     if o.quota in SURE:
         found |= dict.fromkeys(("steps", "schedule"), f"quota={o.quota}, which reveals whatever is sure enough")
     found |= {name: f"quota={o.quota}" for name in SURE if name != o.quota}
-    if not o.remask:
+    if not getattr(o, "remask", 0.0):
         found |= dict.fromkeys(("remask_from", "remask_until"), "remask=0")
     if hasattr(o, "window"):
         found["lookahead"] = "algorithm=bd3lm, whose blocks see nothing of what comes after them"
-    elif not o.block_size:
+    elif not getattr(o, "block_size", 0):
         found["lookahead"] = "block_size=0: there is nothing behind the one block"
-    return found
+    return {name: why for name, why in found.items() if hasattr(o, name)}
