@@ -120,7 +120,8 @@ def window(checkpoint):
 def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
-    options = algorithm.LikelihoodOptions(method=method, batch_size=s.batch_size)
+    batch = {"batch_size": s.batch_size} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
+    options = algorithm.LikelihoodOptions(method=method, **batch)
     ends = [None] * len(windows) if lengths is None else lengths.tolist()
     given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])

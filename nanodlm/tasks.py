@@ -16,7 +16,8 @@ import datasets
 import lm_eval.evaluator
 import lm_eval.tasks
 
-from nanodlm import configurator, hub, presets, sandbox
+from nanodlm import configurator, fast_mdlm, hub, presets, sandbox
+from nanodlm.files import ROOT
 from nanodlm.harness import Answers, Harness
 
 
@@ -85,13 +86,12 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         return {k: v for k, v in own.items() if k in {f.name for f in fields(c)}}
 
     theirs, published = checkpoint.facts.get("preset"), ("llada", "dream", "illada")
-    method = (
-        {"method": (theirs, "its preset")} if algorithm.__name__ == "nanodlm.fast_mdlm" and theirs in published else {}
-    )
+    method = {"method": (theirs, "its preset")} if algorithm is fast_mdlm and theirs in published else {}
     for key in ("method", "preset"):
         if theirs in published and own.get(key, (theirs,))[0] in {*published} - {theirs}:
             print(f"warning: {key}={own[key][0]} is another family's; the checkpoint's authors have {theirs}")
-    likelihood = method | part(algorithm.LikelihoodOptions) | {"batch_size": (s.batch_size, "")}
+    batch = {"batch_size": (s.batch_size, "")} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
+    likelihood = method | part(algorithm.LikelihoodOptions) | batch
     likelihood = configurator.fill(likelihood, algorithm.LikelihoodOptions, quiet=True)
     options, decoding = configurator.fill(part(Options), Options, quiet=True), part(algorithm.SampleOptions)
 
@@ -142,8 +142,7 @@ def task_manager(include_path):
         setattr(lm_eval.evaluator, name, lambda *_: None)
     if include_path and not Path(include_path).is_dir():
         sys.exit(f"include_path={include_path} is no directory of task files (YAML)")
-    ours = Path(__file__).resolve().parent / "tasks"
-    return Tasks(include_path=[str(path) for path in (ours, include_path) if path])
+    return Tasks(include_path=[str(path) for path in (ROOT / "tasks", include_path) if path])
 
 
 def check_names(names, manager):

@@ -5,14 +5,14 @@ import random
 import datasets
 import numpy as np
 
-from data import common
+from nanodlm import corpus
 
 
 def continuations(count=250, given=40, asked=16, **metadata):
     """{"test": data set} with text, choices and the number of the true one: `given` tokens of a document, and the next
     `asked` of it and of three other passages."""
-    meta = common.load_meta("pydocs")
-    tokenizer, ids = common.load_tokenizer("pydocs", meta), common.load_tokens("pydocs", "val", meta)
+    meta = corpus.load_meta("pydocs")
+    tokenizer, ids = corpus.load_tokenizer("pydocs", meta), corpus.load_tokens("pydocs", "val", meta)
     texts = np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1)
     size = given + asked
     texts = [x[i : i + size] for x in texts for i in range(0, len(x) - size, size)]
