@@ -28,7 +28,7 @@ class LossOptions:
 
 
 def token_nll(model, x0, rows, mask_id, real=None, texts=None):
-    """-log p(x_i | x_<i) at the True places of rows (B, L), fp32 (N,) in row-major order."""
+    """-log p(x_i | x_<i) (BD3LM, arXiv 2503.09573, eq. 1) at the True places of rows (B, L), fp32 (N,), row-major."""
     i = torch.arange(x0.shape[1], device=x0.device)
     begins, mask, positions = i == 0, real, None
     if texts is not None:

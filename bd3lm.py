@@ -2,7 +2,7 @@
 
 The idea in five lines. Cut a text into blocks of `block_size` tokens. Blocks follow each other from left to right, as
 tokens do in an autoregressive model; within a block, tokens are hidden and revealed as in masked diffusion:
-log p(x) = sum over blocks b of log p(x^b | x^{<b}), each term bounded by a NELBO of its own. Block size 1 is
+log p(x) = sum over blocks b of log p(x^b | x^{<b}) (eq. 4), each bounded by a NELBO of its own (eq. 6). Block size 1 is
 autoregression, block size L is masked diffusion. What it buys: texts of any length, and a KV cache that is exact,
 because a finished block sees nothing of what comes after it.
 
@@ -37,7 +37,7 @@ PASSES = 2  # a training step takes nearly two passes over the text
 
 
 def sees(block_q, clean_q, block_k, clean_k):
-    """Whether a query in block_q of the clean or the noised half attends to a key in block_k (BD3LM, section 3.2)."""
+    """Whether a query in block_q of the clean or the noised half attends to a key in block_k (BD3LM, suppl. B.6)."""
     same = (block_q == block_k) & (clean_q == clean_k)  # everyone sees its own block, noised or clean as itself
     past = clean_k & (block_k < block_q)  # and the clean version of those before
     return same | past
@@ -98,7 +98,7 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
 
 
 def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None):
-    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens, fp32 (N,), in row-major order."""
+    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order."""
     rows = hidden.flatten().nonzero()[:, 0]
     logits = predict(model, xt, x0, rows, block_size, mask_id, texts)
     return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
@@ -138,7 +138,7 @@ class LossOptions(mdlm.LossOptions):
 
 def corrupt(maskable, options, seed, first, total):
     """mdlm.corrupt where every block is a row of its own: its own t, stratified over all blocks of the global batch.
-    Bool (B, L) and the weights, float64 (B, L)."""
+    Bool (B, L) and the weights, float64 (B, L) (BD3LM, alg. 1)."""
     size, L = options.block_size, maskable.shape[1]
     n = -(-L // size)
     hidden, weight = mdlm.corrupt(to_blocks(maskable, size), options, seed, first * n, total * n)
@@ -147,7 +147,7 @@ def corrupt(maskable, options, seed, first, total):
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
     """The training loss in nats per token, a scalar; the arguments are mdlm.loss's. Texts, where there are some, must
-    begin at multiples of block_size, and so must padding."""
+    begin at multiples of block_size, and so must padding. BD3LM, eq. 8."""
     size = options.block_size
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
@@ -163,7 +163,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 @torch.no_grad()
 def adapt(model, windows, options, *, mask_id, seed=0):
     """clip=adaptive: {"t_min", "t_max"}, as far apart as they are, where the blocks' loss varies least (BD3LM, section
-    5), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
+    5.3), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
     interval is a sample of the loss with t uniform there."""
     if options.clip == "fixed":
         return {}
@@ -202,7 +202,7 @@ def trained_block_size(model):
 @torch.no_grad()
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """An unbiased estimate of each row's NELBO in nats, float64 (B,): over all t in [0, 1], one pass per sample. The
-    arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself.
+    arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself (BD3LM, eq. 8).
 
     Padding, which must be on the right, is read as masks: as text that is not known yet, as when generating."""
     B, L = x0.shape
@@ -254,7 +254,7 @@ def generate(
 
     Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. The prefix
     and the block go through the network at every step. A text may be longer than the context: what lies before the
-    window is then out of sight. The steps are shared out over the blocks that have holes.
+    window is then out of sight. The steps are shared out over the blocks that have holes. BD3LM, alg. 2.
 
     until   called with what follows a prompt, int64 (n,), whenever a block is done; the row ends where it says so
     """
@@ -294,7 +294,7 @@ def generate(
 @torch.no_grad()
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,), one pair at a time: the sum over
-    blocks of log p(x^b | x^{<b}), each by mdlm.log_likelihood's methods."""
+    blocks of log p(x^b | x^{<b}) (BD3LM, eq. 4), each by mdlm.log_likelihood's methods."""
     size, seq_len, found = trained_block_size(model), model.config.seq_len, torch.zeros(len(prompts)).double()
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
         length = len(prompt) + len(target)

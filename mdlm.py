@@ -32,7 +32,7 @@ CAUSAL = False  # the attention this algorithm needs; train.py sets the network'
 def mask_rate(t, schedule="linear"):
     """The probability 1 - alpha(t) that a token is hidden at time t, and its derivative -alpha'(t).
 
-    linear (MDLM's "log-linear"): alpha(t) = 1 - t, so that the weight of the loss is 1/t. Others are in noise.py."""
+    linear (MDLM's "log-linear"; LLaDA, eq. 8): alpha(t) = 1 - t, so that the loss weighs 1/t. Others: noise.py."""
     return (t, torch.ones_like(t)) if schedule == "linear" else noise.schedule(t, schedule)
 
 
@@ -75,7 +75,7 @@ def check(options):
 
 def corrupt(maskable, options, seed, first, total):
     """What is hidden of rows first…first+B of `total`, and its weight in the loss: bool (B, L) and float64 (B, 1), one
-    time t a row; both twice as long with complementary masks."""
+    time t a row; both twice as long with complementary masks. It draws q(x_t | x_0) (MDLM, eq. 4; LLaDA, eq. 7)."""
     B, L = maskable.shape
     t_all = noise.times(seed, total, options, maskable.device)
     rate, slope = mask_rate(t_all[first : first + B], options.schedule)
@@ -91,7 +91,7 @@ def corrupt(maskable, options, seed, first, total):
             weight = torch.where(k >= n, 2 * weight, weight)
     else:
         hidden = (u < rate[:, None]) & maskable
-        weight, other_weight = slope / rate, slope / (1 - rate)  # w(t) = -alpha'(t) / (1 - alpha(t)) (MDLM, eq. 10)
+        weight, other_weight = slope / rate, slope / (1 - rate)  # w(t) = -alpha'(t) / (1 - alpha(t)) (MDLM, eq. 11)
     if options.complementary:
         # The opposite mask has rate 1 - r. Its density under this draw is 1/slope too, so its weight in the bound is
         # slope / (1 - r) where the first one's is slope / r; half the sum of both is the bound again.
@@ -119,7 +119,7 @@ def hidden_nll(model, xt, x0, hidden, mask_id, mask=None, positions=None):
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
-    """The training loss in nats per token, a scalar.
+    """The training loss in nats per token, a scalar (MDLM, eq. 11; LLaDA, eq. 3, and eq. 5 given prompts).
 
     x0           int64 (B, L), clean tokens
     maskable     bool (B, L): the tokens to learn; prompts and pads are not. Default: all
@@ -152,7 +152,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 
 def nelbo_masks(maskable, row, j, samples, seed):
     """Mask j (an int, or int64 (B,)) of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool
-    (B, L), and the weight n/k of its cross entropy, float64 (B,)."""
+    (B, L), and the weight n/k of its cross entropy, float64 (B,) (LLaDA, eq. 6)."""
     n = maskable.sum(1)
     spread = ((row * samples + j).double() * 0.6180339887498949 + uniform(seed, 5)) % 1
     k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
@@ -164,7 +164,7 @@ def nelbo_masks(maskable, row, j, samples, seed):
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(maskable | the rest).
 
-    Fixed-count estimator (LLaDA eq. 6): k ~ U{1…n}, hide exactly k of the n maskable tokens, n/k times their summed
+    Fixed-count estimator (LLaDA, alg. 3): k ~ U{1…n}, hide exactly k of the n maskable tokens, n/k times their summed
     cross entropy; for all schedules the same expectation. Row i's masks depend on seed and first + i alone; k is spread
     evenly over samples and rows by the golden ratio, so a standard error over rows is, if anything, too large.
     real       bool (B, L): padding, as the network's mask
@@ -215,7 +215,7 @@ def certainty(logits, order, tokens=None):
 
     confidence: the largest probability, or that of the given tokens; margin: first minus second; entropy: exp(-H), 1
     over the perplexity. Without tokens none of them looks at the token drawn, so that choosing positions by them leaves
-    the distribution of the tokens intact."""
+    the distribution of the tokens intact. All three: EB-Sampler, arXiv 2505.24857, eq. 1."""
     p = logits.softmax(-1)
     if order == "confidence":
         return p.amax(-1) if tokens is None else p.gather(1, tokens[:, None])[:, 0]
@@ -256,7 +256,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
             t, s = (1 - torch.tensor(step + i).double() / steps for i in (0, 1))
             rate_t, rate_s = mask_rate(t, o.schedule)[0], mask_rate(s, o.schedule)[0] if step + 1 < steps else 0.0
             at = at[u < (rate_t - rate_s) / rate_t]
-        elif o.order == "random":
+        elif o.order == "random":  # LLaDA's random remasking (alg. 4), by an exact count
             at = at[surest(u, count)]
         elif o.quota == "steps" and not count:
             at = at[:0]
@@ -266,7 +266,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
             v = uniform(o.seed, row, step, 1, at)
             tokens = draw(logits, v, o.temperature) if answer is None else answer[at]
             logp = logits.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-            if o.order != "random" and o.quota != "ancestral":
+            if o.order != "random" and o.quota != "ancestral":  # LLaDA, alg. 5; Fast-dLLM, alg. 1
                 sure = certainty(logits, o.order).double()
                 level = (1 + sure) / 2 if o.order == "margin" else sure  # how a difference of probabilities rounds
                 now = surest(level, count if o.quota == "steps" else 1, eps)

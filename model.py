@@ -98,7 +98,8 @@ def fp32(x):
 
 
 class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last dimension; statistics in fp32, result in the input's dtype."""
+    """RMSNorm (arXiv 1910.07467, eq. 4) or LayerNorm (1607.06450, eq. 3) over the last dimension; statistics in fp32,
+    result in the input's dtype."""
 
     def __init__(self, dim, config):
         super().__init__()
@@ -116,7 +117,7 @@ class Norm(nn.Module):
 
 
 def rotary(positions, dim, theta, scaling=()):
-    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864), fp32, (B, 1, T, dim).
+    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864, eq. 15), fp32, (B, 1, T, dim).
 
     scaling  (factor,): positions divided by it; (factor, low, high, context): only the frequencies that turn less than
              `low` times within the old context, between that and `high` turns gradually less (Llama 3.1)"""
@@ -133,7 +134,8 @@ def rotary(positions, dim, theta, scaling=()):
 
 
 def rotate(x, cos, sin):
-    """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half; fp32 inside."""
+    """Rotate the first cos.shape[-1] channels of x (B, H, T, D), pairing channel i with i + half, where the paper pairs
+    neighbours (eq. 34); fp32 inside."""
     if not torch.is_grad_enabled() and x.numel() > 2**23 and x.shape[1] > 1:  # as in MLP: a few heads at a time
         return torch.cat([rotate(part, cos, sin) for part in x.chunk(-(-x.numel() // 2**23), 1)], 1)
     dim = cos.shape[-1]
@@ -151,6 +153,8 @@ def flex_attention(compiled):
 
 
 class Attention(nn.Module):
+    """softmax(q k^T / sqrt(D)) v in each head (arXiv 1706.03762, eq. 1)."""
+
     def __init__(self, config, layer):
         super().__init__()
         c = self.config = config
@@ -193,6 +197,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The feed-forward layer; the gated ones are those of arXiv 2002.05202, eq. 6."""
+
     def __init__(self, config):
         super().__init__()
         c = config
@@ -320,7 +326,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """GPT-2's: N(0, 0.02), the projections into the residual stream smaller by sqrt(2 n_layer); biases 0."""
+        """GPT-2's (section 2.3): N(0, 0.02), residual projections smaller by sqrt(2 n_layer); biases 0."""
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 residual = name.endswith(("attn.out.weight", "mlp.down.weight"))

@@ -12,7 +12,7 @@ def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float
     """Log-weights (N, V) of the distribution to sample from: tempered, then cut to the tokens that are both among the
     top k and in the nucleus; computed in `dtype`.
 
-    The token that crosses top_p stays in, so that the nucleus holds at least that mass."""
+    The token that crosses top_p stays in, so that the nucleus (arXiv 1904.09751, 3.1) holds at least that mass."""
     logits = logits.to(dtype) / temperature
     outside = torch.zeros_like(logits, dtype=torch.bool)
     if 0 < top_k < logits.shape[-1]:
@@ -36,7 +36,7 @@ def look(logits, u, options, mask_id, dtype, trace):
     network is, and (for a trace) the token's probability, each (N,).
 
     `measure` says of what order=confidence takes the probability: of the network's best token; of the token drawn
-    (LLaDA); of the token drawn, after temperature, top_k and top_p, which the other orders then look at, too (Dream).
+    (LLaDA, alg. 5); of the token drawn, after temperature, top_k, top_p, which other orders then look at, too (Dream).
     `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
     counts, though it is never drawn."""
     o = options
@@ -103,8 +103,8 @@ def one_per_row(score, candidates, slack=0.0):
 def quota(masks, left, step, steps, schedule):
     """How many of a block's `masks`, of which `left` are left, to reveal in `step` of `steps`, (B,) int64 each.
 
-    linear  equal shares, the remainder one each to the first steps (LLaDA)
-    dream   left * (1 - s/t), rounded down, at Dream's times; all that is left in the last step
+    linear  equal shares, the remainder one each to the first steps (LLaDA's code)
+    dream   left * (1 - s/t), rounded down, at Dream's times (arXiv 2508.15487); all that is left in the last step
     others  as many stay hidden as the schedule says, rounded down"""
     if schedule == "dream":
         return (left * (1 - dream_time(step + 1, steps) / dream_time(step, steps))).long()
@@ -125,11 +125,11 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
     equal up to `slack` (see resolution) go from left to right.
 
     steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
-                   adding Gumbel noise from u (B, L)
-    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618)
+                   adding Gumbel noise from u (B, L) (arXiv 1903.06059)
+    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618, alg. 1)
     factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.)
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
-                   (EB-Sampler, arXiv 2505.24857)
+                   (EB-Sampler, arXiv 2505.24857, eq. 2)
     """
     score = score.double().masked_fill(~candidates, -torch.inf)
     level = (1 + score) / 2 if options.order == "margin" else score  # how a difference of two probabilities rounds
@@ -155,8 +155,9 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
 def ancestral_rates(t, s, options):
     """Probabilities, from time t to s, that a hidden token is revealed and that a revealed one is hidden again, (R,).
 
-    Without remasking (alpha_s - alpha_t) / (1 - alpha_t). ReMDM (arXiv 2503.00307, eq. 9): sigma at most
-    min(remask, (1 - alpha_s) / alpha_t), and (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
+    Without remasking (alpha_s - alpha_t) / (1 - alpha_t) (MDLM, eq. 7). ReMDM-cap (arXiv 2503.00307, section 4.1):
+    sigma = min(remask, (1 - alpha_s) / alpha_t), and (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) (eq. 6);
+    off outside of remask_from and remask_until: section 4.2."""
     rate_t, rate_s = mask_rate(t, options.schedule)[0], mask_rate(s, options.schedule)[0]
     rate_s = torch.where(s <= 1e-12, 0.0, rate_s)
     alpha_t = 1 - rate_t

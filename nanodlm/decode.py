@@ -263,7 +263,7 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
 
 
 def guide(logits, scale):
-    """Classifier-free guidance, un + (scale + 1)(cond - un), of logits (2N, V) that hold cond, then un: (N, V)."""
+    """Classifier-free guidance (LLaDA, eq. 16), un + (scale + 1)(cond - un), of logits (2N, V), cond, un: (N, V)."""
     cond, un = logits.chunk(2)
     return un + (scale + 1) * (cond - un)
 

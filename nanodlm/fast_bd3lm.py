@@ -1,4 +1,4 @@
-"""bd3lm.py's sampler and likelihoods, made fast: ragged batches, and the exact cache of finished blocks."""
+"""bd3lm.py's sampler and likelihoods, made fast: ragged batches, and the exact cache of whole blocks (BD3LM, eq. 7)."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -82,7 +82,7 @@ def generate(
     Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
     denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
     the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
-    Every row has its own block and step, and leaves the batch, and the cache, when it is finished.
+    Every row has its own block and step, and leaves the batch, and the cache, when it is finished. BD3LM, alg. 2.
 
     A text may be longer than the context; what lies before the window is then out of sight.
 

@@ -1,4 +1,4 @@
-"""mdlm.py made fast: ragged batches, and a whole canvas with Fast-dLLM's caches (arXiv 2505.22618)."""
+"""mdlm.py made fast: ragged batches, and a whole canvas with Fast-dLLM's caches (arXiv 2505.22618, section 3.2)."""
 
 import torch
 

@@ -14,8 +14,8 @@ from nanodlm.noise import of_masks, uniform
 
 
 def llada_masks(maskable, row, j, samples, seed, batch):
-    """nelbo_masks as LLaDA's evaluation draws them: `batch` masks at a time, whose counts are k, k + n/batch, …, modulo
-    n, for one k ~ U{1…n}."""
+    """nelbo_masks (LLaDA, eq. 6) as its published code draws them: `batch` masks at a time, whose counts are k,
+    k + n/batch, …, modulo n, for one k ~ U{1…n}."""
     n = maskable.sum(1)
     k = (uniform(seed, 6, row, j // batch) * n).floor() + 1
     count = ((k + j % batch * (n / batch)).round().long() - 1) % n.clamp(min=1) + 1
@@ -23,8 +23,8 @@ def llada_masks(maskable, row, j, samples, seed, batch):
 
 
 def dream_masks(maskable, row, j, samples, seed, batch):
-    """nelbo_masks as Dream's evaluation draws them: each token with probability p = t + (1 - t) / 1000, weight 1/p, the
-    times t of `batch` masks evenly spread; a row's last maskable token, its end-of-text, is never hidden."""
+    """nelbo_masks as Dream's code (arXiv 2508.15487) draws them: each token with probability p = t + (1 - t) / 1000,
+    weight 1/p, t evenly spread over `batch` masks; a row's last maskable token, its end-of-text, is never hidden."""
     t = (uniform(seed, 6, row, j // batch) + (j % batch) / batch) % 1
     p = (1 - 1e-3) * t + 1e-3
     position = torch.arange(maskable.shape[1], device=maskable.device)
@@ -71,8 +71,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
                    samples its token: that order depends on revealed tokens only (DUEL, arXiv 2603.01367)
     llada, dream   the bound, estimated as in their published evaluations: for scores that can be compared with theirs.
                    dream never hides a target's last token, which must be an end-of-text: append one
-    illada         iLLaDA's score (arXiv 2606.25331): as confidence, but the position whose own token is the likeliest
-                   is revealed first. That order looks at the answer, so this is no likelihood
+    illada         iLLaDA's confidence-based scoring (arXiv 2606.25331): as confidence, but the position whose own token
+                   is the likeliest is revealed first. That order looks at the answer, so this is no likelihood
 
     numbers  of the pairs, int64 (N,), from which with the seed alone their masks come; default: their places
     """
@@ -135,7 +135,7 @@ def minus_nelbo(model, x0, real, target, number, options, mask_id):
 
 
 def chain_rule(model, x0, real, target, options, mask_id):
-    """log p of each row's target, one token after the other, float64 (B,)."""
+    """log p of each row's target, one token after the other (DUEL), float64 (B,)."""
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     hidden, position = target.clone(), torch.arange(x0.shape[1], device=x0.device)
     while hidden.any():

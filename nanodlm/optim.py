@@ -10,7 +10,8 @@ from nanodlm.device import pick_dtype
 
 def orthogonal(x, dtype, steps=5):
     """x (m, n) with its singular values brought near 1, between 0.7 and 1.2, by a polynomial of odd degree 5 that is
-    applied to them `steps` times (Newton-Schulz; Muon, kellerjordan.github.io/posts/muon), in `dtype`."""
+    applied to them `steps` times (Newton-Schulz; Muon, kellerjordan.github.io/posts/muon; arXiv 2502.16982, eq. 2), in
+    `dtype`."""
     tall = x.shape[0] > x.shape[1]
     y = x.to(dtype)
     y = y.T if tall else y
@@ -23,7 +24,7 @@ def orthogonal(x, dtype, steps=5):
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal (with Nesterov's look ahead, and weights that decay), scaled so that
-    a step is as large as AdamW's: 0.2 sqrt(max(m, n)) (arXiv 2502.16982).
+    a step is as large as AdamW's: 0.2 sqrt(max(m, n)) (arXiv 2502.16982, eq. 4).
 
     torch.optim.Muon is the same, but always computes in bfloat16: on a CPU that has none, a step of the quickstart
     takes 2.6 s instead of 0.3."""

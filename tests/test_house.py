@@ -1,0 +1,74 @@
+"""The house: ten scripts to read, one library beneath, and doors that open one way only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from nanodlm import algorithms
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {"model", "mdlm", "bd3lm", "ar", "convert_bert", "convert_ar", "train", "sample", "eval"}
+ROOMS = {p.stem for p in (ROOT / "nanodlm").glob("*.py")} - {"__init__"}
+
+
+def imports(path):
+    """The scripts and rooms that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "nanodlm":
+            found |= {f"nanodlm.{a.name}" for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found & (SCRIPTS | {f"nanodlm.{room}" for room in ROOMS})
+
+
+DOORS = {s: imports(ROOT / f"{s}.py") for s in SCRIPTS}
+DOORS |= {f"nanodlm.{room}": imports(ROOT / "nanodlm" / f"{room}.py") for room in ROOMS}
+
+
+def test_the_top_floor_has_exactly_these_scripts():
+    assert {p.stem for p in ROOT.glob("*.py")} == SCRIPTS
+
+
+def test_the_network_knows_nothing_and_the_idea_knows_the_network_and_noise():
+    assert not DOORS["model"] and not DOORS["nanodlm.noise"]
+    assert DOORS["mdlm"] == {"model", "nanodlm.noise"}
+    assert DOORS["bd3lm"] == {"model", "mdlm", "nanodlm.noise", "nanodlm.attention"}
+
+
+def test_no_room_imports_a_command_and_nothing_goes_round_in_circles():
+    for room in ROOMS:
+        assert not DOORS[f"nanodlm.{room}"] & {"train", "sample", "eval", "convert_ar", "convert_bert"}, room
+    left = dict(DOORS)
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"a cycle among {sorted(left)}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for d in (ROOT, ROOT / "nanodlm") for p in sorted(d.glob("*.py"))], ids=lambda p: p.name
+)
+def test_no_room_and_no_function_is_too_long_to_hold_in_the_head(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 100, node.name
+
+
+def test_who_copies_an_algorithm_has_its_own_functions_and_ours_have_their_fast_ones(tmp_path, monkeypatch):
+    text = (ROOT / "mdlm.py").read_text(encoding="utf-8")
+    (tmp_path / "of_my_own.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(algorithms, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = algorithms.load("of_my_own")
+    assert algorithms.engine(mine) is mine and callable(mine.generate)
+    with pytest.raises(SystemExit, match="no algorithm 'mine'; the files with a loss are of_my_own"):
+        algorithms.load("mine")
+    monkeypatch.undo()
+    mdlm = algorithms.load("mdlm")
+    assert algorithms.engine(mdlm).__name__ == "nanodlm.fast_mdlm" and algorithms.engine(mdlm, plain=True) is mdlm
