@@ -10,8 +10,7 @@ Sampling goes the other way: start from a canvas of masks and reveal a few posit
 1 corruption · 2 loss · 3 bound · 4 sampling · 5 likelihood · 6 tutorial
 
 Everything here is plain. nanodlm/fast_mdlm.py has the same sampler and likelihoods for ragged batches, with caches and
-every published option; a test holds the two equal, token for token. Random numbers are functions of integers (seed,
-row, step, position), so equal means equal.
+every published option; a test holds the two equal, token for token, as random numbers are functions of integers.
 """
 
 from dataclasses import dataclass, field, fields
@@ -142,9 +141,8 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
         x0 = torch.cat([x0, x0])
         mask, positions = (m if m is None or len(m) < len(maskable) else torch.cat([m, m]) for m in (mask, positions))
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
-    return (weight.expand_as(hidden)[hidden].to(nll.dtype) * nll).sum() / (
-        maskable.sum() if denominator is None else denominator
-    )
+    total = (weight.expand_as(hidden)[hidden].to(nll.dtype) * nll).sum()
+    return total / (maskable.sum() if denominator is None else denominator)
 
 
 # ---- 3 · bound -----------------------------------------------------------------------------------------------------
@@ -285,9 +283,8 @@ def generate(
     """Fill in masks, one prompt (1-D int64 tensor) after the other: its own masks, and `max_new_tokens` behind it.
 
     eos_id   ids that end a text, where they stand behind the last given token: what follows is cut off
-    until    for samplers that go block by block (see bd3lm.py); a whole canvas is one block
+    until    for samplers that go block by block (bd3lm.py); trace: keep what was revealed, step by step
     numbers  of the prompts, int64 (B,), from which with the seed alone their random numbers come; default: their places
-    trace    keep what was revealed, step by step
     watch    called after each step with the list of canvases, one int64 tensor per prompt
     """
     xs, out = [F.pad(p.long(), (0, options.max_new_tokens), value=mask_id) for p in prompts], Output([], [])

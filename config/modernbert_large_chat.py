@@ -4,7 +4,7 @@
 start        answerdotai/ModernBERT-large                the same, converted by convert_bert.py
 data         tulu-3-sft-mixture + smoltalk               the same, every answer of a conversation learnt
 rows         one conversation of at most 1024 tokens,    the same: fill = 0. Packing is faster, but what then stands
-             filled with end-of-text that is learnt      behind an answer tells its length (README)
+             filled with end-of-text that is learnt      behind an answer tells its length (docs/training.md)
 optimiser    lr 1e-4, cosine, 10 % warm-up               the same, AdamW (.9, .999)
 batch        384 conversations                           the same
 length       10 epochs                                   the same

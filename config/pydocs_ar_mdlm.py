@@ -1,7 +1,7 @@
 """Proof on a laptop: our own autoregressive model of the Python documentation, converted to masked diffusion.
 
 The network of config/quickstart_ar.py goes on as config/quickstart.py would train it from scratch, for a third of its
-steps. `python experiments/compare.py pydocs` trains both, and prints the table that is in the README.
+steps. `python experiments/compare.py pydocs` trains both, and prints the table of docs/converting.md.
 
 Data      python data/pydocs/prepare.py
 Hardware  one CPU core, 6 minutes

@@ -2,7 +2,7 @@
 
 Data      python data/pydocs/prepare.py
 Hardware  2 CPU cores with bfloat16, 190 s of training (without bfloat16 about twice that)
-Expected  2.21 bits per byte (NELBO); the plain recipe reaches 2.60 in 200 s (README)
+Expected  2.21 bits per byte (NELBO); the plain recipe reaches 2.60 in 200 s (docs/training.md)
 """
 
 algorithm = "mdlm"

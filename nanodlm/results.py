@@ -83,7 +83,7 @@ def data_table(results):
         if e := r.get("sample_entropy"):
             o = r["sampling"]
             how = [f"{e['tokens']} tokens", f"{e['forwards_per_sample']:.0f} forwards", f"T={o['temperature']:g}"]
-            how += [f"top_p={o['top_p']:g}", e["dtype"]]
+            how += [f"top_p={o.get('top_p', 1):g}", e["dtype"]]
             print(f"{r['checkpoint']}: sample entropy {with_error(e['nats'], e['error'], 3)} nats ({', '.join(how)})")
             if "judge" in e:
                 perplexity = with_error(e["perplexity"], e["perplexity_error"])

@@ -1,10 +1,8 @@
 """The training loop: the same run however it is cut up, and nothing lost when something goes wrong."""
 
-import importlib
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,12 +16,13 @@ import torch
 import bd3lm
 import eval as evaluation
 import mdlm
+import model
 import sample
 import train
 from experiments import compare
 from model import Config
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, corpus, fast_bd3lm, fast_mdlm, optim, tasks
+from nanodlm import corpus, optim
 from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -434,108 +433,7 @@ def test_a_corrupted_train_state_is_named(text_data, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# recipes, command lines, README
-
-SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--batch_size=4", "--device=cpu", "--compile=false"]
-SMALL += ["--max_iters=2", "--eval_windows=4", "--gradient_accumulation_steps=1", "--init_from=scratch"]
-
-
-# Recipes that start from a released model, and the tiny one of its family that stands in for it.
-FAMILY = {"llada": "llada", "dream": "dream", "gpt2": "gpt2", "qwen3": "qwen3", "qwen_coder": "qwen2"}
-FAMILY |= {"modernbert": "modernbert", "minilm": "bert"}
-# The others; those take their steps in test_hub.py, from the hub.
-CONFIGS = [p.name for p in (ROOT / "config").glob("*.py") if not p.name.startswith(("eval_", *FAMILY))]
-
-
-def two_steps_from_a_released_model(words, kind, out):
-    """What `train.py words` does, with a tiny released model, which it converts, and with tiny conversations."""
-    from test_families import words as write_tokenizer
-    from test_families import write
-
-    source, data = out / "source", out / "chat.jsonl"
-    write(FAMILY[kind], source)
-    if kind in ("llada", "dream"):  # released with a chat template, and not converted
-        template = (
-            "{% for m in messages %}{{ m['content'] + (' <eos> ' if m['role'] == 'assistant' else ' ') }}{% endfor %}"
-        )
-        write_tokenizer(source, mask_token=None, chat_template=template)
-        start = [f"--init_from={source}", "--sharding=ddp"]
-    else:
-        start = [f"--convert={source}", f"--init_from={out / 'converted'}"]
-    records = [{"prompt": f"w{i} w{i % 5}", "response": "w7 w8 w9 w10"} for i in range(200)]
-    data.write_text("".join(json.dumps(r) + "\n" for r in records))
-    small = ["--batch_size=4", "--gradient_accumulation_steps=1", "--epochs=0", "--max_iters=2", "--seq_len=40"]
-    small += [f"--dataset={data}", "--eval_windows=4", "--device=cpu", "--compile=false", f"--out_dir={out / 'run'}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "ROOT", out)  # where the token files go
-        train.main([*words, *start, *small])
-    assert ckpt.load_train_state(out / "run/last")["iter"] == 2
-    assert ckpt.load(out / "run").algorithm == configurator.read(words)["algorithm"][0]
-
-
-def two_steps_from_our_own_model(words, text_data, out):
-    """What `train.py words` does, with a tiny autoregressive model of ours, which it converts."""
-    small = ["--batch_size=4", "--max_iters=2", f"--dataset={text_data}", "--eval_windows=4", "--device=cpu"]
-    small += ["--seq_len=32", "--compile=false"]
-    sizes = ["--n_layer=1", "--n_head=2", "--n_embd=32"]
-    train.main(["--algorithm=ar", *small, *sizes, f"--out_dir={out / 'ar'}"])
-    start = [f"--convert={out / 'ar'}", f"--init_from={out / 'converted'}", f"--out_dir={out / 'run'}"]
-    train.main([*words, *small, *start])
-    assert ckpt.load_train_state(out / "run/last")["iter"] == 2
-
-
-def two_small_steps(words, text_data, puzzle_data, out):
-    """What `train.py words` does, on a tiny network and tiny data."""
-    recipe = Path(words[0]).stem
-    kind = next((k for k in FAMILY if recipe.startswith(k)), "")
-    if kind:
-        return two_steps_from_a_released_model(words, kind, out)
-    if recipe.startswith("pydocs_ar_"):
-        return two_steps_from_our_own_model(words, text_data, out)
-    data = (
-        [f"--dataset={puzzle_data}", "--seq_len=33"]
-        if "sudoku" in words[0]
-        else [f"--dataset={text_data}", "--seq_len=32"]
-    )
-    train.main([*words, *SMALL, *data, f"--out_dir={out}"])
-    assert ckpt.load_train_state(out / "last")["iter"] == 2
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_config_takes_two_steps(name, text_data, puzzle_data, tmp_path):
-    two_small_steps([f"config/{name}"], text_data, puzzle_data, tmp_path)
-
-
-def readme_commands():
-    """Every `python X.py …` or `torchrun … X.py …` line of the README's code blocks."""
-    blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = [line.split("  #")[0].strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    return sorted({line for line in lines if re.match(r"(python|torchrun) ", line)})
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_the_readmes_commands_run(command, text_data, puzzle_data, tmp_path, monkeypatch):
-    words = shlex.split(command)
-    script = next(w for w in words if w.endswith(".py"))
-    args = words[words.index(script) + 1 :]
-    assert (ROOT / script).is_file(), script
-    monkeypatch.chdir(tmp_path)  # where --html and --gif write
-    if script == "train.py":
-        two_small_steps(args, text_data, puzzle_data, tmp_path)
-    elif script == "eval.py" and args[0] not in ("--table", "--plot"):  # the keys at least must be right
-        options = (tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions)
-        configurator.fill(configurator.read(args), evaluation.Settings, *options)
-    elif script == "sample.py" and re.search(r"out/|--checkpoint=[\w-]+/[A-Z]|my-finetune", command):
-        # of checkpoints that a reader trains or downloads: here, too
-        options = fast_mdlm.SampleOptions if "--cache=dual" in args else fast_bd3lm.SampleOptions
-        configurator.fill(configurator.read(args), sample.Settings, options)
-    elif script.startswith("convert_"):
-        settings = importlib.import_module(script.removesuffix(".py")).Settings
-        configurator.fill(configurator.read(args[1:]), settings)
-    elif script == "experiments/compare.py":
-        assert args[0] in compare.COMPARISONS
-    elif script == "sample.py" and args != ["--help"]:
-        sample.main([*args, *(["--delay=0"] if "--watch" in args else []), "--device=cpu"])
+# command lines
 
 
 def test_a_comparison_trains_its_pairs_once_and_prints_by_how_much_the_first_is_ahead(text_data, tmp_path, capsys):
@@ -734,13 +632,12 @@ def test_bench_prints_its_table(capsys):
     assert "logits at masked rows" in out and "ar, KV cache" in out and "prefix anew per block" in out
 
 
-def test_the_tutorial_runs():
-    done = subprocess.run([sys.executable, "mdlm.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(re.search(r"Of 1000 samples (\d+) follow", done.stdout)[1]) > 900
-
-
-def test_the_tutorial_on_blocks_runs():
-    done = subprocess.run([sys.executable, "bd3lm.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "vwxyza → vwxyzabcdefghijklmnopqrstuvwxyz" in done.stdout
+def test_the_tutorials_run(capsys):
+    model.tutorial()
+    assert "logits                 (1, 8, 100)" in capsys.readouterr().out
+    mdlm.tutorial(steps=300, samples=20)
+    text = capsys.readouterr().out
+    assert float(re.findall(r"NELBO +([\d.]+)", text)[-1]) < 8 and int(re.search(r"Of 20 samples (\d+)", text)[1]) > 9
+    bd3lm.tutorial(steps=120, samples=2)
+    bounds = [float(x) for x in re.findall(r"NELBO +([\d.]+)", capsys.readouterr().out)]
+    assert len(bounds) == 3 and bounds[0] < 5 and max(bounds) < 11
