@@ -79,8 +79,8 @@ def clean_length(length, block_size):
 
 def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
-    blocks of x0 before it; the mask's is excluded. Padding behind a single text (batches.Texts) is in blocks of its own,
-    which nobody sees."""
+    blocks of x0 before it; the mask's is excluded. Padding behind a single text (batches.Texts) is in blocks of its
+    own, which nobody sees."""
     B, L = xt.shape
     config = getattr(model, "module", model).config  # .module: of DDP
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs

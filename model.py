@@ -453,9 +453,7 @@ def tutorial():
     def network(**switches):
         return Transformer(Config(**usual | switches)).eval()
 
-    print(
-        "1 · One forward pass of a batch of 1 text of 8 tokens; every line is a module and the shape that it returns.\n"
-    )
+    print("1 · One forward pass of a text of 8 tokens; every line is a module and the shape that it returns.\n")
     model = network()
     for name, module in model.named_modules():
         if name and "blocks.1" not in name and not isinstance(module, nn.Dropout | nn.Identity | nn.ModuleList):
@@ -477,15 +475,8 @@ def tutorial():
 
     usual_size = network().num_params()
     print(f"\n3 · What a switch costs in parameters, of {usual_size:,}:")
-    for switch in (
-        dict(n_kv_head=1),
-        dict(mlp="swiglu"),
-        dict(qk_norm=False),
-        dict(position="learned"),
-        dict(tied=True),
-    ):
-        ((name, value),) = switch.items()
-        print(f"    {name}={value}".ljust(26) + f"{network(**switch).num_params() - usual_size:+7,}")
+    for name, value in dict(n_kv_head=1, mlp="swiglu", qk_norm=False, position="learned", tied=True).items():
+        print(f"    {name}={value}".ljust(26) + f"{network(**{name: value}).num_params() - usual_size:+7,}")
 
     model = network(causal=True)
     some, cache = torch.tensor([2, 5]), model.cache(1, 8)

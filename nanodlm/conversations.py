@@ -26,7 +26,6 @@ from typing import Literal
 
 import numpy as np
 
-from nanodlm import checkpoint as ckpt
 from nanodlm import corpus, hub
 from nanodlm import tokenizer as tokenizers
 
@@ -377,6 +376,8 @@ def main(name, doc):
     if name == "chat_jsonl":
         parser.add_argument("--file", required=True, help="the JSONL file")
     args = parser.parse_args()
+
+    from nanodlm import checkpoint as ckpt  # here: a worker needs no torch
 
     path = ckpt.find(args.tokenizer)
     source = args.file if name == "chat_jsonl" else name

@@ -49,7 +49,7 @@ class Canvas:
         self.live = torch.arange(len(x), device=x.device)  # the rows that the cache holds
         self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
-    def encode(self, r, i, begin, stop, width, position, wanted, compiled=False):
+    def encode(self, r, i, begin, stop, width, position, wanted, one_shape=False):
         """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
         of rows r[i]."""
         o, x, cache, device = self.options, self.x, self.cache, self.x.device
@@ -66,7 +66,7 @@ class Canvas:
             padding = p < 0
             return self.model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
         cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(self.copies)])
-        if compiled:  # one shape: all positions of the block
+        if one_shape:  # all positions of the block
             return compiled(self.model)(ids, positions=p, cache=cache).flatten(0, 1)[rows]
         return self.model.hidden(ids, positions=p, cache=cache, rows=rows)
 

@@ -11,7 +11,7 @@ random numbers come from its content, or from its document, so that any number o
 same answers (but for rounding: in bfloat16 a near tie may fall otherwise in another batch). What is answered is kept in
 a file, and a run that was killed goes on where it was.
 
-1 the model that lm-eval asks · 2 answering on all processes · 3 tasks and their settings · 4 a row of the results
+1 the model that lm-eval asks · 2 answering on all processes (tasks and their settings: tasks.py)
 """
 
 import contextlib
@@ -311,11 +311,3 @@ def counted(model):
         yield count
     finally:
         del model.hidden  # the class's own again
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# 3 · tasks and their settings
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# 4 · a row of the results

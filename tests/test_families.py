@@ -43,9 +43,12 @@ DISTIL_SIZES = dict(vocab_size=VOCAB, dim=16, hidden_dim=32, n_layers=2, n_heads
 OPT_SIZES = BERT_SIZES | dict(pad_token_id=1, ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)
 BIASED = dict(attention_bias=True, mlp_bias=True)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-LLAMA3 |= dict(original_max_position_embeddings=16)
+LLAMA3 = dict(rope_parameters=LLAMA3 | dict(original_max_position_embeddings=16))
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
 TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
+MODERN_BIASED = MODERN_SIZES | BIASED | UNTIED | dict(norm_bias=True, classifier_bias=True)
+MODERN_BIASED |= dict(global_attn_every_n_layers=2)
+MODERN_PLAIN = MODERN_SIZES | dict(decoder_bias=False, norm_eps=1e-3)
 
 
 def kind(cls, sizes, **settings):
@@ -54,15 +57,10 @@ def kind(cls, sizes, **settings):
     return lambda: (getattr(tf, cls), getattr(tf, config)(**copies.deepcopy(sizes | settings)))
 
 
-def far(theta, kind="default"):
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta}}
-
-
+FAR = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 CAUSAL = {
     "llama": kind("LlamaForCausalLM", SIZES, num_key_value_heads=2),
-    "llama, biases, tied, llama3": kind(
-        "LlamaForCausalLM", SIZES | BIASED | TIED, num_key_value_heads=1, rope_parameters=LLAMA3
-    ),
+    "llama, biases, tied, llama3": kind("LlamaForCausalLM", SIZES | BIASED | TIED | LLAMA3, num_key_value_heads=1),
     "llama, linear": kind("LlamaForCausalLM", SIZES, rope_parameters=LINEAR, rms_norm_eps=1e-3),
     "qwen2": kind("Qwen2ForCausalLM", SIZES, num_key_value_heads=1),
     "qwen3": kind("Qwen3ForCausalLM", SIZES | TIED, num_key_value_heads=2, head_dim=8),
@@ -74,19 +72,8 @@ MASKED = {
     "bert": kind("BertForMaskedLM", BERT_SIZES, layer_norm_eps=1e-3),
     "roberta": kind("RobertaForMaskedLM", BERT_SIZES, pad_token_id=1),
     "modernbert": kind("ModernBertForMaskedLM", MODERN_SIZES, local_attention=6),  # windows narrower than the texts
-    "modernbert, biases, untied": kind(
-        "ModernBertForMaskedLM",
-        MODERN_SIZES | BIASED | UNTIED | dict(norm_bias=True, classifier_bias=True),
-        local_attention=9,
-        global_attn_every_n_layers=2,
-    ),
-    "modernbert, no decoder bias": kind(
-        "ModernBertForMaskedLM", MODERN_SIZES, local_attention=2, decoder_bias=False, norm_eps=1e-3
-    ),
-}
-TWO_BIASES = {
-    "bert, untied": kind("BertForMaskedLM", BERT_SIZES | UNTIED),
-    "roberta, untied": kind("RobertaForMaskedLM", BERT_SIZES | UNTIED),
+    "modernbert, biases, untied": kind("ModernBertForMaskedLM", MODERN_BIASED, local_attention=9),
+    "modernbert, no decoder bias": kind("ModernBertForMaskedLM", MODERN_PLAIN, local_attention=2),
 }
 FALLBACK = {
     "distilbert": kind("DistilBertForMaskedLM", DISTIL_SIZES),
@@ -94,8 +81,8 @@ FALLBACK = {
     "opt": kind("OPTForCausalLM", OPT_SIZES),
 }
 PARENTS = {
-    "qwen2, tied": kind("Qwen2ForCausalLM", SIZES | TIED, num_key_value_heads=2, **far(5e5)),
-    "llama, theta": kind("LlamaForCausalLM", SIZES, **far(5e5), rms_norm_eps=1e-4),
+    "qwen2, tied": kind("Qwen2ForCausalLM", SIZES | TIED, num_key_value_heads=2, **FAR),
+    "llama, theta": kind("LlamaForCausalLM", SIZES, **FAR, rms_norm_eps=1e-4),
 }
 # name: (architecture, the causal model it descends from, its rope_theta in config.json, whether its output is shifted)
 DESCENDANTS = {
@@ -110,19 +97,12 @@ DESCENDANTS = {
 }
 LIVE = {**CAUSAL, **MASKED}
 ALL = [*LIVE, *DESCENDANTS]
-LLADA_NAMES = {
-    "model.embed_tokens": "model.transformer.wte",
-    "model.layers": "model.transformer.blocks",
-    "input_layernorm": "attn_norm",
-    "self_attn.o_proj": "attn_out",
-    "self_attn.": "",
-    "post_attention_layernorm": "ff_norm",
-    "mlp.gate_proj": "ff_proj",
-    "mlp.up_proj": "up_proj",
-    "mlp.down_proj": "ff_out",
-    "model.norm": "model.transformer.ln_f",
-    "lm_head": "model.transformer.ff_out",
-}
+LLADA_NAMES = (
+    "model.embed_tokens=model.transformer.wte model.layers=model.transformer.blocks self_attn.o_proj=attn_out "
+)
+LLADA_NAMES += "self_attn.= input_layernorm=attn_norm post_attention_layernorm=ff_norm mlp.gate_proj=ff_proj "
+LLADA_NAMES += "mlp.up_proj=up_proj mlp.down_proj=ff_out model.norm=model.transformer.ln_f "
+LLADA_NAMES += "lm_head=model.transformer.ff_out"
 
 
 def words(path, **settings):
@@ -149,9 +129,10 @@ def random_model(cls, config, seed=0):
     return model
 
 
-def edit_json(path, change, name="config.json"):
+def edit_json(path, *changes, name="config.json"):
     content = json.loads((path / name).read_text())
-    change(content)
+    for change in changes:
+        change(content)
     (path / name).write_text(json.dumps(content))
 
 
@@ -203,7 +184,7 @@ def flat_rope(content):
 
 def as_llada(path, parent):
     """Rewrite a checkpoint of Llama's or Qwen2's under LLaDA's names."""
-    edit_tensors(path, rename(*((re.escape(theirs), llada) for theirs, llada in LLADA_NAMES.items())))
+    edit_tensors(path, rename(*(pair.split("=") for pair in LLADA_NAMES.split())))
     c = parent.config
     content = {"architectures": ["LLaDAModelLM"], "model_type": "llada", "max_sequence_length": 64, "mlp_ratio": 4}
     content |= {"d_model": c.hidden_size, "mlp_hidden_size": c.intermediate_size, "n_layers": c.num_hidden_layers}
@@ -220,7 +201,7 @@ def as_llada(path, parent):
 def write(name, path):
     """Write the checkpoint of that name and its tokenizer; returns the model of `transformers` that it was made of."""
     if name not in DESCENDANTS:
-        hf = random_model(*(LIVE | TWO_BIASES | FALLBACK)[name]())
+        hf = random_model(*(LIVE | FALLBACK)[name]())
         hf.save_pretrained(path)
         words(path)
         return hf
@@ -340,13 +321,21 @@ def status_of(pid):
 
 @pytest.mark.parametrize("name", [*ALL, *FALLBACK])
 def test_logits_are_those_of_transformers_at_every_real_position_and_every_parameter_shows_in_them(original, name):
-    hf, _, checkpoint = original(name)
+    hf, path, checkpoint = original(name)
     ids, real = ragged(hf)
     expected = reference(name, hf, ids, real)[real]
     assert expected.std() > 0.5
     model = checkpoint.model
     found = model(ids, mask=real)[real]
     same(found.detach(), expected)
+    if name in (
+        "gpt2",
+        "gpt2, untied",
+        "bert",
+        "roberta",
+    ):  # elsewhere transformers rounds rotations and norms to single
+        exact = reference(name, copies.deepcopy(hf).double(), ids, real)[real]
+        same(logits(ckpt.load(path, dtype=torch.float64), hf), exact, 1e-12)
     assert all(p.is_contiguous() for p in model.parameters()) and not any(m.training for m in model.modules())
     if name in FALLBACK:
         return
@@ -357,15 +346,6 @@ def test_logits_are_those_of_transformers_at_every_real_position_and_every_param
         # A bias of the keys adds the same to all of a query's scores, unless a rotation follows.
         unseen = parameter.endswith("attn.k.bias") and model.config.position == "learned"
         assert (g.abs().max() < 1e-4) if unseen else (g.abs().max() > 1e-2), parameter
-
-
-@pytest.mark.parametrize("name", ["gpt2", "gpt2, untied", "bert", "roberta"])
-def test_in_double_precision_logits_differ_by_rounding_alone(original, name):
-    """(Rotations and RMSNorms of `transformers` are rounded to single precision, whatever the model's.)"""
-    hf, path, _ = original(name)
-    ids, real = ragged(hf)
-    expected = reference(name, copies.deepcopy(hf).double(), ids, real)[real]
-    same(logits(ckpt.load(path, dtype=torch.float64), hf), expected, 1e-12)
 
 
 SETTINGS = [("llada", "rope_theta", 1e4), ("llada", "rms_norm_eps", 0.1), ("dream", "rope_theta", 1e4)]
@@ -443,38 +423,26 @@ def test_masks_of_a_ragged_batch_are_filled_as_by_a_plain_sampler_on_transformer
 def test_the_caches_of_an_unknown_masked_model_are_exact_over_many_blocks(original, cfg_scale):
     hf, _, checkpoint = original("distilbert")
     options = dict(max_new_tokens=12, block_size=4, temperature=0, steps=6, cfg_scale=cfg_scale)
-    exact, *cached = (
-        fast_mdlm.generate(
-            checkpoint.model, prompts_of(hf), fast_mdlm.SampleOptions(**options, cache=cache), mask_id=MASK
-        ).tokens
-        for cache in ("none", "prefix", "dual")
-    )
-    for found in cached:
-        assert [t.tolist() for t in found] == [t.tolist() for t in exact]
+    found = []
+    for cache in ("none", "prefix", "dual"):
+        o = fast_mdlm.SampleOptions(**options, cache=cache)
+        found.append(fast_mdlm.generate(checkpoint.model, prompts_of(hf), o, mask_id=MASK).tokens)
+    exact, *cached = ([t.tolist() for t in tokens] for tokens in found)
+    assert cached == [exact, exact]
 
 
-def old_modernbert(content):
-    rope = content.pop("rope_parameters")
-    content.pop("layer_types")
-    content["global_rope_theta"] = rope["full_attention"]["rope_theta"]
-    content["local_rope_theta"] = rope["sliding_attention"]["rope_theta"]
-    content["global_attn_every_n_layers"] = 3
+OLD_GPT2 = [put(k, None) for k in ("n_positions", "activation_function", "n_inner", "tie_word_embeddings")]
+OLD_MODERN = [put("rope_parameters", None), put("layer_types", None), put("global_attn_every_n_layers", 3)]
+OLD_MODERN += [put("global_rope_theta", 160000.0), put("local_rope_theta", 10000.0)]
+OLD_CONFIGS = [(n, [flat_rope]) for n in ("llama", "llama, linear", "llama, biases, tied, llama3", "qwen3")]
+OLD_CONFIGS += [("modernbert", OLD_MODERN), ("gpt2", [put("n_ctx", 40), *OLD_GPT2])]
+OLD_CONFIGS += [("bert", [put("tie_word_embeddings", None)])]
 
 
-def old_gpt2(content):
-    content["n_ctx"] = content.pop("n_positions")
-    for key in ("activation_function", "n_inner", "tie_word_embeddings"):
-        content.pop(key)
-
-
-OLD_CONFIGS = [(n, flat_rope) for n in ("llama", "llama, linear", "llama, biases, tied, llama3", "qwen3")]
-OLD_CONFIGS += [("modernbert", old_modernbert), ("gpt2", old_gpt2), ("bert", put("tie_word_embeddings", None))]
-
-
-@pytest.mark.parametrize("name, age", OLD_CONFIGS)
-def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name, age):
+@pytest.mark.parametrize("name, changes", OLD_CONFIGS)
+def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name, changes):
     path = copy(name)
-    edit_json(path, age)
+    edit_json(path, *changes)
     assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
@@ -601,10 +569,8 @@ def more(*names):
 
 
 BUFFERS = more(*(f"transformer.h.{i}.attn.{n}" for i in range(3) for n in ("bias", "masked_bias")))
-NO_PREFIX, GAMMA = (
-    rename((r"^transformer\.", "")),
-    rename((r"(LayerNorm\.)weight", r"\1gamma"), (r"(LayerNorm\.)bias", r"\1beta")),
-)
+NO_PREFIX = rename((r"^transformer\.", ""))
+GAMMA = rename((r"(LayerNorm\.)weight", r"\1gamma"), (r"(LayerNorm\.)bias", r"\1beta"))
 HEADS = more(*(f"{n}.{leaf}" for n in ("bert.pooler.dense", "cls.seq_relationship") for leaf in ("weight", "bias")))
 ROBERTAS = more("roberta.embeddings.position_ids", "lm_head.decoder.bias", "roberta.pooler.dense.weight")
 ROTATIONS = more(*(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(3)))
@@ -694,8 +660,8 @@ UNSUPPORTED = {
     "llada": dict(block_type="sequential", activation_type="swiglu", layer_norm_type="low_precision", rope=False)
     | dict(alibi=True, include_bias=True, scale_logits=True, attention_layer_norm=True),
     "gpt2": dict(activation_function="relu", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False),
-    "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key"),
-    "roberta": dict(is_decoder=True),
+    "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key", tie_word_embeddings=False),
+    "roberta": dict(is_decoder=True, tie_word_embeddings=False),  # whose bias is it then? transformers 4 and 5 differ
     "modernbert": dict(hidden_activation="silu"),
 }
 YARN, FULL, SLIDING = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}, "full_attention", "sliding_attention"
@@ -737,13 +703,6 @@ def test_what_a_config_lacks_or_our_network_does_not_have_is_named_and_never_gue
         assert str(path) in refusal(ckpt.load, path)
 
 
-@pytest.mark.parametrize("name", TWO_BIASES)
-def test_an_untied_head_of_bert_with_a_bias_of_its_own_is_refused(tmp_path, name):
-    """transformers 4 adds predictions.bias, transformers 5 predictions.decoder.bias: no reading suits both."""
-    write(name, tmp_path)
-    assert "tie_word_embeddings=False is not supported" in refusal(ckpt.load, tmp_path)
-
-
 @pytest.mark.parametrize("name", ["bert", "modernbert", "dream", "llada", "distilbert", "llama"])
 def test_a_diffusion_model_without_a_mask_token_is_refused(copy, name):
     path = copy(name)
@@ -764,7 +723,7 @@ def test_a_checkpoint_without_weights_or_tokenizer_says_what_it_lacks(copy):
     assert f"{path} has no tokenizer.json" in refusal(ckpt.load, path)
 
 
-def test_a_damaged_shard_or_index_is_named(original, tmp_path):
+def test_a_damaged_shard_or_index_is_named(original, copy, tmp_path):
     original("llama")[0].save_pretrained(tmp_path, max_shard_size="8KB")
     words(tmp_path)
     shard, index = sorted(tmp_path.glob("*.safetensors"))[2], tmp_path / "model.safetensors.index.json"
@@ -780,12 +739,9 @@ def test_a_damaged_shard_or_index_is_named(original, tmp_path):
     for content in ("{", "{}", "[]"):
         index.write_text(content)
         assert f"{index} cannot be read" in refusal(ckpt.load, tmp_path)
-
-
-def test_damaged_weights_of_an_unknown_model_are_one_sentence(copy):
     path = copy("distilbert")
     damage(path / "model.safetensors", "garbage")
-    assert str(path) in refusal(ckpt.load, path)
+    assert f"{path}: DistilBertForMaskedLM is unknown here, and transformers cannot load it" in refusal(ckpt.load, path)
 
 
 # ---- pickled weights, and code ---------------------------------------------------------------------------------------
@@ -841,12 +797,8 @@ def test_a_malicious_pickle_runs_no_code(copy, tmp_path, name):
     proof.rmdir()  # the attack is a real one: plain unpickling ran it
     refusal(ckpt.load, path, pickle=True)
     assert not proof.exists()
-
-
-def test_a_pickle_of_something_else_is_named(copy):
-    path = pickled(copy("gpt2"))
-    torch.save({"state_dict": {"a": torch.ones(1)}}, path / "pytorch_model.bin")
-    assert f"{path / 'pytorch_model.bin'} cannot be read" in refusal(ckpt.load, path, pickle=True)
+    torch.save({"state_dict": {"a": torch.ones(1)}}, path / "pytorch_model.bin")  # none either
+    assert f"{path / 'pytorch_model.bin'} cannot be read" in refusal(ckpt.load, path, pickle=True) or name != "gpt2"
 
 
 @pytest.mark.parametrize("name", ["dream", "llada", "llama", "NovelForCausalLM", "NovelForMaskedLM"])
@@ -857,7 +809,7 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(copy, original, tmp_path
         (path / file).write_text(f"import os\nos.mkdir({str(tmp_path / 'proof')!r})\n")
     remote = {a: "modeling_own.M" for a in ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")}
     edit_json(path, lambda c: c.update(auto_map=remote | {"AutoConfig": "configuration_own.C"}, model_type="own"))
-    edit_json(path, put("auto_map", {"AutoTokenizer": ["tokenization_own.T", None]}), "tokenizer_config.json")
+    edit_json(path, put("auto_map", {"AutoTokenizer": ["tokenization_own.T", None]}), name="tokenizer_config.json")
     if novel:
         edit_json(path, put("architectures", [name]))
         assert name in refusal(ckpt.load, path)
@@ -892,7 +844,7 @@ def test_a_name_of_the_hub_is_downloaded_and_loaded_in_the_revision_that_is_aske
 
 
 @pytest.mark.parametrize("pickle", [False, True])
-def test_pickles_are_downloaded_only_where_they_are_asked_for(hub, original, pickle):
+def test_what_is_of_use_is_downloaded_and_pickles_only_where_they_are_asked_for(hub, original, pickle):
     path = hub.put(original("llama")[1], "org/name")
     needed = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
     needed += ["generation_config.json", "merges.txt", "vocab.txt", "chat_template.jinja", "tokenizer.model"]
@@ -901,19 +853,12 @@ def test_pickles_are_downloaded_only_where_they_are_asked_for(hub, original, pic
         (path / name).touch()
     found = {p.name for p in ckpt.find("org/name", pickle).iterdir()}
     assert found == {p.name for p in original("llama")[1].iterdir()} | {*needed} | ({*pickles} if pickle else set())
-
-
-def test_a_repository_without_a_config_is_named(hub, tmp_path):
-    (tmp_path / "gguf").mkdir()
-    (tmp_path / "gguf/vocab.txt").touch()
-    hub.put(tmp_path / "gguf", "org/name")
-    assert "no checkpoint in 'org/name': the hub's repository has no config.json" in refusal(ckpt.load, "org/name")
+    hub.put(original("llama")[1], "org/gguf").joinpath("config.json").unlink()
+    assert "no checkpoint in 'org/gguf': the hub's repository has no config.json" in refusal(ckpt.find, "org/gguf")
 
 
 @pytest.mark.parametrize("where", ["here", "project"])
-def test_a_directory_goes_before_the_hub_which_is_not_asked_for_what_is_no_name(
-    hub, original, monkeypatch, tmp_path, where
-):
+def test_the_hub_is_not_asked_for_a_directory_or_what_is_no_name(hub, original, monkeypatch, tmp_path, where):
     monkeypatch.setattr(ckpt, "ROOT", tmp_path / "project")
     shutil.copytree(original("llama")[1], tmp_path / where / "out/run/best")
     assert ckpt.load("out/run").path == (Path() if where == "here" else tmp_path / where) / "out/run/best"
@@ -989,16 +934,6 @@ def test_loading_shards_needs_the_memory_of_the_model_and_one_shard(original, tm
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
 
-
-def load_words(path, config=None, generation=None, **settings):
-    """A tokenizer of kind "hf" beside these two files."""
-    words(path, **settings)
-    for name, content in (("config.json", config), ("generation_config.json", generation)):
-        if content is not None:
-            (path / name).write_text(json.dumps(content))
-    return tokenizers.load({"kind": "hf"}, path)
-
-
 NO_EOS, NO_MASK = {"eos_token": None}, {"mask_token": None}
 # the tokenizer's settings, what the config and the generation config say; eos_id, mask_id, stop_ids
 SPECIAL_IDS = [
@@ -1016,10 +951,12 @@ for token in ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>"):
 
 
 @pytest.mark.parametrize("settings, config, generation, eos, mask, stops", SPECIAL_IDS)
-def test_special_ids_are_those_of_the_generation_config_the_config_the_tokenizer_and_known_names_in_that_order(
-    tmp_path, settings, config, generation, eos, mask, stops
-):
-    t = load_words(tmp_path, config, generation, **settings)
+def test_special_ids_come_from_either_config_or_the_tokenizer(tmp_path, settings, config, generation, eos, mask, stops):
+    words(tmp_path, **settings)
+    for name, content in (("config.json", config), ("generation_config.json", generation)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    t = tokenizers.load({"kind": "hf"}, tmp_path)
     assert (t.eos_id, t.mask_id, t.stop_ids) == (eos, mask, stops)
     assert t.vocab_size == VOCAB + ("extra_special_tokens" in settings) and t.chat is None
     if not settings:
@@ -1036,7 +973,7 @@ def test_a_tokenizer_says_how_it_frames_a_text_but_not_a_chat_which_is_as_its_te
     if place.endswith("jinja"):
         (tmp_path / place).write_text(TEMPLATE)
     else:
-        edit_json(tmp_path, put("chat_template", TEMPLATE), place)
+        edit_json(tmp_path, put("chat_template", TEMPLATE), name=place)
     t = tokenizers.load({"kind": "hf"}, tmp_path)
     assert t.frame == FRAMES[frame] and t.encode("w4 w5") == [4, 5]
     messages = [{"role": "w1", "content": "w20 w21"}, {"role": "w2", "content": "w22"}]
@@ -1047,7 +984,7 @@ def test_a_tokenizer_class_that_nobody_knows_is_read_by_its_tokenizer_json(tmp_p
     words(tmp_path)
     remote = {"AutoTokenizer": ["tokenization_novel.NovelTokenizer", None]}
     change = dict(tokenizer_class="NovelTokenizer", auto_map=remote)
-    edit_json(tmp_path, lambda content: content.update(change), "tokenizer_config.json")
+    edit_json(tmp_path, lambda content: content.update(change), name="tokenizer_config.json")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "novel", "mask_token_id": MASK}))
     t = tokenizers.load({"kind": "hf"}, tmp_path)
     assert t.encode("w4 w5") == [4, 5] and (t.eos_id, t.mask_id) == (EOS, MASK)

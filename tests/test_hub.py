@@ -33,7 +33,7 @@ import eval as evaluation
 import sample
 import train
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, conversations, corpus, hub, tasks
+from nanodlm import configurator, conversations, corpus, hub, log, tasks
 from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(train, "plot", lambda *_: None)
+    monkeypatch.setattr(log, "plot", lambda *_: None)
     for script in (ROOT / "data").glob("*/prepare.py"):
         home = tmp_path / "data" / script.parent.name
         home.mkdir(parents=True)
@@ -110,7 +110,7 @@ SCENES = [
 
 
 def held_out(texts):
-    """The texts, and behind them one that data.common keeps for validation."""
+    """The texts, and behind them one that nanodlm.corpus keeps for validation."""
 
     def is_val(text):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2000 == 0
@@ -228,9 +228,8 @@ def script(name, *argv):
 def from_the_hub(recipe):
     """Whether a recipe names a model or a data set on the hub."""
     values = {k: v for k, (v, _) in configurator.read([str(ROOT / "config" / f"{recipe}.py")]).items()}
-    scripts = [
-        ROOT / "data" / name / "prepare.py" for name, _ in conversations.parse_mixture(values.get("dataset", ""))
-    ]
+    names = [name for name, _ in conversations.parse_mixture(values.get("dataset", ""))]
+    scripts = [ROOT / "data" / name / "prepare.py" for name in names]
     starts = [values.get(key, "") for key in ("convert", "init_from")]
     named = [s for s in starts if re.fullmatch(r"[\w.-]+/[\w.-]+", s) and not s.startswith(("out/", "checkpoints/"))]
     return bool(named) or any(re.search(r"hub\.rows|local_or_hub", s.read_text()) for s in scripts if s.is_file())
@@ -300,14 +299,8 @@ def test_lm_eval_reads_gsm8k_and_hellaswag_from_the_hub(server, filled, tmp_path
     monkeypatch.setattr(tasks, "Tasks", functools.partial(tasks.Tasks, include_defaults=False))
     for task in ("gsm8k", "hellaswag"):
         shutil.copytree(Path(lm_eval.__file__).parent / "tasks" / task, tmp_path / "tasks" / task)
-    small = [f"--include_path={tmp_path / 'tasks'}"]
-    small += [
-        "--only=gsm8k,hellaswag",
-        "--limit=2",
-        "--device=cpu",
-        "--dtype=float32",
-        f"--out={tmp_path / 'found.json'}",
-    ]
+    small = [f"--include_path={tmp_path / 'tasks'}", f"--out={tmp_path / 'found.json'}", "--only=gsm8k,hellaswag"]
+    small += ["--limit=2", "--device=cpu", "--dtype=float32"]
     small += ["--mc_samples=2", "--mc_batch=2", "--max_new_tokens=4", "--steps=4", "--block_size=4", "--num_fewshot=1"]
     evaluation.main(["config/eval_llada_base.py", *small])
     rows = json.loads((tmp_path / "found.json").read_text())
@@ -554,10 +547,8 @@ def test_rows_may_begin_anywhere(cold):
 def test_a_streamed_text_goes_on_where_the_hub_died(cold, gpt2, tmp_path, monkeypatch, impatient):
     """As if it had not."""
     texts = held_out([f"w{i} w{i % 50} w{i % 3}" for i in range(2400)])
-    put_data(
-        cold.directory / "datasets/Skylion007/openwebtext",
-        {f"plain_text/train-0000{i}-of-00002.parquet": [{"text": t} for t in texts[i::2]] for i in range(2)},
-    )
+    shards = {f"plain_text/train-0000{i}-of-00002.parquet": [{"text": t} for t in texts[i::2]] for i in range(2)}
+    put_data(cold.directory / "datasets/Skylion007/openwebtext", shards)
     script("openwebtext", f"--out={tmp_path / 'whole'}")
     cold.breaks = {"train-00001": [10**6, 1000, False]}
     sentence = said(script, "openwebtext", f"--out={tmp_path / 'cut'}")

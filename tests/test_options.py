@@ -14,47 +14,17 @@ from nanodlm import fast_bd3lm, fast_mdlm
 
 torch.set_num_threads(1)
 SHIPPED = "checkpoints/pydocs_mdlm"
-RUNS = {  # with what else it takes
-    "checkpoint": "--checkpoint=checkpoints/pydocs_mdlm",
-    "preset": "--preset=llada",
-    "algorithm": "--algorithm=mdlm",
-    "pickle": "--pickle",
-    "stop": "--stop=x",
-    "prompt": "--prompt=class",
-    "infill": "--infill=a[MASK*2]b",
-    "num_samples": "--num_samples=2",
-    "stop_at_eos": "--stop_at_eos=false",
-    "watch": "--watch",
-    "delay": "--watch --delay=0",
-    "html": "--html=a.html",
-    "gif": "--gif=a.gif",
-    "dtype": "--dtype=bfloat16",
-    "device": "--device=cpu",
-    "max_new_tokens": "--max_new_tokens=5",
-    "block_size": "--block_size=4",
-    "steps": "--steps=2",
-    "order": "--order=margin",
-    "quota": "--quota=ancestral",
-    "schedule": "--schedule=cosine",
-    "threshold": "--threshold=0.8",
-    "factor": "--factor=2",
-    "entropy_bound": "--entropy_bound=0.3",
-    "remask": "--quota=ancestral --remask=0.1",
-    "remask_from": "--quota=ancestral --remask=0.1 --remask_from=0.9",
-    "remask_until": "--quota=ancestral --remask=0.1 --remask_until=0.1",
-    "temperature": "--temperature=0.5",
-    "top_k": "--temperature=1 --top_k=5",
-    "top_p": "--temperature=1 --top_p=0.5",
-    "measure": "--measure=draw",
-    "order_temperature": "--order_temperature=0.5",
-    "cfg_scale": "--cfg_scale=0.5",
-    "suppress": "--suppress=3,4",
-    "last": "--last=5",
-    "lookahead": "--block_size=2 --lookahead=false",
-    "cache": "--cache=dual",
-    "exact": "--exact",
-    "seed": "--seed=3",
-}
+RUNS = """
+--checkpoint=checkpoints/pydocs_mdlm | --preset=llada | --algorithm=mdlm | --pickle | --stop=x |
+--prompt=class | --infill=a[MASK*2]b | --num_samples=2 | --stop_at_eos=false | --watch | --watch --delay=0 |
+--html=a.html | --gif=a.gif | --dtype=bfloat16 | --device=cpu | --max_new_tokens=5 | --block_size=4 |
+--steps=2 | --order=margin | --quota=ancestral | --schedule=cosine | --threshold=0.8 | --factor=2 |
+--entropy_bound=0.3 | --quota=ancestral --remask=0.1 | --quota=ancestral --remask=0.1 --remask_from=0.9 |
+--quota=ancestral --remask=0.1 --remask_until=0.1 | --temperature=0.5 | --temperature=1 --top_k=5 |
+--temperature=1 --top_p=0.5 | --measure=draw | --order_temperature=0.5 | --cfg_scale=0.5 | --suppress=3,4 |
+--last=5 | --block_size=2 --lookahead=false | --cache=dual | --exact | --seed=3 | --plain
+"""  # with what else each takes in front of it
+RUNS = {words.rpartition("--")[2].partition("=")[0].strip(): words.strip() for words in RUNS.split("|")}
 REFUSED = {
     "--chat --prompt=a": "prompt .the command line. does nothing with --chat",
     "--chat --num_samples=2": "num_samples .* --chat",

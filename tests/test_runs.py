@@ -6,16 +6,19 @@ Processes are real ones, started by torchrun or by hand, killed, stopped and sta
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+from hub_server import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train import ROOT, TEXT, TINY, assert_same, run, stop_at, text_data  # noqa: F401
@@ -37,21 +40,21 @@ def refused(data, out, *more):
     return e.value.code
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# the same run
+@pytest.fixture(scope="module")
+def finished(text_data, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("finished")
+    run(text_data, out)
+    return out
+
+
+# ---- the same run ----------------------------------------------------------------------------------------------------
 
 
 def test_every_setting_is_part_of_what_a_run_is_or_may_change():
@@ -72,27 +75,16 @@ OTHER = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(text_data, tmp_path_factory):  # noqa: F811
-    out = tmp_path_factory.mktemp("finished")
-    run(text_data, out)
-    return out
-
-
-@pytest.mark.parametrize("how", ["resume", "auto"])
-@pytest.mark.parametrize("word", OTHER)
-def test_another_run_is_refused_with_both_values(word, how, text_data, finished):  # noqa: F811
+def test_another_run_is_refused_with_both_values(text_data, finished, tmp_path):  # noqa: F811
     before = (finished / "last/train_state.pt").read_bytes()
-    said = refused(text_data, finished, f"--init_from={how}", "--max_iters=6", word)
-    assert OTHER[word] in said
-    assert (finished / "last/train_state.pt").read_bytes() == before
-
-
-def test_other_text_in_the_same_place_is_another_run(tmp_path, finished):
-    text = TEXT.replace("fox", "cat") * 100
-    tok = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))})
+    for i, (word, said) in enumerate(OTHER.items()):
+        how = ("resume", "auto")[i % 2]
+        assert said in refused(text_data, finished, f"--init_from={how}", "--max_iters=6", word)
+    # other text in the same place
+    tok, text = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(TEXT)))}), TEXT.replace("fox", "cat") * 100
     corpus.write_dataset(tmp_path, tok, {"train": tok.encode(text), "val": tok.encode(text)}, bytes_per_token=1.0)
     assert "its content of the data is " in refused(tmp_path, finished, "--init_from=resume", "--max_iters=6")
+    assert (finished / "last/train_state.pt").read_bytes() == before
 
 
 def test_the_content_of_large_files_is_told_from_pieces_of_them(tmp_path):
@@ -107,21 +99,19 @@ def test_the_content_of_large_files_is_told_from_pieces_of_them(tmp_path):
     assert len(found) == 4
 
 
-def test_what_may_change_may_change(text_data, tmp_path):  # noqa: F811
-    run(text_data, tmp_path)
+def test_what_may_change_may_change(text_data, finished, tmp_path):  # noqa: F811
+    shutil.copytree(finished, tmp_path / "run")
     more = ["--learning_rate=2e-3", "--max_iters=6", "--stages=5:t_max=0.5", "--dtype=bfloat16", "--dropout=0.1"]
     more += ["--batch_size=4", "--gradient_accumulation_steps=2", "--ema=0.9", "--grad_clip=0", "--eval_interval=2"]
-    assert run(text_data, tmp_path, "--init_from=resume", *more)["iter"] == 6
+    assert run(text_data, tmp_path / "run", "--init_from=resume", *more)["iter"] == 6
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# auto
+# ---- auto ------------------------------------------------------------------------------------------------------------
 
 
-def test_auto_begins_as_the_recipe_says_and_then_goes_on(text_data, tmp_path, monkeypatch):  # noqa: F811
+def test_auto_begins_as_the_recipe_says_and_then_goes_on(text_data, finished, tmp_path, monkeypatch):  # noqa: F811
     """Stopped at iteration 2 of 4, the same words finish it: to the weights of the unbroken run."""
-    start = f"--init_from={tmp_path / 'start'}"
-    run(text_data, tmp_path / "start", "--max_iters=1")
+    start = f"--init_from={finished}"
     whole = run(text_data, tmp_path / "whole", start)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
@@ -130,6 +120,8 @@ def test_auto_begins_as_the_recipe_says_and_then_goes_on(text_data, tmp_path, mo
     assert cut["iter"] == 4
     assert_same(whole, cut)
     assert run(text_data, tmp_path / "cut", start, "--init_from=auto", "--overwrite=true")["iter"] == 4
+    said = refused(text_data, tmp_path / "new", "--init_from=nowhere", "--init_from=auto")
+    assert "no checkpoint in 'nowhere'" in said
 
 
 def test_a_restart_by_torchrun_goes_on_and_another_torchrun_is_refused(tmp_path, monkeypatch):
@@ -151,48 +143,44 @@ def test_a_restart_by_torchrun_goes_on_and_another_torchrun_is_refused(tmp_path,
                 runs.begin(out, *words)
 
 
-def test_auto_needs_a_recipe_that_is_possible(text_data, tmp_path):  # noqa: F811
-    said = refused(text_data, tmp_path, "--init_from=nowhere", "--init_from=auto")
-    assert "no checkpoint in 'nowhere'" in said
+# ---- one run holds its directory, until it is told to stop -----------------------------------------------------------
 
-
-# ------------------------------------------------------------------------------------------------------------------
-# one run holds its directory
-
-
-HOLD = "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from nanodlm import runs\nwith runs.held(pathlib.Path({!r})): "
-HOLD += "print('held', flush=True); time.sleep(100)"
+HOLD = """import pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from nanodlm import runs
+with runs.held(pathlib.Path(sys.argv[2])):
+    print('held', flush=True)
+    time.sleep(100)"""
 
 
 def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_is_no_obstacle(text_data, tmp_path):  # noqa: F811
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(str(tmp_path)), str(ROOT)], stdout=subprocess.PIPE, text=True
-    )
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(ROOT), str(out)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stdout.readline() == "held\n"
         for more in ((), ("--overwrite=true",), ("--init_from=auto",)):
-            said = refused(text_data, tmp_path, *more)
+            said = refused(text_data, out, *more)
             assert f"is being written by process {first.pid} on {socket.gethostname()}, since 20" in said
     finally:
         first.kill()
         first.wait()
-    assert run(text_data, tmp_path)["iter"] == 4
-    assert not (tmp_path / "lock.holder").exists()
+    with runs.held(out):
+        assert f"process {os.getpid()} on" in (out / "lock.holder").read_text()
+    assert not out.exists()  # nothing came of it
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# told to stop
-
-
-@pytest.mark.parametrize("name", [n for n in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, n)])
-def test_a_signal_saves_and_asks_to_be_started_again(name, text_data, tmp_path, monkeypatch):  # noqa: F811
-    stop_at(monkeypatch, 3, getattr(signal, name))
-    before = signal.getsignal(getattr(signal, name))
-    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}"]
-    assert train.main(args) == runs.REQUEUE == 75
-    assert ckpt.load_train_state(tmp_path / "last")["iter"] == 3
-    assert signal.getsignal(getattr(signal, name)) is before
-    assert train.main([*args, "--init_from=auto"]) == 0
+def test_a_signal_saves_and_asks_to_be_started_again(text_data, tmp_path, monkeypatch):  # noqa: F811
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path}", "--init_from=auto"]
+    signals = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, n)]
+    for done, number in enumerate(signals, 1):
+        before = signal.getsignal(number)
+        with monkeypatch.context() as patch:
+            stop_at(patch, 1, number)
+            assert train.main(args) == runs.REQUEUE == 75
+        assert ckpt.load_train_state(tmp_path / "last")["iter"] == done
+        assert signal.getsignal(number) is before
+    assert train.main(args) == 0
 
 
 def test_a_signal_does_not_wait_for_an_evaluation(text_data, tmp_path, monkeypatch):  # noqa: F811
@@ -214,8 +202,7 @@ def test_a_signal_does_not_wait_for_an_evaluation(text_data, tmp_path, monkeypat
     assert [x["iter"] for x in lines if "val_nats" in x] == [2, 4]  # the one that was cut short comes first
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# several processes
+# ---- several processes -----------------------------------------------------------------------------------------------
 
 DRIVER = """
 import gc, os, signal, sys, weakref
@@ -246,126 +233,125 @@ def shaken(model, x, *args, **keys):
 
 torch.nn.parallel.DistributedDataParallel, dist.destroy_process_group, mdlm.loss = Noted, destroyed, shaken
 ways, ports, words = sys.argv[2].split(","), sys.argv[3].split(","), sys.argv[4:]
+more = {"finish": LONG, "hang": ["--patience=2"]}
 for way, port in zip(ways, ports):
     os.environ["MASTER_PORT"], calls = port, []
     try:
-        print(way, "status", train.main([*words, f"--out_dir={words[-1][10:]}/{way}"]), flush=True)
+        print(way, "status", train.main([*words[:-1], *more.get(way, []), f"--out_dir={words[-1]}/{way}"]), flush=True)
     except (SystemExit, ValueError) as e:
         print(way, "exit", str(e)[:40], flush=True)
 """
+LONG = ["--max_iters=240", "--eval_interval=30", "--eval_windows=2", "--batch_size=4"]
+ENDS = {"finish": "status 0", "signal": "status 75", "error": "exit on purpose", "nan": "exit", "hang": None}
 
 
-def drive(data, out, ways, *more):
-    """Two processes of our own that train once for each of the ways to end; their Popens."""
-    ports = ",".join(str(free_port()) for _ in ways)
-    words = [*TINY, f"--dataset={data}", "--batch_size=4", *more, f"--out_dir={out}"]
-    command = [sys.executable, "-c", DRIVER, str(ROOT), ",".join(ways), ports, *words]
-    ranks = []
-    for rank in range(2):
-        env = {**ONE_THREAD, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-        keys = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        ranks.append(subprocess.Popen(command, env=env, **keys))
-    return ranks
+@pytest.fixture(scope="module")
+def driven(text_data, tmp_path_factory):  # noqa: F811
+    """Two processes of our own that train once for each of the ways to end, the last of which ends the first one and
+    leaves the second one to us: (directory, [(stdout, stderr), …], Popens)."""
+    out, driver = tmp_path_factory.mktemp("driven"), DRIVER.replace("LONG", repr(LONG))
+    words = [*TINY, f"--dataset={text_data}", "--batch_size=4", str(out)]
+    ports = ",".join(str(free_port()) for _ in ENDS)
+    command = [sys.executable, "-c", driver, str(ROOT), ",".join(ENDS), ports, *words]
+    env = {**ONE_THREAD, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    keys = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    ranks = [subprocess.Popen(command, env={**env, "RANK": r, "LOCAL_RANK": r}, **keys) for r in "01"]
+    try:
+        said = [ranks[0].communicate(timeout=300)]
+    finally:
+        ranks[1].kill()
+        said.append(ranks[1].communicate())
+    return out, said, ranks
 
 
-def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(text_data, tmp_path):  # noqa: F811
+def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(driven):
     """A DistributedDataParallel that is freed later may wait for ever. Finished, told to stop, wrong, not finite."""
-    ends = {"finish": "status 0", "signal": "status 75", "error": "exit on purpose", "nan": "exit"}
-    ranks = drive(text_data, tmp_path, [*ends])
-    for process in ranks:
-        out, errors = process.communicate(timeout=120)
+    ends = {way: end for way, end in ENDS.items() if end}
+    for out, errors in driven[1]:
         lines = [line for line in out.splitlines() if line.split()[0] in ends]
         assert lines[::2] == [f"{way} alive 0 of {i}" for i, way in enumerate(ends, 1)], out + errors
         assert all(said.startswith(f"{way} {end}") for said, (way, end) in zip(lines[1::2], ends.items())), out + errors
-    assert ckpt.load_train_state(tmp_path / "signal/last")["iter"] == 3
 
 
-def test_a_process_that_gives_no_sign_of_life_ends_the_others_which_say_which_it_was(text_data, tmp_path):  # noqa: F811
+def test_a_process_that_gives_no_sign_of_life_ends_the_others_which_say_which_it_was(driven):
     """It stands still in the middle of an iteration, so that no connection breaks."""
-    first, second = drive(text_data, tmp_path, ["hang"], "--patience=2")
-    try:
-        _, said = first.communicate(timeout=60)
-    finally:
-        second.kill()
-        second.communicate()
+    _, [(_, said), _], (first, second) = driven
     assert first.returncode == runs.REQUEUE
     assert f"rank 1 ({socket.gethostname()}, process {second.pid}) has given no sign of life for" in said
 
 
-LONG = ["--max_iters=400", "--eval_interval=100", "--eval_windows=2", "--batch_size=4"]
+def test_what_two_processes_saved_goes_on_in_one(text_data, driven, finished, tmp_path):  # noqa: F811
+    """One of the two was told to stop; half of the processes, twice the micro-batches."""
+    shutil.copytree(driven[0] / "signal", tmp_path / "run")
+    assert ckpt.load_train_state(tmp_path / "run/last")["iter"] == 3
+    one = run(text_data, tmp_path / "run", "--batch_size=4", "--gradient_accumulation_steps=2", "--init_from=auto")
+    assert one["iter"] == 4
+    assert_same(one, ckpt.load_train_state(finished / "last"), tolerance=1e-3)
 
 
-def torchrun(data, out, *launch, words=()):
-    command = [sys.executable, "-m", "torch.distributed.run", *launch, "train.py", *TINY, *LONG]
-    command += [f"--dataset={data}", f"--out_dir={out}", *words]
-    keys = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, **keys)
+def test_a_lost_process_and_a_signal_cost_the_steps_since_the_last_save_and_nothing_else(
+    text_data,  # noqa: F811
+    driven,
+    tmp_path,
+):
+    """kill -9 of one of two processes under torchrun --max-restarts, with the words of the first start; then SIGTERM to
+    torchrun, which passes it on; then two nodes go on. What they end with is what two processes have that nobody
+    disturbed, to the bit."""
 
+    def torchrun(*launch):
+        command = [sys.executable, "-m", "torch.distributed.run", *launch, f"--out_dir={tmp_path}"]
+        keys = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, **keys)
 
-@pytest.fixture(scope="module")
-def two_nodes(text_data, tmp_path_factory):  # noqa: F811
-    """What two nodes trained, of one process each, without being disturbed."""
-    out = tmp_path_factory.mktemp("two_nodes")
-    launch = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7")
-    launch += (f"--rdzv_endpoint=127.0.0.1:{free_port()}",)
-    for node in [torchrun(text_data, out, *launch) for _ in range(2)]:
-        said, _ = node.communicate(timeout=120)
+    def iteration():
+        with suppress(OSError):  # it is being replaced
+            return json.loads((tmp_path / "last/config.json").read_text())["iter"]
+        return 0
+
+    def holder():
+        with suppress(OSError, IndexError):
+            return int((tmp_path / "lock.holder").read_text().split()[1])
+
+    words = ["train.py", *TINY, *LONG, f"--dataset={text_data}"]
+    process = torchrun("--standalone", "--nproc_per_node=2", "--max-restarts=1", *words, "--overwrite=true")
+    wait_for(iteration)
+    first = holder()
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(next(int(pid) for pid in children if int(pid) != first), signal.SIGKILL)
+    wait_for(lambda: holder() not in (first, None))
+    lost = iteration()
+    wait_for(lambda: iteration() > lost)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode and "resumed at iteration" in said and "saved; go on with" in said, said
+    assert lost < iteration() < 240
+
+    launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7"]
+    launch += [f"--rdzv_endpoint=127.0.0.1:{free_port()}", *words, "--init_from=auto"]
+    for node in [torchrun(*launch) for _ in range(2)]:
+        said, _ = node.communicate(timeout=300)
         assert node.returncode == 0, said
-    return out
-
-
-def assert_same_weights(a, b):
-    a, b = (safetensors.torch.load_file(out / "last/model.safetensors") for out in (a, b))
+    assert iteration() == 240
+    a, b = (safetensors.torch.load_file(out / "last/model.safetensors") for out in (tmp_path, driven[0] / "finish"))
     assert all((a[k] == b[k]).all() for k in a) and a.keys() == b.keys()
 
 
-def test_a_lost_process_costs_the_steps_since_the_last_save_and_nothing_else(
-    text_data,  # noqa: F811
-    two_nodes,
-    tmp_path,
-):
-    """kill -9 of one of two processes under torchrun --max-restarts, with the words of the first start. What they end
-    with is what two nodes have that lost none, to the bit."""
-    launch = ("--standalone", "--nproc_per_node=2", "--max-restarts=1")
-    process = torchrun(text_data, tmp_path, *launch, words=["--overwrite=true"])
-    wait_for((tmp_path / "last/config.json").is_file)
-    first = int((tmp_path / "lock.holder").read_text().split()[1])
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(next(int(pid) for pid in children if int(pid) != first), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "resumed at iteration" in said, said
-    assert ckpt.load_train_state(tmp_path / "last")["iter"] == 400
-    assert_same_weights(tmp_path, two_nodes)
-
-
-def test_what_two_processes_saved_goes_on_in_one(text_data, two_nodes, tmp_path):  # noqa: F811
-    """Stopped by a signal to torchrun, which passes it on; half of the processes, twice the micro-batches."""
-    process = torchrun(text_data, tmp_path, "--standalone", "--nproc_per_node=2")
-    wait_for((tmp_path / "last/config.json").is_file)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode and "saved; go on with" in said, said
-    half = ckpt.load_train_state(tmp_path / "last")["iter"]
-    assert 100 <= half < 400
-    run(text_data, tmp_path, *LONG, "--gradient_accumulation_steps=2", "--init_from=auto")
-    assert_same(*(ckpt.load_train_state(out / "last") for out in (tmp_path, two_nodes)), tolerance=1e-3)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# what is said and written
+# ---- what is said and written ----------------------------------------------------------------------------------------
 
 
 def refuse(word):
     raise ValueError(f"{word} is no JSON")
 
 
-def test_one_window_has_no_standard_error_and_the_files_are_json(text_data, tmp_path, capsys):  # noqa: F811
+def test_one_window_has_no_standard_error_and_the_files_are_json_and_no_others(text_data, tmp_path, capsys):  # noqa: F811
     run(text_data, tmp_path, "--eval_windows=1")
     assert "± " not in capsys.readouterr().out
     config = json.loads((tmp_path / "last/config.json").read_text(), parse_constant=refuse)
     lines = [json.loads(x, parse_constant=refuse) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert config["val_nats"] > 0 and config["val_nats_error"] is None and lines[-1]["val_bpb_error"] is None
     assert (tmp_path / "loss.png").stat().st_size > 5000
+    there = {p.name for p in Path(tmp_path).iterdir()}
+    assert there - {"launched"} == {"best", "last", "lock", "loss.png", "metrics.jsonl"}
 
 
 numbers = st.floats() | st.integers() | st.none() | st.text(max_size=3) | st.booleans()
@@ -381,23 +367,15 @@ def test_json_is_strict_and_keeps_what_json_has(value):
         assert again == value
 
 
-@pytest.mark.parametrize(
-    "words, said", [(["--warmup_iters=4"], True), (["--warmup_iters=3"], False), (["--warmup_iters=none"], False)]
-)
-def test_a_warm_up_as_long_as_the_run_is_told(words, said, text_data, tmp_path, capsys):  # noqa: F811
-    run(text_data, tmp_path, *words)
-    assert ("the learning rate never reaches its peak" in capsys.readouterr().out) == said
-
-
-def test_the_usual_warm_up_is_a_part_of_the_run():
-    for n in (60, 2000, 10**6):
-        s = runs.settle_length(train.Settings(max_iters=n), None, 1, print)
-        assert s.warmup_iters == n // 20
-
-
-def test_a_run_leaves_nothing_but_what_it_is(finished):
-    there = {p.name for p in Path(finished).iterdir()}
-    assert there - {"launched"} == {"best", "last", "lock", "loss.png", "metrics.jsonl"}
+def test_the_usual_warm_up_is_a_part_of_the_run_and_one_as_long_as_the_run_is_told():
+    cases = ((60, None, 3), (2000, None, 100), (10**6, None, 50_000), (4, 3, 3), (1, 1, 1), (4, 4, 4))
+    for n, length, warmup in cases:
+        said = []
+        assert (
+            runs.settle_length(train.Settings(max_iters=n, warmup_iters=length), None, 1, said.append).warmup_iters
+            == warmup
+        )
+        assert ["the learning rate never reaches its peak" in line for line in said] == [True] * (n == warmup > 1)
 
 
 STANDINS = {

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,50 +39,63 @@ def failed(program, **limits):
 
 # ---- passing and failing ----
 
+PASSES = """from __future__ import annotations
+import asyncio, signal, sys, tempfile, threading
+from dataclasses import dataclass
+@dataclass
+class A:
+    x: int
+A(1)
+sys.setrecursionlimit(5000)
+def f(n):
+    return n and f(n - 1)
+f(3000)
+async def g():
+    return 1
+assert asyncio.run(g()) == 1
+signal.alarm(0)  # it runs in the main thread
+with tempfile.NamedTemporaryFile('w') as file:
+    file.write('x')
+try:
+    input()
+except EOFError:
+    pass
+else:
+    assert False
+t = threading.Thread(target=print)
+t.start()
+t.join()
+open('/dev/null', 'w').write('x')
+x = bytearray(200 << 20)
+print('ä' * 1000)\r\nx = 'ä'\r\nassert len(x) == 1
+if __name__ == '__main__':  # not as in a script, but as in the original metric
+    assert False"""
+
 
 @both
-@pytest.mark.parametrize(
-    "program",
-    [
-        "",
-        "assert 1 + 1 == 2",
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nA(1)",
-        "import sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    return n and f(n - 1)\nf(3000)",
-        "import asyncio\nasync def f():\n    return 1\nassert asyncio.run(f()) == 1",
-        "import signal\nsignal.alarm(0)",  # it runs in the main thread
-        "import tempfile\nwith tempfile.NamedTemporaryFile('w') as f:\n    f.write('x')",
-        "try:\n    input()\nexcept EOFError:\n    pass\nelse:\n    assert False",
-        "print('ä' * 1000)\r\nx = 'ä'\r\nassert len(x) == 1",
-        "if __name__ == '__main__':\n    assert False",  # as in the original metric
-        "import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()",
-        "open('/dev/null', 'w').write('x')",
-        "x = bytearray(200 << 20)",
-    ],
-)
-def test_passes(program, namespaces):
-    assert sandbox.run(program, namespaces=namespaces) == (True, "passed")
+def test_what_a_program_may_do_and_how_its_end_is_told(namespaces):
+    for program in ("", PASSES):
+        assert sandbox.run(program, namespaces=namespaces) == (True, "passed")
+    assert failed("import sys\nsys.exit(3)", namespaces=namespaces) == "status 3"
+    assert failed("import ctypes\nctypes.string_at(0)", namespaces=namespaces) == "killed by signal 11"
 
 
-@both
-@pytest.mark.parametrize(
-    "program, why",
-    [
-        ("assert 1 + 1 == 3, 'sum'", "AssertionError: sum"),
-        ("assert False", "AssertionError"),
-        ("{}['x']", "KeyError: 'x'"),
-        ("def f(:", "SyntaxError: invalid syntax"),
-        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
-        ("raise Exception('x' * 1000)", "Exception: " + "x" * 189),
-        ("import sys\nsys.exit(3)", "status 3"),
-        ("import sys\nsys.exit('sorry')", "sorry"),
-        ("import ctypes\nctypes.string_at(0)", "killed by signal 11"),
-        ("\udc80", None),  # half a character: no UTF-8
-        ("\0", None),
-    ],
-)
-def test_fails(program, why, namespaces):
-    said = failed(program, namespaces=namespaces)
-    assert said == why or why is None and "Error" in said
+def test_a_program_fails_with_the_last_line_of_its_error():
+    why = {
+        "assert 1 + 1 == 3, 'sum'": "AssertionError: sum",
+        "{}['x']": "KeyError: 'x'",
+        "def f(:": "SyntaxError: invalid syntax",
+        "raise Exception('x' * 1000)": "Exception: " + "x" * 189,
+        "import sys\nsys.exit('sorry')": "sorry",
+        "with open('x', 'wb') as f:\n    for _ in range(100):\n        f.write(bytes(1 << 20))": ".*File too large",
+        "\udc80": "UnicodeEncodeError.*",  # half a character: no UTF-8
+        "\0": ".*null bytes",
+        "import sys\nwhile True:\n    sys.stderr.write('spam ' * 100000)": ".*spam spam.*",  # endless
+    }
+    if sys.platform != "darwin":  # which has no limit on the address space
+        why["x = []\nwhile True:\n    x.append(bytearray(1 << 20))"] = "MemoryError"
+    for program, (passed, said) in zip(why, sandbox.check(why, megabytes=256)):
+        assert not passed and len(said) <= 200 and re.fullmatch(why[program], said), (program, said)
 
 
 def test_no_resource_module(monkeypatch):
@@ -88,79 +104,65 @@ def test_no_resource_module(monkeypatch):
         sandbox.run("pass")
 
 
-# ---- limits ----
+# ---- limits, and many programs at once ----
 
 
 @both
-@pytest.mark.parametrize(
-    "program",
-    [
+def test_whatever_does_not_end_is_ended_and_five_at_once_take_the_time_of_one(namespaces):
+    programs = [
         "while True:\n    pass",
         "import time\ntime.sleep(100)",
         "while True:\n    print('x' * 10000)",
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
         "import threading, time\nthreading.Thread(target=time.sleep, args=(100,)).start()",  # after its last line
-    ],
-)
-def test_time(program, namespaces):
+    ]
     start = time.monotonic()
-    assert failed(program, seconds=0.5, namespaces=namespaces) == "timed out after 0.5 s"
+    ran = sandbox.check(programs, workers=5, seconds=1.25, namespaces=namespaces)
+    assert ran == [(False, "timed out after 1.25 s")] * 5
     assert time.monotonic() - start < 5
+
+
+def test_check_keeps_the_order():
+    programs = [f"import time\ntime.sleep({0.4 - i / 5})\nassert False, {i}" for i in range(3)] + ["pass"]
+    want = [(False, f"AssertionError: {i}") for i in range(3)] + [(True, "passed")]
+    assert sandbox.check(programs, workers=4) == want
+    assert sandbox.check(programs[2:]) == want[2:] and sandbox.check([]) == []
 
 
 @linux
 @both
-def test_cpu_time_is_limited_too(namespaces):
+def test_the_kernel_limits_time_memory_and_files(namespaces):
     """The wall clock comes first; were it gone, the kernel would end the program."""
-    hard = "import resource\nfor kind, most in {'CPU': 4, 'CORE': 0, 'AS': 1 << 30}.items():\n"
+    hard = "import resource\nfor kind, most in {'CPU': 4, 'CORE': 0, 'AS': 1 << 30, 'FSIZE': 64 << 20}.items():\n"
     hard += "    assert resource.getrlimit(getattr(resource, 'RLIMIT_' + kind)) == (most, most), kind"
-    assert sandbox.run(hard, seconds=2.5, megabytes=1024, namespaces=namespaces)[0]
-
-
-@both
-@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no limit on the address space")
-def test_memory(namespaces):
-    bomb = "x = []\nwhile True:\n    x.append(bytearray(1 << 20))"
-    assert failed(bomb, megabytes=256, namespaces=namespaces) == "MemoryError"
-    fits = "x = bytearray(100 << 20)"
-    assert sandbox.run(fits, megabytes=256, namespaces=namespaces)[0]
-    assert not sandbox.run(fits, megabytes=100, namespaces=namespaces)[0]
-
-
-@both
-def test_file_size(namespaces):
-    huge = "with open('x', 'wb') as f:\n    for _ in range(100):\n        f.write(bytes(1 << 20))"
-    assert "File too large" in failed(huge, namespaces=namespaces)
-    assert sandbox.run(huge.replace("100", "10"), namespaces=namespaces)[0]
-
-
-def test_endless_stderr_is_bounded():
-    why = failed("import sys\nwhile True:\n    sys.stderr.write('spam ' * 100000)")
-    assert "spam spam" in why and len(why) <= 200
+    assert sandbox.run(hard, seconds=2.5, megabytes=1024, namespaces=namespaces) == (True, "passed")
 
 
 # ---- what it may not touch ----
 
 
 @both
-def test_home_is_empty_and_deleted(namespaces):
+def test_home_is_its_own_empty_and_deleted_and_the_environment_bare(namespaces, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
     why = failed(
-        "import os, tempfile\nassert os.listdir() == []\nopen('left', 'w').write('x')\n"
+        "import importlib.util, os, tempfile\nassert os.listdir() == []\nopen('left', 'w').write('x')\n"
         "assert os.environ['HOME'] == os.environ['TMPDIR'] == tempfile.gettempdir() == os.getcwd()\n"
-        "os.makedirs('a/b')\nopen('a/b/c', 'w')\nos.remove('left')\nraise Exception(os.getcwd())",
+        "os.makedirs('a/b')\nopen('a/b/c', 'w')\nos.remove('left')\n"
+        "assert not importlib.util.find_spec('sandbox')\n"  # it does not see where sandbox.py lies
+        "raise Exception(os.getcwd(), *os.environ)",
         namespaces=namespaces,
     )
-    home = why.removeprefix("Exception: ")
+    home, *names = re.findall(r"[^',() ]+", why.removeprefix("Exception: "))
     assert Path(home).name.startswith("execute-") and not Path(home).exists()
+    assert set(names) - {"LC_CTYPE"} == {"HOME", "OMP_NUM_THREADS", "PATH", "TMPDIR"}
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')",
-        "import os\nos.mkdir('d')\nopen('d/x', 'w')\nos.chmod('d', 0)\nos.chmod('.', 0)",
-        "import os\nos.symlink('.', 'loop')",
+        "import os\nos.symlink('.', 'loop')\nos.mkdir('c')\nopen('c/x', 'w')\nos.chmod('c', 0)\n"
+        "for _ in range(1100):\n    os.mkdir('d')\n    os.chdir('d')",
         "import os\nfor i in range(10**9):\n    open(str(i), 'w')",
     ],
 )
@@ -187,46 +189,6 @@ def test_home_is_deleted_when_we_are_interrupted(tmp_path, monkeypatch):
     assert started[0].returncode == -9 and not list(tmp_path.iterdir())
 
 
-def test_files_elsewhere_stay(tmp_path):
-    kept = tmp_path / "kept"
-    kept.write_text("precious")
-    for change in (
-        f"open({str(kept)!r}, 'w')",
-        f"open({str(kept)!r}, 'a')",
-        f"os.open({str(kept)!r}, os.O_RDWR)",
-        f"os.remove({str(kept)!r})",
-        f"os.unlink({os.fsencode(kept)!r})",
-        f"os.rename({str(kept)!r}, 'mine')",
-        f"os.rename('mine', {str(kept)!r})",
-        f"os.truncate({str(kept)!r}, 0)",
-        f"shutil.rmtree({str(tmp_path)!r})",
-        f"pathlib.Path({str(tmp_path / 'new')!r}).mkdir()",
-        f"os.chdir({str(tmp_path)!r})\nopen('kept', 'w')",
-        f"os.chdir({str(tmp_path)!r})\nos.remove('kept')",
-    ):
-        why = failed("import os, shutil, pathlib\nopen('mine', 'w').close()\n" + change, namespaces=False)
-        assert why.startswith(f"PermissionError: model-written code may not change {tmp_path}"), change
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
-    assert sandbox.run(f"assert open({str(kept)!r}).read() == 'precious'", namespaces=False)[0]
-
-
-@both
-def test_environment(namespaces, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hunter2")
-    why = failed("import os\nraise Exception(sorted(os.environ))", namespaces=namespaces)
-    assert set(re.findall(r"\w+", why)) - {"Exception", "LC_CTYPE"} == {"HOME", "OMP_NUM_THREADS", "PATH", "TMPDIR"}
-    assert sandbox.run("import sys\nassert not any('main' in p for p in sys.path[:1])", namespaces=namespaces)[0]
-
-
-@needs_namespaces
-def test_environment_of_other_processes():
-    assert Path(f"/proc/{os.getpid()}/environ").read_bytes()
-    assert "Permission denied" in failed(f"open('/proc/{os.getpid()}/environ').read()")
-
-
-# ---- network ----
-
-
 @pytest.fixture
 def listener():
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -235,11 +197,43 @@ def listener():
 
 
 def reached(server):
-    try:
+    with suppress(TimeoutError):
         server.accept()[0].close()
-    except TimeoutError:
-        return False
-    return True
+        return True
+
+
+TRY = """import ctypes, gc, multiprocessing, os, pathlib, pty, shutil, signal, socket, subprocess, sys, threading
+open('mine', 'w').close()
+directory, address = {directory!r}, ('127.0.0.1', {port})
+kept, new, tcp, udp = directory + '/kept', directory + '/new', socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+for attempt in {attempts!r}:
+    try:
+        eval(attempt)
+    except PermissionError as e:
+        assert str(e).startswith({said!r}), (attempt, str(e))
+    else:
+        raise Exception(attempt + ' was allowed')"""
+CHANGE = """open(kept,'w') open(kept,'a') os.open(kept,os.O_RDWR) os.remove(kept) os.unlink(os.fsencode(kept))
+os.rename(kept,'mine') os.rename('mine',kept) os.truncate(kept,0) os.chmod(kept,0) os.chown(kept,0,0)
+os.link(kept,'other') os.symlink('mine',new) os.rmdir(directory) shutil.rmtree(directory) pathlib.Path(new).mkdir()
+os.chdir(directory)or(open('kept','w')) os.chdir(directory)or(os.remove('kept'))""".split()
+CALL = """tcp.connect(address) tcp.connect_ex(address) tcp.bind(('127.0.0.1',0)) udp.sendto(b'x',address)
+udp.sendmsg([b'x'],[],0,address) socket.create_connection(address) socket.getaddrinfo('localhost',80)
+socket.gethostbyname('localhost') socket.gethostbyname_ex('localhost') socket.gethostbyaddr('127.0.0.1')
+socket.getnameinfo(address,0) os.fork() os.forkpty() os.system('true') os.popen('true') pty.spawn('true')
+os.execv('/bin/true',['true']) os.posix_spawn('/bin/true',['true'],{}) subprocess.run(['true'])
+multiprocessing.get_context('fork').Process(target=print).start() os.kill(os.getppid(),0) os.killpg(0,9)
+signal.pthread_kill(threading.get_ident(),0) gc.get_objects() gc.get_referrers(1) sys._current_frames()""".split()
+
+
+def test_the_hook_refuses_the_network_other_processes_and_changes_to_files_elsewhere(tmp_path, listener):
+    (tmp_path / "kept").write_text("precious")
+    given = dict(directory=str(tmp_path), port=listener.getsockname()[1])
+    for attempts, said in ((CHANGE, f"change {tmp_path}"), (CALL, "call ")):
+        program = TRY.format(attempts=attempts, said=f"model-written code may not {said}", **given)
+        assert sandbox.run(program, namespaces=False) == (True, "passed")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"] and not reached(listener)
+    assert sandbox.run(f"assert open('{tmp_path}/kept').read() == 'precious'", namespaces=False)[0]
 
 
 # The C library's connect: no audit event tells of it.
@@ -252,115 +246,77 @@ if libc.connect(libc.socket(2, 1, 0), address, 16):
 
 
 @needs_namespaces
-def test_no_network_in_the_namespace(listener):
+def test_in_the_namespace_are_no_network_and_no_other_processes(listener):
+    """And without one C gets through, of which the docstring is honest."""
     program = BY_C.format(port=listener.getsockname()[1])
     assert "Network is unreachable" in failed(program)
     assert not reached(listener)
-
-
-@linux
-def test_namespaces_are_what_stops_c(listener):
-    """The test above can fail, and the docstring is honest about the hook alone."""
-    program = BY_C.format(port=listener.getsockname()[1])
     assert sandbox.run(program, namespaces=False) == (True, "passed")
     assert reached(listener)
+    assert "Permission denied" in failed(f"open('/proc/{os.getpid()}/environ').read()")
 
 
-def test_no_network_through_the_hook(listener):
-    port = listener.getsockname()[1]
-    for call, event in {
-        f"socket.create_connection(('127.0.0.1', {port}))": "socket.getaddrinfo",
-        f"socket.socket().connect(('127.0.0.1', {port}))": "socket.connect",
-        f"socket.socket().connect_ex(('127.0.0.1', {port}))": "socket.connect",
-        f"socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))": "socket.sendto",
-        f"socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('127.0.0.1', {port}))": "socket.sendmsg",
-        "socket.socket().bind(('127.0.0.1', 0))": "socket.bind",
-        "socket.getaddrinfo('localhost', 80)": "socket.getaddrinfo",
-        "socket.gethostbyname('localhost')": "socket.gethostbyname",
-        "socket.gethostbyname_ex('localhost')": "socket.gethostbyname",
-        "socket.gethostbyaddr('127.0.0.1')": "socket.gethostbyaddr",
-        "socket.getnameinfo(('127.0.0.1', 80), 0)": "socket.getnameinfo",
-    }.items():
-        why = failed("import socket\n" + call, namespaces=False)
-        assert why == f"PermissionError: model-written code may not call {event}"
-    assert not reached(listener)
+def wait_for(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()
 
 
-# ---- other processes ----
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "os.fork()",
-        "os.system('true')",
-        "os.popen('true')",
-        "os.execv('/bin/true', ['true'])",
-        "os.posix_spawn('/bin/true', ['true'], {})",
-        "subprocess.run(['true'])",
-        "os.kill(os.getppid(), 0)",
-        "os.killpg(0, 9)",
-        "multiprocessing.get_context('fork').Process(target=print).start()",
-    ],
-)
-def test_no_other_processes(call):
-    why = failed("import multiprocessing, os, subprocess\n" + call, namespaces=False)
-    assert why.startswith("PermissionError: model-written code may not call ")
-
-
-def alive(marker):
-    """Whether a process has `marker` in its command line."""
+def gone(marker):
+    """Whether no process has `marker` in its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with suppress(OSError):
             if marker in path.read_text().split("\0"):
-                return True
-        except OSError:
-            pass
-    return False
+                return False
+    return True
+
+
+CHILD = """import contextlib, ctypes, glob, time
+def read(path):
+    with contextlib.suppress(OSError):
+        return open(path).read()
+    return ''
+ctypes.CDLL(None).system(b'{} sleep {} &')
+time.sleep(0.3)
+if not any('sleep\\x00{}' in read(path) for path in glob.glob('/proc/[0-9]*/cmdline')):
+    raise Exception('no child')
+"""
 
 
 @linux
-@pytest.mark.parametrize(
-    "shell, namespaces",
-    [("", False), pytest.param("", True, marks=needs_namespaces), pytest.param("setsid", True, marks=needs_namespaces)],
-)
-@pytest.mark.parametrize("end", ["", "assert False", "import time; time.sleep(100)"])
-def test_children_that_get_past_the_hook_are_gone(shell, namespaces, end):
+def test_children_that_get_past_the_hook_are_gone():
     """The C library's system(): no audit event tells of it. In the namespace not even a session of its own helps."""
-    marker = f"{time.time_ns() % 10**9 + 10**9}"
-    program = f"import ctypes, glob, time\nctypes.CDLL(None).system(b'{shell} sleep {marker} &')\ntime.sleep(0.2)\n"
-    program += "seen = [open(p).read() for p in glob.glob('/proc/[0-9]*/cmdline')]\n"
-    program += f"if not any('sleep\\x00{marker}' in s for s in seen):\n    raise Exception('no child')\n{end}"
-    passed, why = sandbox.run(program, seconds=1.5 if "100" in end else 20, namespaces=namespaces)
-    assert passed == (end == "") and "no child" not in why
-    until = time.monotonic() + 2
-    while alive(marker) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not alive(marker)
+    ways = [("", False)] + [("", True), ("setsid", True)] * GRANTED
+    said = {"": "passed", "assert False": "AssertionError", "time.sleep(100)": "timed out after 2.5 s"}
+
+    def one(i, shell, namespaces, end):
+        marker = f"{time.time_ns() % 10**9 + (i + 1) * 10**9}"
+        program = CHILD.format(shell, marker, marker) + end
+        ran = sandbox.run(program, seconds=2.5 if "100" in end else 20, namespaces=namespaces)
+        return *ran, wait_for(lambda: gone(marker), 2)
+
+    runs = [(*way, end) for way in ways for end in said]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for (*way, end), ran in zip(runs, pool.map(lambda i: one(i, *runs[i]), range(len(runs)))):
+            assert ran == (end == "", said[end], True), (way, end)
 
 
 @linux
 @both
 def test_a_program_does_not_outlive_us(namespaces, tmp_path):
     """Killed evaluations leave nothing running."""
-    marker = f"{time.time_ns()}"
+    marker = str(float(f"1000.{time.time_ns()}"))
     outer = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from nanodlm import sandbox\n"
     program = "import time; open('ready', 'w'); time.sleep(100)"
-    outer += f"sandbox.run({program!r}, seconds=1000.{marker}, namespaces={namespaces})"
+    outer += f"sandbox.run({program!r}, seconds={marker}, namespaces={namespaces})"
     process = subprocess.Popen([sys.executable, "-c", outer], env={"TMPDIR": str(tmp_path)})
-    marker = str(float(f"1000.{marker}"))
     try:
-        until = time.monotonic() + 10
-        while not list(tmp_path.glob("execute-*/ready")) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert alive(marker)
+        assert wait_for(lambda: list(tmp_path.glob("execute-*/ready")), 10) and not gone(marker)
     finally:
         process.kill()
         process.wait()
-    until = time.monotonic() + 2
-    while alive(marker) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not alive(marker)
+    assert wait_for(lambda: gone(marker), 2)
 
 
 # ---- as somebody else, and where the kernel refuses ----
@@ -377,7 +333,7 @@ sys.path.insert(0, {root!r})
 from nanodlm import sandbox
 print(sandbox.run("import os; assert os.getpid() == 1"))
 print(sandbox.run({by_c!r}))
-print(sandbox.run("import os; os.mkdir('d'); open('d/x', 'w'); os.chmod('d', 0)"))
+print(sandbox.run("import os; os.mkdir('d'); open('d/x', 'w'); os.chmod('d', 0); os.chmod('.', 0)"))
 print(sandbox.run({fork_bomb!r}))
 print(any(p.startswith("execute-") for p in os.listdir({tmp!r})))"""
 
@@ -412,103 +368,86 @@ def test_a_kernel_that_refuses():
     """The limit on namespaces is itself one of a namespace, so that we can lower ours without anybody noticing."""
     code = f"""import ctypes, os, sys
 sys.path.insert(0, {str(ROOT)!r})
+from nanodlm import sandbox
 uid = os.getuid()
 assert ctypes.CDLL(None).unshare(sandbox.CLONE_NEWUSER) == 0
 open("/proc/self/uid_map", "w").write(f"0 {{uid}} 1")
 open("/proc/sys/user/max_user_namespaces", "w").write("0")
-print(sandbox.run("import os; assert os.getpid() > 1"))
+print(sandbox.run("import os, resource as r; assert os.getpid() > 1 and r.getrlimit(r.RLIMIT_NPROC)[0] != 256"))
 print(sandbox.run("import socket; socket.socket().connect(('127.0.0.1', 1))"))"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.stdout.splitlines() == [
-        "(True, 'passed')",
-        "(False, 'PermissionError: model-written code may not call socket.connect')",
-    ], out.stderr
+    refused = "(False, 'PermissionError: model-written code may not call socket.connect')"
+    assert out.stdout.splitlines() == ["(True, 'passed')", refused], out.stderr
 
 
 # ---- leaving early, and pretending not to ----
 
 FDS = "for fd in range(64):\n    try:\n        {}\n    except OSError:\n        pass\n"
 LEAVE = "import os\nos._exit(0)\n"
-# Whatever looks like a token might be the token: hand it in.
-HAND_IN = """import os, re
+# Whatever looks like a token might be the token: hand it in, once.
+HAND_IN = """import gc, os, re, sys
+from contextlib import suppress
+given = set()
 def hand_in(x):
-    if isinstance(x, bytes) and re.match(b'[0-9a-f]{32}', x):
+    if isinstance(x, bytes) and re.match(b'[0-9a-f]{32}', x) and x[:32] not in given:
+        given.add(x[:32])
         for fd in range(64):
-            try:
+            with suppress(OSError):
                 os.write(fd, x[:32])
-            except OSError:
-                pass
+def look(x):
+    hand_in(x)
+    for cell in getattr(x, '__closure__', None) or ():
+        hand_in(cell.cell_contents)
 def search(frame):
     while frame:
         for x in [*frame.f_locals.values(), *frame.f_globals.values()]:
-            hand_in(x)
-            for cell in getattr(x, '__closure__', None) or ():
-                hand_in(cell.cell_contents)
+            look(x)
         frame = frame.f_back
+"""
+EVERYWHERE = """search(sys._getframe())
+try:
+    os.system('true')
+except PermissionError as e:
+    t = e.__traceback__
+    while t:
+        search(t.tb_frame)
+        t = t.tb_next
+for fd in range(64):
+    with suppress(OSError):
+        os.lseek(fd, 0, 0)
+        hand_in(os.read(fd, 100))
+with suppress(PermissionError):
+    for x in gc.get_objects():
+        look(x)
 """
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
+def test_only_the_last_line_passes():
+    # Given a token, the search passes it on.
+    works = HAND_IN + "r, w = os.pipe()\ntoken = b'0a' * 16\nsearch(sys._getframe())\n"
+    assert failed(works + "raise Exception(os.read(r, 64).decode())") == "Exception: " + "0a" * 16
+    programs = [
         "import sys\nsys.exit(0)",
-        "import sys\nsys.exit()",
         "raise SystemExit",
-        "exit()",
         LEAVE,
         "import atexit, os\natexit.register(os._exit, 0)\n1 / 0",
-        FDS.format("os.write(fd, b'0' * 32)").join(["import os\n", LEAVE]),
-        FDS.format("os.close(fd)").join(["import os\n", "raise SystemExit"]),
+        "import os\n" + FDS.format("os.write(fd, b'0' * 32)") + LEAVE,
+        "import os\n" + FDS.format("os.close(fd)") + "raise SystemExit",
         "import sys\nsys.audit('execute.ended')\n" + LEAVE,
         "import sys, threading\nt = threading.Thread(target=sys.audit, args=('execute.ended',))\nt.start()\nt.join()\n"
         + LEAVE,
         "import _thread, sys, time\n_thread.start_new_thread(sys.audit, ('execute.ended',))\ntime.sleep(0.1)\n" + LEAVE,
         "import sys, types\nf = sys._getframe().f_back\nsys._getframe = lambda *n: types.SimpleNamespace(f_back=f)\n"
         "sys.audit('execute.ended')\n" + LEAVE,
-        HAND_IN + "import sys\nsearch(sys._getframe())\n" + LEAVE,
-        HAND_IN + "try:\n    os.system('true')\nexcept PermissionError as e:\n    t = e.__traceback__\n"
-        "    while t:\n        search(t.tb_frame)\n        t = t.tb_next\n" + LEAVE,
-        HAND_IN + FDS.format("os.lseek(fd, 0, 0)\n        hand_in(os.read(fd, 100))") + LEAVE,
-        HAND_IN + "import sys\ntry:\n    sys.stdin.buffer.seek(0)\nexcept OSError:\n    pass\n"
-        "hand_in(sys.stdin.buffer.read())\n" + LEAVE,
-        HAND_IN + "import gc\ntry:\n    for x in gc.get_objects():\n        hand_in(x)\n"
-        "        for cell in getattr(x, '__closure__', None) or ():\n            hand_in(cell.cell_contents)\n"
-        "except PermissionError:\n    pass\n" + LEAVE,
+        HAND_IN + EVERYWHERE + LEAVE,
         "import __main__\n__main__.inside(1.0, 4096, False)\n" + LEAVE,
-    ],
-)
-def test_only_the_last_line_passes(program):
-    why = failed(program + "\nassert False, 'a test'")
-    assert "a test" not in why
-
-
-def test_the_search_would_find_a_token():
-    """HAND_IN works: given a token, it passes it on."""
-    program = HAND_IN + "import sys\nr, w = os.pipe()\ntoken = b'0a' * 16\nsearch(sys._getframe())\n"
-    assert failed(program + "raise Exception(os.read(r, 32).decode())") == "Exception: " + "0a" * 16
-
-
-@pytest.mark.parametrize("change", ["sys.audit = print", "sys.addaudithook(lambda event, args: 1 / 0)"])
-def test_sabotage_is_no_pass(change):
-    assert not sandbox.run("import sys\n" + change)[0]
-
-
-# ---- many ----
-
-
-def test_check_keeps_the_order():
-    programs = [f"import time\ntime.sleep({0.3 - i / 10})\nassert False, {i}" for i in range(3)] + ["pass"]
-    want = [(False, f"AssertionError: {i}") for i in range(3)] + [(True, "passed")]
-    assert sandbox.check(programs, workers=4) == want
-    assert sandbox.check(programs, workers=1) == want
-    assert sandbox.check([]) == []
-    assert sandbox.check(["while True: pass"], seconds=0.5) == [(False, "timed out after 0.5 s")]
-
-
-def test_check_is_parallel():
-    start = time.monotonic()
-    assert all(passed for passed, _ in sandbox.check(["import time\ntime.sleep(1)"] * 4, workers=4))
-    assert time.monotonic() - start < 3.9
+        "import sys\nsys.audit = print",
+        "import sys\nsys.addaudithook(lambda event, args: 1 / 0)",
+    ]
+    sabotage = 2  # these come to their end, but cannot say so
+    marked = [p + "\nassert False, 'a test'" for p in programs[:-sabotage]] + programs[-sabotage:]
+    for program, (passed, why) in zip(marked, sandbox.check(marked)):
+        assert not passed and "a test" not in why, program
 
 
 # ---- the metric ----
@@ -519,20 +458,14 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
         for c, k in itertools.product(range(n + 1), range(1, n + 1)):
             subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
             assert sandbox.pass_at_k(n, c, k) == float(Fraction(sum(map(any, subsets)), len(subsets)))
-
-
-def test_pass_at_k_of_large_numbers():
     n, c, k = 10**5, 3, 100
     none = Fraction(1)
     for i in range(n - c + 1, n + 1):  # the product of the paper's code
         none *= 1 - Fraction(k, i)
     assert sandbox.pass_at_k(n, c, k) == float(1 - none)
-
-
-@pytest.mark.parametrize("n, k", [(1, 10), (0, 1), (3, 0)])
-def test_pass_at_k_needs_enough(n, k):
-    with pytest.raises(ValueError, match=f"pass@{k} needs at least {k} programs for each problem, not {n}"):
-        sandbox.pass_at_k(n, 0, k)
+    for n, k in ((1, 10), (0, 1), (3, 0)):
+        with pytest.raises(ValueError, match=f"pass@{k} needs at least {k} programs for each problem, not {n}"):
+            sandbox.pass_at_k(n, 0, k)
 
 
 ADD, CHECK = "def add(a, b):\n    return a {} b\n", "def check(f):\n    assert f(2, 3) == 5\ncheck(add)"
@@ -542,15 +475,10 @@ def test_metric():
     predictions = [[ADD.format(op) for op in "+-*"], [ADD.format("-"), ADD.format("+").strip()]]
     score, results = sandbox.CodeEval(seconds=5).compute([CHECK, CHECK], predictions, k=[1, 2, 3])
     assert score == {"pass@1": pytest.approx((1 / 3 + 1 / 2) / 2), "pass@2": pytest.approx((2 / 3 + 1) / 2)}
-    wrong = {"passed": False, "result": "AssertionError"}
-    right = {"passed": True, "result": "passed"}
+    right = {"passed": True, "result": "passed"}, {"passed": False, "result": "AssertionError"}
+    names = {0: [(0, 0), (1, 1), (2, 1)], 1: [(0, 1), (1, 0)]}  # candidate, and whether it is wrong
     assert results == {
-        0: [
-            (0, right | {"task_id": 0, "completion_id": 0}),
-            (1, wrong | {"task_id": 0, "completion_id": 1}),
-            (2, wrong | {"task_id": 0, "completion_id": 2}),
-        ],
-        1: [(0, wrong | {"task_id": 1, "completion_id": 0}), (1, right | {"task_id": 1, "completion_id": 1})],
+        i: [(j, right[wrong] | {"task_id": i, "completion_id": j}) for j, wrong in ran] for i, ran in names.items()
     }
     assert sandbox.CodeEval().compute(references=[CHECK], predictions=[[ADD.format("+")]])[0] == {"pass@1": 1.0}
     with pytest.raises(ValueError, match="2 tests and 1 lists of candidates"):
@@ -562,12 +490,12 @@ def test_human_eval():
     if not path.exists():
         pytest.skip(f"{path} is not there")
     with gzip.open(path, "rt") as lines:
-        problems = [json.loads(line) for line in itertools.islice(lines, 20)]
+        problems = [json.loads(line) for line in itertools.islice(lines, 5)]
     references = [f"{p['test']}\ncheck({p['entry_point']})" for p in problems]
     predictions = [[p["prompt"] + p["canonical_solution"], p["prompt"] + "    pass\n"] for p in problems]
     score, results = sandbox.CodeEval(workers=2).compute(references, predictions)
     assert score == {"pass@1": 0.5}
-    assert [[r["passed"] for _, r in rs] for rs in results.values()] == [[True, False]] * 20
+    assert [[r["passed"] for _, r in rs] for rs in results.values()] == [[True, False]] * 5
 
 
 # ---- lm-eval ----
@@ -575,7 +503,6 @@ def test_human_eval():
 
 def lm_eval_module(task):
     """lm-eval's own module of a task, imported from its file as lm-eval does."""
-    pytest.importorskip("evaluate")
     spec = importlib.util.find_spec("lm_eval")
     if spec is None:
         pytest.skip("lm-eval is not installed")
@@ -588,19 +515,18 @@ def lm_eval_module(task):
 
 @pytest.fixture
 def evaluate(monkeypatch):
-    """The real module with a stand-in for what would ask the hub."""
-    evaluate = pytest.importorskip("evaluate")
-    monkeypatch.setattr(evaluate, "load", lambda *args, **keys: ("original", args, keys))
-    return evaluate
+    """A stand-in for the module that would ask the hub, and takes ten seconds to import."""
+    module = SimpleNamespace(load=lambda *args, **keys: ("original", args, keys))
+    monkeypatch.setitem(sys.modules, "evaluate", module)
+    return module
 
 
 def test_lm_eval_runs_its_tasks_with_it(evaluate):
     with sandbox.installed(allowed=True, seconds=5):
         humaneval, mbpp = lm_eval_module("humaneval"), lm_eval_module("mbpp")
     assert isinstance(humaneval.compute_, sandbox.CodeEval) and humaneval.compute_.limits == {"seconds": 5}
-    predictions = humaneval.build_predictions(
-        [["    return a + b\n", "    return a\n"]], [{"prompt": "def add(a, b):\n"}]
-    )
+    answers = [["    return a + b\n", "    return a\n"]]
+    predictions = humaneval.build_predictions(answers, [{"prompt": "def add(a, b):\n"}])
     assert humaneval.pass_at_k([CHECK], predictions, k=[1]) == {"pass@1": 0.5}
     assert mbpp.pass_at_1("assert add(2, 3) == 5", [ADD.format("+")]) == 1.0
     assert mbpp.pass_at_1(["assert add(2, 3) == 5"], [[ADD.format("-")]]) == 0.0
@@ -612,16 +538,13 @@ def test_without_the_flag_nothing_runs(evaluate, monkeypatch):
         for task in ("humaneval", "mbpp"):
             with pytest.raises(ValueError, match="the model wrote: allow it with --run_code"):
                 lm_eval_module(task)
-        assert evaluate.load("exact_match", "x", y=1) == ("original", ("exact_match", "x"), {"y": 1})
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_load_is_put_back(evaluate, allowed):
+def test_other_metrics_are_the_originals_and_load_is_put_back(evaluate, allowed):
     original = evaluate.load
-    with sandbox.installed(allowed=allowed):
-        assert evaluate.load is not original
-        assert evaluate.load("accuracy", keep=1) == ("original", ("accuracy",), {"keep": 1})
-    assert evaluate.load is original
     with pytest.raises(ZeroDivisionError), sandbox.installed(allowed=allowed):
+        assert evaluate.load is not original
+        assert evaluate.load("accuracy", "x", keep=1) == ("original", ("accuracy", "x"), {"keep": 1})
         raise ZeroDivisionError
     assert evaluate.load is original

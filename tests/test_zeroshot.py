@@ -30,12 +30,10 @@ CHARS = tokenizers.load({"kind": "char", "chars": "\n abcdefgh\u00e9?"})
 EOS = CHARS.eos_id
 
 
-def save(path, algorithm="mdlm", tok=CHARS, files=None, **options):
+def save(path, algorithm="mdlm", tok=CHARS, files=None):
     """A tiny checkpoint with random weights."""
     torch.manual_seed(1)
-    config = Config(
-        vocab_size=tok.vocab_size, seq_len=8, n_layer=1, n_head=2, n_embd=16, causal=algorithm == "ar", **options
-    )
+    config = Config(tok.vocab_size, seq_len=8, n_layer=1, n_head=2, n_embd=16, causal=algorithm == "ar")
     weights = {name: torch.randn_like(p) * 0.3 for name, p in Transformer(config).named_parameters()}
     ckpt.save(path, weights, config, tok, files, algorithm, {"dataset": "zeroshot", "seq_len": 8})
     return path
@@ -99,21 +97,13 @@ def make(tmp_path, checkpoint, monkeypatch):
         ("lambada", "  \u201cHello,\u201d she said. ", '\n"Hello," she said.'),
         ("lambada", "", "\n"),
         ("ag_news", "Fears for T N pension ( Reuters ) .", "Fears for T N pension ( Reuters ) ."),
-        (
-            "arxiv",
-            "we find ( see \u201c a \u201d ) that x is N ( 1 ) .",
-            "we find (see \u201c a \u201d) that x is 1 (1) .",
-        ),
+        ("arxiv", "we ( see \u201c a \u201d ) find N ( 1 ) .", "we (see \u201c a \u201d) find 1 (1) ."),
         ("arxiv", "is it 5 , ?", "is it 5,?"),  # in WikiText's order, then LM1B's
         ("pubmed", "it is 5 @.@ 1 mm , and ' so ' ends .", "it is 5.1 mm, and'so' ends."),  # an oddity
     ],
 )
 def test_texts_are_detokenized_as_mdlm_does(name, text, expected):
-    assert zeroshot.detokenize(text, zeroshot.SOURCES[name][3]) == expected
-
-
-def test_there_are_the_seven_texts_of_the_paper():
-    assert set(zeroshot.SOURCES) == {"wikitext", "ptb", "lm1b", "lambada", "ag_news", "arxiv", "pubmed"}
+    assert zeroshot.detokenize(text, zeroshot.SOURCES[name][3]) == expected and len(zeroshot.SOURCES) == 7
 
 
 # ---- layouts ---------------------------------------------------------------------------------------------------------
@@ -126,62 +116,41 @@ def ids(text):
     return [EOS if c == "|" else CHARS.encode(c)[0] for c in text]
 
 
-def test_wrap_joins_texts_with_nothing_between_and_frames_every_window(make):
-    rows, meta = make(TEXTS, "--seq_len=6")
-    assert rows == [ids("|abcd|"), ids("|efgh|")]  # béa is less than a window
-    assert meta["bytes_per_token"] == 8 / 12
-    assert (meta["row_len"], meta["prompt_len"], meta["padded"], meta["documents"]) == (6, 0, False, 4)
-    assert "nothing between" in meta["policy"] and "begin-of-text, 4 tokens and end-of-text" in meta["policy"]
-    assert "begin-of-text counts, too" in meta["policy"] and meta["packing"] == "wrap"
+WRAP = "nothing between them, in windows of begin-of-text, {} tokens and end-of-text; begin-of-text "
 
 
-def test_a_document_cut_by_the_end_counts_by_the_share_of_its_tokens(make):
-    rows, meta = make(TEXTS, "--seq_len=5")
-    assert rows == [ids("|abc|"), ids("|def|"), ids("|ghb|")]
-    assert meta["bytes_per_token"] == (8 + 4 / 3) / 15  # one of the three characters of béa, four bytes
+@pytest.mark.parametrize(
+    "options, rows, size, policy",
+    [
+        ("--seq_len=6", "|abcd| |efgh|", 8 / 12, WRAP.format(4) + "counts, too"),  # béa is less than a window
+        ("--seq_len=5", "|abc| |def| |ghb|", (8 + 4 / 3) / 15, WRAP.format(3)),  # and here a third of it is in one
+        ("--seq_len=6 --begin=given", "|abcd| |efgh|", 8 / 10, WRAP.format(4) + "is given"),
+        ("--seq_len=5 --max_documents=1", "|abc|", 3 / 5, WRAP.format(3)),
+        # end-of-text behind every document, even an empty one, and of the last one of the four tokens béa|
+        ("--packing=wrap_eos --seq_len=8", "|abc||d| |efgh|b|", (4 + 1 + 6 + 5 / 4) / 16, "joined with end-of-text"),
+        ("--packing=documents --seq_len=6", "|abc|| |defg| |béa||", (3 + 4 + 4) / 16, "at most 4 tokens, end-of-text"),
+        ("--packing=stream", "abc|defgh|béa|", (12 + 3) / 14, "in windows without begin-of-text"),
+    ],
+)
+def test_a_layout_is_as_its_policy_says_and_its_bytes_are_those_of_its_tokens(make, options, rows, size, policy):
+    found, meta = make(TEXTS, *options.split())
+    stream = "stream" in options
+    assert found == (ids(rows) if stream else [ids(row) for row in rows.split()])
+    assert meta["bytes_per_token"] == size and policy in meta["policy"]
+    assert meta["documents"] == (1 if "max_documents" in options else 4)
+    facts = () if stream else (len(found[0]), int("given" in options), "packing=documents" in options)
+    assert tuple(meta[key] for key in ("row_len", "prompt_len", "padded") if key in meta) == facts
 
 
-def test_wrap_eos_ends_every_row_of_the_source_even_an_empty_one(make):
-    rows, meta = make(TEXTS, "--packing=wrap_eos", "--seq_len=8")
-    assert rows == [ids("|abc||d|"), ids("|efgh|b|")]
-    assert meta["bytes_per_token"] == (3 + 1 + 0 + 1 + 5 + 1 + (4 + 1) / 4) / 16  # and one of the four tokens béa|
-    assert "joined with end-of-text" in meta["policy"]
-
-
-def test_documents_are_rows_of_their_own_padded_or_cut_and_the_lengths_say_which(make, tmp_path):
-    rows, meta = make(TEXTS, "--packing=documents", "--seq_len=6")
-    assert rows == [ids("|abc||"), ids("|defg|"), ids("|b\u00e9a||")]
+def test_the_lengths_of_documents_go_with_them(make, tmp_path):
+    make(TEXTS, "--packing=documents", "--seq_len=6")
     assert np.fromfile(tmp_path / "ag_news/val.length.bin", "<i8").tolist() == [5, 6, 5]
-    assert meta["padded"] and meta["bytes_per_token"] == (3 + 4 + 4) / 16  # the h of defgh is cut away
-    make(TEXTS, "--seq_len=6")
+    assert make(["abcdefgh" * 3])[1]["row_len"] == 8  # windows are as long as the checkpoint's
     assert {p.name for p in (tmp_path / "ag_news").iterdir()} == {"val.bin", "meta.json"}
 
 
-def test_a_begin_of_text_that_is_given_does_not_count(make):
-    rows, meta = make(TEXTS, "--seq_len=6", "--begin=given")
-    assert rows == [ids("|abcd|"), ids("|efgh|")] and meta["prompt_len"] == 1
-    assert meta["bytes_per_token"] == 8 / 10 and meta["policy"].endswith("begin-of-text is given")
-
-
-def test_stream_is_the_format_of_all_other_texts(make):
-    tokens, meta = make(TEXTS, "--packing=stream")
-    assert tokens == ids("abc|defgh|b\u00e9a|") and "row_len" not in meta
-    assert meta["bytes_per_token"] == (12 + 3) / 14  # an end-of-text counts as one byte
-    assert "without begin-of-text" in meta["policy"]
-
-
-def test_windows_are_as_long_as_the_checkpoints(make):
-    assert make(["abcdefgh" * 3])[1]["row_len"] == 8
-
-
-def test_max_documents_takes_the_first(make):
-    rows, meta = make(TEXTS, "--seq_len=5", "--max_documents=1")
-    assert rows == [ids("|abc|")] and meta["documents"] == 1
-
-
+@pytest.mark.skipif(not TIKTOKEN_FILES.is_dir(), reason="tiktoken's GPT-2 files are not in ../shared")
 def test_gpt2s_tokens_are_the_default_and_one_of_them_both_begins_and_ends(tmp_path, monkeypatch):
-    if not TIKTOKEN_FILES.is_dir():
-        pytest.skip(f"no GPT-2 vocabulary in {TIKTOKEN_FILES}")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(TIKTOKEN_FILES))
     texts = ["the company 's N shares", "were n't sold <unk>"]
     source = write(tmp_path / "a.jsonl", texts, "sentence")
@@ -208,9 +177,8 @@ def test_a_bpe_travels_with_the_text(tmp_path, monkeypatch):
 
 
 def test_a_frame_of_the_tokenizers_own_takes_the_place_of_end_of_text():
-    rows, lengths, size = zeroshot.lay_out(
-        np.array([5, 6, 7, 8, 9]), np.array([2, 3]), np.array([4.0, 6.0]), "wrap", 2, (1,), (2,)
-    )
+    given = np.array([5, 6, 7, 8, 9]), np.array([2, 3]), np.array([4.0, 6.0])
+    rows, lengths, size = zeroshot.lay_out(*given, "wrap", 2, (1,), (2,))
     assert rows.tolist() == [[1, 5, 6, 2], [1, 7, 8, 2]] and lengths.tolist() == [4, 4] and size == 8
 
 
@@ -231,9 +199,7 @@ def test_a_text_file_a_parquet_file_and_jsonl_lines_give_the_same(make, tmp_path
         assert made(Path(f"{tmp_path / file}.out") / "ptb")[0] == rows
 
 
-def test_of_a_directory_the_files_of_the_split_are_read_and_wikitext_keeps_its_line_ends(
-    tmp_path, monkeypatch, checkpoint
-):
+def test_of_a_directory_the_splits_files_are_read_and_wikitext_keeps_its_line_ends(tmp_path, monkeypatch, checkpoint):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/wiki.train.raw").write_text("hhhhhhhhh\n")
     (tmp_path / "raw/wiki.valid.raw").write_text(" \n a b ? c \n \n")
@@ -251,13 +217,15 @@ def test_offline_one_sentence_names_the_text_and_the_way_out(tmp_path, monkeypat
     assert "\n" not in e.value.code and not list(tmp_path.iterdir())
 
 
-def test_without_gpt2s_vocabulary_one_sentence_says_what_to_pass(tmp_path, monkeypatch):
+def test_without_gpt2s_vocabulary_or_the_right_name_one_sentence_says_what_to_pass(tmp_path, monkeypatch):
     def offline(*args):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     with pytest.raises(SystemExit, match=r"set TIKTOKEN_CACHE_DIR to a copy \(no network\), or pass a --checkpoint"):
         run(monkeypatch, "ptb", f"--out={tmp_path}")
+    with pytest.raises(SystemExit, match="no data set 'wikitex': did you mean wikitext"):
+        run(monkeypatch, "wikitex")
 
 
 def test_the_hubs_rows_are_read_as_a_stream(tmp_path, monkeypatch, checkpoint, cold):
@@ -268,11 +236,6 @@ def test_the_hubs_rows_are_read_as_a_stream(tmp_path, monkeypatch, checkpoint, c
     run(monkeypatch, "lambada", f"--checkpoint={checkpoint}", f"--out={tmp_path}")
     assert made(tmp_path / "lambada")[0] == [ids("|\nabc\nd|")]
     assert not list(Path(os.environ["HF_HOME"]).rglob("*.arrow"))
-
-
-def test_an_unknown_name_names_the_nearest(monkeypatch):
-    with pytest.raises(SystemExit, match="no data set 'wikitex': did you mean wikitext"):
-        run(monkeypatch, "wikitex")
 
 
 @pytest.mark.parametrize(
@@ -324,33 +287,20 @@ def left_to_right(path, row, begin=0):
     return -logits.log_softmax(-1).gather(-1, row[..., None])[0, begin:, 0].sum().item()
 
 
-@pytest.mark.parametrize("given", [0, 1])
-def test_eval_measures_the_rows_and_all_their_tokens(make, tmp_path, checkpoint, given):
-    rows, meta = make(LONG, f"--begin={'given' if given else 'counted'}")
+@pytest.mark.parametrize("options, given", [("--begin=counted", 0), ("--begin=given", 1), ("--packing=documents", 0)])
+def test_eval_measures_all_tokens_of_each_row_and_no_padding(make, tmp_path, checkpoint, options, given):
+    rows, meta = make(LONG, options)
+    padded = options == "--packing=documents"
+    lengths = np.fromfile(tmp_path / "ag_news/val.length.bin", "<i8").tolist() if padded else [8] * 7
+    assert sorted(set(lengths)) == ([3, 5, 7, 8] if padded else [8])
     ar = save(tmp_path / "ar", "ar")
     nelbo, exact = measure(tmp_path / "ag_news", tmp_path, checkpoint, ar)
-    expected = sum(left_to_right(ar, row, given) for row in rows) / len(rows) / (8 - given)
-    assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5) and exact["windows"] == len(rows) == 7
+    count = sum(lengths) - given * len(rows)
+    expected = sum(left_to_right(ar, row[:n], given) for row, n in zip(rows, lengths)) / count
+    assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5) and exact["windows"] == len(rows)
     assert exact["bits_per_byte"] == pytest.approx(expected / math.log(2) / meta["bytes_per_token"], rel=1e-5)
-    x = torch.tensor(rows)
-    maskable = torch.ones_like(x, dtype=torch.bool)
-    maskable[:, :given] = False
-    model = ckpt.load(checkpoint).model
-    nats = mdlm.nelbo(model, x, mask_id=CHARS.mask_id, maskable=maskable, samples=3)
-    assert nelbo["nats_per_token"] == pytest.approx(nats.mean().item() / (8 - given), rel=1e-5)
-
-
-def test_eval_measures_each_document_as_if_alone(make, tmp_path, checkpoint):
-    rows, meta = make(LONG, "--packing=documents")
-    lengths = np.fromfile(tmp_path / "ag_news/val.length.bin", "<i8").tolist()
-    assert sorted(set(lengths)) == [3, 5, 7, 8]
-    ar = save(tmp_path / "ar", "ar")
-    nelbo, exact = measure(tmp_path / "ag_news", tmp_path, checkpoint, ar)
-    expected = sum(left_to_right(ar, row[:n]) for row, n in zip(rows, lengths)) / sum(lengths)
-    assert exact["nats_per_token"] == pytest.approx(expected, rel=1e-5)
-    model = ckpt.load(checkpoint).model
-    alone = [
-        mdlm.nelbo(model, torch.tensor([row[:n]]), mask_id=CHARS.mask_id, samples=3, first=i).item()
-        for i, (row, n) in enumerate(zip(rows, lengths))
-    ]
-    assert nelbo["nats_per_token"] == pytest.approx(sum(alone) / sum(lengths), rel=1e-5)
+    model, alone = ckpt.load(checkpoint).model, 0.0
+    for i, (row, n) in enumerate(zip(rows, lengths)):
+        x, maskable = torch.tensor([row[:n]]), torch.arange(n)[None] >= given
+        alone += mdlm.nelbo(model, x, mask_id=CHARS.mask_id, maskable=maskable, samples=3, first=i).item()
+    assert nelbo["nats_per_token"] == pytest.approx(alone / count, rel=1e-5)

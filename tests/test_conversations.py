@@ -1,0 +1,352 @@
+"""Conversations: what is learnt of them, the records that they are read from, and the token files that hold them."""
+
+import json
+import pickle
+import shutil
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import jinja2
+import numpy as np
+import pytest
+import talks
+from talks import END, ENDTURN, MASK, answers, place, question, sentence, simple, spans, turns, write_lines
+
+from nanodlm import batches, conversations
+from nanodlm import tokenizer as tokenizers
+
+CODE = Path(__file__).resolve().parent.parent
+elsewhere, bpe, tokenizer_of, tok = talks.elsewhere, talks.bpe, talks.tokenizer_of, talks.tok
+
+# ---- what is learnt --------------------------------------------------------------------------------------------------
+
+DIALOGUES = [
+    turns("what may a fox eat", "a mouse or an apple"),
+    turns("what may a fox eat", "a mouse", "and on days of all", "an apple", "what", "most of all the mouse"),
+    turns("what may a fox eat", "a mouse", "and", "an apple", system="be brief"),
+    turns("\u00e9t\u00e9?", "na\u00efve \u2603 1 2 3", "2 + 2\n\n= ?", "4.\n\nOr so\n  it is"),
+    turns("what", "a mouse", "and"),
+]
+SYSTEM_FIRST = [{"role": "system", "content": "be brief"}, {"role": "assistant", "content": "a mouse"}]
+LEARNT = {  # of other templates and dialogues, these messages
+    "no end of turn": ("endless", turns("what may a fox eat", "a mouse  "), [1]),
+    "an end of turn within": ("chatml", turns("what", f"a {ENDTURN} mouse"), [1]),
+    "empty": ("chatml", turns("what", "", "and", "an apple"), [3]),
+    "blank": ("chatml", turns("what", " \n ", "and", "an apple"), [3]),
+    "a system turn first": ("chatml", conversations.settle_system(SYSTEM_FIRST, "merge"), [1]),
+    "rewritten": ("thoughts", turns("what", "<think>hm</think> a mouse", "and", "<think>so</think> an apple"), [3]),
+    "rewritten once": ("thoughts", turns("what", "<think>hm</think> it", "and", "an apple", "or", "a fox"), [3, 5]),
+}
+for template in ("chatml", "plain", "llada"):
+    for messages in DIALOGUES:
+        said = [k for k, m in enumerate(messages) if m["role"] == "assistant"]
+        LEARNT[f"{template} {len(LEARNT)}"] = template, messages, said
+
+
+@pytest.mark.parametrize("template, messages, learnt", LEARNT.values(), ids=list(LEARNT))
+def test_answers_with_their_ends_are_learnt_behind_what_a_sampler_is_given(tokenizer_of, template, messages, learnt):
+    tok, _ = tokenizer_of(template)
+    ids, learn = conversations.tokenize(tok, messages)
+    assert len(spans(learn)) == len(learnt) and learn[-1]
+    for k, (begin, end) in zip(learnt, spans(learn)):
+        text = messages[k]["content"]
+        text = f" {text.strip()}{END}" if template in ("plain", "endless") else f"{text}{ENDTURN}"
+        assert ids[:begin] == tok.chat(messages[:k]) and ids[begin:end] == tok.encode(text)
+
+
+def test_of_a_rewritten_history_a_sampler_is_given_the_answer_without_its_thoughts(tokenizer_of):
+    tok, _ = tokenizer_of("thoughts")
+    ids, learn = conversations.tokenize(tok, LEARNT["rewritten"][1])
+    assert "hm" not in tok.decode(ids) and "a mouse" in tok.decode(ids[: learn.index(True)])
+
+
+@pytest.mark.parametrize(
+    "messages, why",
+    [
+        (turns("what"), "no answer"),
+        (turns("what", ""), "only empty ones"),
+        (turns("what", " \n "), "only empty ones"),
+        (turns("what" + MASK, "a mouse"), "mask token"),
+        (turns("what", "a mouse" + MASK), "mask token"),
+    ],
+)
+def test_what_cannot_be_learnt_is_an_error(tok, messages, why):
+    with pytest.raises(ValueError, match=why):
+        conversations.tokenize(tok, messages)
+
+
+def test_a_conversation_is_encoded_as_one_text(tok):
+    """As it would not be in pieces by a tokenizer that puts a space before every text."""
+    spaced = replace(tok, encode=lambda text: tok.encode(" " + text))
+    for messages in DIALOGUES[:4]:
+        assert conversations.tokenize(spaced, messages)[0] == spaced.encode(tok.template(messages, False).rstrip("\n"))
+
+
+def test_a_template_that_asks_otherwise_than_it_writes_is_refused(tok):
+    broken = replace(tok, template=lambda messages, ask: tok.template(messages, ask) + ("?" if ask else ""))
+    with pytest.raises(ValueError, match="does not write an answer behind"):
+        conversations.tokenize(broken, DIALOGUES[0])
+
+
+def test_system_turns_are_kept_merged_or_dropped():
+    messages = turns("q", "a", system="s")
+    settled = [conversations.settle_system(messages, how) for how in ("keep", "merge", "drop")]
+    assert settled == [messages, turns("s\n\nq", "a"), turns("q", "a")]
+    assert messages == turns("q", "a", system="s")  # the record itself is left alone
+    assert all(conversations.settle_system(turns("q", "a"), how) == turns("q", "a") for how in ("merge", "drop"))
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+ANSWERS = np.isin(np.arange(12), PLACES := [2, 3, 5, 6, 7, 10, 11])  # they end behind 4, 8 and 12 tokens
+
+
+@pytest.mark.parametrize(
+    "how, lengths",
+    [
+        ("turns", {12: 12, 11: 8, 9: 8, 8: 8, 7: 4, 4: 4, 3: 0}),  # the first turns that fit
+        ("cut", {12: 12, 11: 11, 7: 7, 3: 3, 2: 0}),
+        ("drop", {12: 12, 11: 0}),
+    ],
+)
+@pytest.mark.parametrize("learn", ["all", "last"])
+def test_what_fits_is_left_as_it_is_and_of_what_does_not_what_was_asked_for(how, lengths, learn):
+    for room, n in lengths.items():
+        found = conversations.fit(np.arange(12), ANSWERS, room, conversations.Options(too_long=how, learn=learn))
+        assert (found is None) == (n == 0), room
+        if n:
+            begin = 0 if learn == "all" else max(i for i in (2, 5, 10) if i < n)
+            assert found[0].tolist() == list(range(n))
+            assert np.flatnonzero(found[1]).tolist() == [i for i in PLACES if begin <= i < n]
+
+
+def test_the_last_answer_is_learnt_whatever_stands_around_it():
+    for learn in ([0, 1, 1], [1, 0, 0], [1, 1, 1]):
+        learn = np.array(learn, dtype=bool)
+        found = conversations.fit(np.arange(3), learn, 3, conversations.Options(learn="last"))
+        assert found[1].tolist() == learn.tolist()
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+ONE = turns("q", "a")
+
+
+@pytest.mark.parametrize(
+    "record, messages",
+    [
+        ({"messages": turns("q", "a", system="s")}, turns("q", "a", system="s")),
+        ({"conversations": ONE}, ONE),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, ONE),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "model", "content": "a"}]}, ONE),
+        ({"question": "q", "answer": "a", "id": 3}, ONE),
+        ({"prompt": "q", "response": "a"}, ONE),
+        ({"prompt": "q", "completion": "a"}, ONE),
+        ({"instruction": "q", "output": "a"}, ONE),
+        ({"instruction": "q", "response": "a", "input": ""}, ONE),
+        ({"instruction": "q", "input": "more", "output": "a"}, turns("q\n\nmore", "a")),
+        ({"instruction": "q", "input": None, "output": "a"}, ONE),
+    ],
+    ids=str,
+)
+def test_records_are_read_in_every_usual_form(record, messages):
+    assert conversations.messages_of(record) == messages
+
+
+PAIR = b'{"prompt": "what", "response": "a mouse"}'
+
+
+@pytest.mark.parametrize(
+    "bad, why",
+    [
+        (b'{"prompt": "what", ', ""),
+        (b"a mouse", ""),
+        (b'["what", "a mouse"]', "no object in braces"),
+        (b'{"text": "what", "id": 3}', "not text, id"),
+        (b"{}", "not nothing"),
+        (b'{"question": "what"}', "not question"),
+        (b'{"prompt": "what", "response": 3}', "not prompt, response"),
+        (b'{"messages": "what"}', "not messages"),
+        (b'{"messages": [{"role": "user"}]}', "needs a role and a content"),
+        (b'{"messages": [{"content": "what"}]}', "needs a role and a content"),
+        (b'{"messages": [{"role": "user", "content": null}]}', "needs a role and a content"),
+        (b'{"messages": [{"role": "user", "content": ["what"]}]}', "needs a role and a content"),
+        (b'{"messages": ["what", "a mouse"]}', "needs a role and a content"),
+        ('{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"), "utf-8"),
+    ],
+)
+def test_a_broken_line_is_named_by_its_number(tmp_path, bad, why):
+    (tmp_path / "bad.jsonl").write_bytes(PAIR + b"\n\n" + bad + b"\n" + PAIR + b"\n")
+    said = sentence(list, conversations.find_records(str(tmp_path / "bad.jsonl"))[0])
+    assert f"{tmp_path / 'bad.jsonl'}, line 3: " in said and why in said
+
+
+def test_a_missing_file_is_named(tmp_path):
+    said = sentence(conversations.find_records, str(tmp_path / "none.jsonl"))
+    assert f"no file '{tmp_path / 'none.jsonl'}'" in said
+
+
+@pytest.mark.parametrize("mixture", ["a:1,a", "a:0", "a:2,a:-1", "a:nan"])
+def test_weights_are_positive_and_for_every_source(mixture):
+    assert "give every source a positive weight" in sentence(conversations.parse_mixture, mixture)
+
+
+def test_a_mixture_names_its_sources_and_may_weigh_them():
+    assert conversations.parse_mixture("tulu3, b.jsonl") == [("tulu3", None), ("b.jsonl", None)]
+    assert conversations.parse_mixture("tulu3:2,c:/b.jsonl:0.5") == [("tulu3", 2.0), ("c:/b.jsonl", 0.5)]
+    assert conversations.parse_mixture("c:/b.jsonl") == [("c:/b.jsonl", None)]
+
+
+# ---- token files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(tokenizer_of, tmp_path):
+    """Token files of some conversations: their directory."""
+
+    def make(records, template="chatml", **keys):
+        file = write_lines(tmp_path / f"{len([*tmp_path.iterdir()])}.jsonl", records)
+        return conversations.prepare(file, *tokenizer_of(template), **keys)
+
+    return make
+
+
+def stored(path, split):
+    """[(ids, learn)] of a split, as lists."""
+    source = batches.Stored(path, split, 10**6, conversations.Options())
+    return [tuple(x.tolist() for x in source.read(i)) for i in range(len(source.start) - 1)]
+
+
+class Pool:
+    """A pool of one worker that is no process, but has `work` of its own; what goes there and back is pickled."""
+
+    def __init__(self, workers, context, start, keys):
+        assert (workers, context.get_start_method()) == (2, "spawn")
+        self.work = {}
+        self.there(start, *keys)
+
+    def there(self, function, *args):
+        function, args = pickle.loads(pickle.dumps((function, args)))
+        with mock.patch.object(conversations, "work", self.work):
+            return pickle.loads(pickle.dumps(function(*args)))
+
+    def map(self, function, numbered, chunksize):
+        return [self.there(function, one) for one in numbered]
+
+    def shutdown(self, cancel_futures):
+        self.work = None
+
+
+def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok, monkeypatch):
+    records = [*talks.talks(40), turns("what", "\u2603")]
+    path = prepared(records, workers=1)
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["left_out"] == {} and tokenizers.load(meta["tokenizer"], path).spec == tok.spec
+    for split in ("train", "val"):
+        here = [m for m in records if conversations.is_val(m) == (split == "val")]
+        mine = [conversations.tokenize(tok, m) for m in here]
+        assert stored(path, split) == mine and len(mine) == meta[f"{split}_conversations"] > 0
+        assert meta[f"{split}_tokens"] == sum(len(ids) for ids, _ in mine)
+        assert meta[f"{split}_learnt"] == sum(sum(learn) for _, learn in mine)
+        said = [m["content"] for messages in here for m in messages if m["role"] == "assistant"]
+        assert meta[f"{split}_bytes"] == sum(len(text.encode()) + 1 for text in said)  # an end of turn counts as one
+
+    monkeypatch.setattr(conversations, "write", None)
+    assert prepared(records) == path  # they are not made again
+    monkeypatch.undo()
+    files = {p.name: p.read_bytes() for p in path.glob("*.bin")}
+    shutil.rmtree(path)
+    monkeypatch.setattr(conversations, "ProcessPoolExecutor", Pool)
+    assert prepared(records, workers=2) == path
+    assert {p.name: p.read_bytes() for p in path.glob("*.bin")} == files and len(files) == 6
+
+
+def test_other_lines_another_template_or_treatment_have_files_of_their_own(prepared):
+    records = [turns("what", "a mouse")]
+    paths = [prepared(records), prepared(records, "plain"), prepared(records, system="drop"), prepared(records * 2)]
+    assert len(set(paths)) == 4
+
+
+def test_what_is_left_out_is_counted_by_reason(prepared, capsys):
+    bad = [turns("what", ""), turns("and", " "), turns("or", f"a {MASK}"), turns("so")]
+    path = prepared([*bad, turns("what 1", "a mouse"), turns("what 2", "an apple")])
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["left_out"] == {"no answer, or only empty ones": 3, "the mask token is part of the text": 1}
+    assert meta["train_conversations"] + meta["val_conversations"] == 2
+    assert "left out 3: no answer" in capsys.readouterr().out
+    said = sentence(prepared, bad[:1] * 2)
+    assert "no conversation to learn from" in said and "2 x no answer" in said
+
+
+@pytest.mark.parametrize("system", ["keep", "merge", "drop"])
+def test_a_question_is_on_one_side_alone_whatever_the_system_turn_says(prepared, tok, system):
+    asked = [f"what {i}" for i in range(150)] * 2
+    path = prepared([turns(q, f"a fox {q}", system=f"be brief {i}") for i, q in enumerate(asked)], system=system)
+    for split in ("train", "val"):
+        said = Counter(tok.decode([i for i, x in zip(ids, learn) if x]) for ids, learn in stored(path, split))
+        assert said == Counter(f"a fox {q}" for q in asked if talks.is_val(q) == (split == "val"))
+    assert 0 < len(said) < 20  # one in 50
+
+
+def test_a_template_that_refuses_system_turns_names_the_conversation_and_the_way_out(prepared, tok):
+    records = [turns(question(False), "a mouse"), turns(question(False, number=1), "an apple", system="be brief")]
+    said = sentence(prepared, records, "strict")
+    assert "conversation 2: the chat template refuses it: no system turns" in said and "--system=merge" in said
+    for system in ("merge", "drop"):
+        assert len(stored(prepared(records, "strict", system=system), "train")) == 2
+
+    def template(messages, ask):
+        raise jinja2.TemplateError("no\nidea")
+
+    conversations.work.update(tokenizer=replace(tok, template=template), system="keep")
+    said = conversations.tokenize_record((7, {"prompt": "what", "response": "a"}))
+    assert said == "fatal: conversation 7: the chat template refuses it: no"  # which blames no system turn
+
+
+# ---- data sets by name -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_under_data_is_a_source_of_records(elsewhere, tok, tokenizer_of):
+    records = simple("named", 12)
+    content = f"RECORDS = {[{'messages': r} for r in records]!r}\n\n"
+    place(elsewhere, "mine", content + "def records(streaming=False):\n    return iter(RECORDS)\n")
+    place(elsewhere, "prose", "def main():\n    pass\n")
+    chats = [conversations.holds_chat(name) for name in ("mine", "mine:2,a.jsonl:1", "prose", "mine,prose", "nosuch")]
+    assert chats == [True, True, False, False, False]
+    for streaming in (False, True):
+        options = conversations.Options(streaming=streaming)
+        have = batches.Conversations("mine", *tokenizer_of("chatml"), 99, options, 1)
+        have.chunk_size = 12
+        assert sorted(answers(have.next(12), tok)) == sorted(r[1]["content"] for r in records[:-1])
+    there = sentence(conversations.find_records, "prose").partition("use a .jsonl file, or ")[2].split(", ")
+    assert "mine" in there and "prose" not in there
+
+
+@pytest.mark.parametrize("name", ["alpaca", "gsm8k", "opc_sft", "smoltalk", "tulu3"])
+def test_a_file_beside_prepare_py_goes_before_the_hub(elsewhere, name):
+    """And its lines are part of what the token files are known by."""
+    place(elsewhere, name, (CODE / "data" / name / "prepare.py").read_text())
+    assert conversations.find_records(name)[1] == "hub"
+    file = elsewhere / "data" / name / "train.jsonl"
+    record = {"prompt": "what", "response": "a mouse"}
+    write_lines(file, [record])
+    for streaming in (False, True):
+        records, digest, home = conversations.find_records(name, streaming)
+        assert list(records) == [record] and digest == conversations.file_digest(file) and home == file.parent
+
+
+def test_chat_jsonl_is_no_data_set_by_itself(elsewhere):
+    place(elsewhere, "chat_jsonl", (CODE / "data/chat_jsonl/prepare.py").read_text())
+    assert "give the file itself" in sentence(conversations.find_records, "chat_jsonl")
+
+
+def test_the_command_line_makes_the_token_files_that_training_reads(tokenizer_of, tmp_path, monkeypatch, capsys):
+    lines, (tok, path) = write_lines(tmp_path / "talks.jsonl", talks.talks(8)), tokenizer_of("chatml")
+    (path / "config.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["prepare.py", f"--file={lines}", f"--tokenizer={path}", "--workers=1"])
+    conversations.main("chat_jsonl", "")
+    made = Path(capsys.readouterr().out.splitlines()[-1])
+    assert (made / "meta.json").is_file() and made == conversations.directory_of(lines, tok, "keep")
