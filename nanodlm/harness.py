@@ -167,7 +167,7 @@ class Answers:
         self.known = {}
         dtype = next(checkpoint.model.parameters()).dtype
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
-        rooms = [f"nanodlm/{room}.py" for room in ("noise", "choice", "decode", "likelihood")]
+        rooms = [f"nanodlm/{room}.py" for room in ("noise", "choice", "decode", "likelihood", "attention")]
         sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", *rooms))  # may be edited
         name += [Path(source).read_text(encoding="utf-8") for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()

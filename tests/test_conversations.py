@@ -1,13 +1,11 @@
 """Conversations: what is learnt of them, the records that they are read from, and the token files that hold them."""
 
 import json
-import pickle
 import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import jinja2
 import numpy as np
@@ -220,26 +218,6 @@ def stored(path, split):
     return [tuple(x.tolist() for x in source.read(i)) for i in range(len(source.start) - 1)]
 
 
-class Pool:
-    """A pool of one worker that is no process, but has `work` of its own; what goes there and back is pickled."""
-
-    def __init__(self, workers, context, start, keys):
-        assert (workers, context.get_start_method()) == (2, "spawn")
-        self.work = {}
-        self.there(start, *keys)
-
-    def there(self, function, *args):
-        function, args = pickle.loads(pickle.dumps((function, args)))
-        with mock.patch.object(conversations, "work", self.work):
-            return pickle.loads(pickle.dumps(function(*args)))
-
-    def map(self, function, numbered, chunksize):
-        return [self.there(function, one) for one in numbered]
-
-    def shutdown(self, cancel_futures):
-        self.work = None
-
-
 def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok, monkeypatch):
     records = [*talks.talks(40), turns("what", "\u2603")]
     path = prepared(records, workers=1)
@@ -259,8 +237,7 @@ def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok,
     monkeypatch.undo()
     files = {p.name: p.read_bytes() for p in path.glob("*.bin")}
     shutil.rmtree(path)
-    monkeypatch.setattr(conversations, "ProcessPoolExecutor", Pool)
-    assert prepared(records, workers=2) == path
+    assert prepared(records, workers=2) == path  # by two processes
     assert {p.name: p.read_bytes() for p in path.glob("*.bin")} == files and len(files) == 6
 
 
