@@ -4,9 +4,17 @@ python eval.py --table results/*.json         markdown; warns where compared row
 python eval.py --plot results/*.json          accuracy against the number of forwards, as accuracy.png
 """
 
+import importlib.metadata
 import json
+import platform
+import subprocess
 import sys
+import time
 from pathlib import Path
+
+import torch
+
+from nanodlm.files import ROOT
 
 # What is compared only where it is the same, or else with a warning: (name, where a row keeps it).
 COMPARABLE = {
@@ -188,3 +196,23 @@ def plot(rows, path):
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     print(f"wrote {path}")
+
+
+def environment(device):
+    """What a result depends on besides its settings."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        git = ""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "git": git,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{
+            name.replace("-", "_"): importlib.metadata.version(name) for name in ("transformers", "datasets", "lm-eval")
+        },
+        "machine": torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+    }

@@ -21,7 +21,8 @@ from lm_eval.api.model import LM
 
 import eval as evaluation
 from nanodlm import checkpoint as ckpt
-from nanodlm import fast_mdlm, harness, tasks
+from nanodlm import fast_mdlm, harness, measures, tasks
+from nanodlm import results as tables
 from nanodlm.decode import SampleOptions
 from nanodlm.likelihood import LikelihoodOptions
 
@@ -552,7 +553,7 @@ def test_entropy_is_that_of_each_samples_tokens(made):
     checkpoint = ckpt.load(made / "mdlm")
     rows = [[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4]]
     s, samples = evaluation.Settings(num_samples=3, batch_size=2), Samples(rows)
-    found = evaluation.sample_quality(checkpoint, samples, SampleOptions(500), s, None, "cpu")
+    found = measures.sample_quality(checkpoint, samples, SampleOptions(500), s, None, "cpu")
     assert abs(found["nats"] - (0 + math.log(2) + math.log(4)) / 3) < 1e-12
     assert abs(found["error"] - np.std([0, math.log(2), math.log(4)], ddof=1) / 3**0.5) < 1e-12
     assert samples.asked == [(2, 96), (1, 96)] and found["forwards_per_sample"] == 4 and found["tokens"] == 96
@@ -565,7 +566,7 @@ def test_samples_do_not_depend_on_the_batch_size(made):
     for size in (2, 16):
         s = evaluation.Settings(num_samples=3, batch_size=size, judge=str(made / "ar"))
         held = torch.arange(30).view(3, 10)
-        texts.append(evaluation.sample_quality(checkpoint, fast_mdlm, o, s, held, "cpu"))
+        texts.append(measures.sample_quality(checkpoint, fast_mdlm, o, s, held, "cpu"))
     assert texts[0]["texts"] == texts[1]["texts"] and len(set(texts[0]["texts"])) == 3
     assert texts[0]["perplexity"] == pytest.approx(texts[1]["perplexity"], rel=1e-5)
 
@@ -595,7 +596,7 @@ def test_the_judges_perplexity_is_that_of_all_tokens(made, tmp_path):
                 nats -= logits.log_softmax(-1)[0, -n:].gather(1, pair[0][0, -n:, None]).sum().item()
                 tokens += n
         s = evaluation.Settings(judge=str(path), batch_size=2)
-        found = evaluation.judge(texts, [], s, "cpu")
+        found = measures.judge(texts, [], s, "cpu")
         assert found["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
         assert found["perplexity_error"] > 0 and found["judge"] == str(path)
 
@@ -603,17 +604,17 @@ def test_the_judges_perplexity_is_that_of_all_tokens(made, tmp_path):
 def test_judges_that_cannot_judge_are_refused(made, monkeypatch):
     """Nor are samples without text, of a model that writes end-of-text alone."""
     with pytest.raises(SystemExit, match="nothing to judge"):
-        evaluation.judge(["", ""], [], evaluation.Settings(judge=str(made / "ar")), "cpu")
+        measures.judge(["", ""], [], evaluation.Settings(judge=str(made / "ar")), "cpu")
     with pytest.raises(SystemExit, match="is decoded by mdlm; a judge is autoregressive"):
-        evaluation.judge(["a"], [], evaluation.Settings(judge=str(made / "mdlm")), "cpu")
+        measures.judge(["a"], [], evaluation.Settings(judge=str(made / "mdlm")), "cpu")
     monkeypatch.setitem(sys.modules, "mauve", None)
     with pytest.raises(SystemExit, match="--mauve needs a library: pip install mauve-text"):
-        evaluation.judge(["ab", "c"], ["a"], evaluation.Settings(judge=str(made / "ar"), mauve=True), "cpu")
+        measures.judge(["ab", "c"], ["a"], evaluation.Settings(judge=str(made / "ar"), mauve=True), "cpu")
 
 
 def test_the_machine_is_the_gpu_on_every_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "H100")
-    assert [evaluation.environment(d)["machine"] for d in ("cuda", "cuda:1")] == ["H100", "H100"]
+    assert [tables.environment(d)["machine"] for d in ("cuda", "cuda:1")] == ["H100", "H100"]
 
 
 @pytest.mark.parametrize(

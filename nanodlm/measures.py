@@ -1,0 +1,144 @@
+"""What eval.py measures of one checkpoint: how likely texts are, what samples are worth, how many puzzles it solves."""
+
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import ar
+from nanodlm import batches, conversations, corpus
+from nanodlm import checkpoint as ckpt
+from nanodlm.likelihood import mean_and_error, per_token
+
+
+def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
+    """NELBO (exact for AR) of each of the windows (N, seq_len), nats per token, (N,). Where there are lengths (N,),
+    what stands behind so many tokens of a window is padding."""
+    place = torch.arange(windows.shape[1], device=windows.device).expand_as(windows)
+    real = None if lengths is None else place < lengths[:, None]
+    maskable = place >= meta.get("prompt_len", 0)
+    maskable = maskable if real is None else maskable & real
+    nats = []
+    for i in tqdm(range(0, len(windows), s.batch_size), desc="NELBO", disable=None, leave=False):
+        part = slice(i, i + s.batch_size)
+        keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
+        nats.append(algorithm.nelbo(checkpoint.model, windows[part], real=None if real is None else real[part], **keys))
+    return per_token(torch.cat(nats), maskable.sum(1).double())
+
+
+def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
+    """NELBO (exact for AR) of the answers in held-out conversations, and bits per byte for each nat per token. What
+    stands behind an answer is measured with it, as in training."""
+    facts, tokenizer, seq_len = checkpoint.facts, checkpoint.tokenizer, window(checkpoint)
+    options = conversations.Options(**facts.get("chat", {}) | {"packing": False, "streaming": False})
+    if options.fill is None:
+        options.fill = 1 if algorithm.CAUSAL else checkpoint.model.config.block_size
+    rows = batches.Conversations(dataset, tokenizer, checkpoint.files, seq_len, options, 0, "val").some(s.windows)
+    nats = []
+    for i in tqdm(range(0, len(rows), s.batch_size), desc="NELBO", disable=None, leave=False):
+        n = min(s.batch_size, len(rows) - i)
+        ids, learn, texts = batches.batch(rows, i, n, options, tokenizer.eos_id, seq_len)
+        x, maskable, real = (torch.from_numpy(a).to(device) for a in (ids, learn, texts["number"] >= 0))
+        keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.samples, seed=seed, first=i)
+        nats.append(algorithm.nelbo(checkpoint.model, x, **keys))
+    nats = torch.cat(nats).cpu()
+    tokens = torch.tensor([int(batches.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
+    return per_token(nats, tokens), 1 / math.log(2) / batches.bytes_per_token(rows, tokenizer)
+
+
+def window(checkpoint):
+    """Tokens of a window: what it was trained on, where that is less than its context."""
+    return min(checkpoint.facts.get("seq_len", checkpoint.model.config.seq_len), checkpoint.model.config.seq_len)
+
+
+def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
+    """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
+    n = meta.get("prompt_len", 0)
+    batch = {"batch_size": s.batch_size} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
+    options = algorithm.LikelihoodOptions(method=method, **batch)
+    ends = [None] * len(windows) if lengths is None else lengths.tolist()
+    given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
+    logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
+    return per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
+
+
+def sample_quality(checkpoint, algorithm, options, s, windows, device):
+    """What samples from nothing are worth, a dict: the entropy of the token frequencies within each (nats; low means
+    repetitive), and under a judge their perplexity and MAUVE (arXiv 2102.01454). A low perplexity alone is no praise:
+    text that repeats itself has it, too."""
+    room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
+    empty, out = torch.empty(0, dtype=torch.int64, device=device), []
+    options = replace(options, max_new_tokens=room)
+    for i in range(0, s.num_samples, s.batch_size):
+        numbers = torch.arange(i, min(i + s.batch_size, s.num_samples))
+        keys = dict(mask_id=checkpoint.tokenizer.mask_id, numbers=numbers)
+        out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), options, **keys))
+    tokens = [x for part in out for x in part.tokens]
+    p = [torch.bincount(x).double() / len(x) for x in tokens]
+    mean, error = mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
+    forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
+    facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}
+    if s.judge:
+        facts["texts"] = [checkpoint.tokenizer.decode(x.tolist()) for x in tokens]
+        held = [checkpoint.tokenizer.decode(x[:room].tolist()) for x in windows[: len(tokens)]]
+        facts |= judge(facts["texts"], held, s, device)
+    return facts
+
+
+def judge(texts, held, s, device):
+    """Perplexity of texts under the autoregressive model s.judge, of all tokens behind a begin-of-text, in its own
+    tokens; and with s.mauve how near they are to held-out texts, by its last hidden states."""
+    j = ckpt.load(s.judge, device)
+    if j.algorithm != "ar":
+        sys.exit(
+            f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
+        )
+    begin = [] if j.tokenizer.mask_id is not None else list(j.tokenizer.frame[0]) or [j.tokenizer.eos_id]
+    size = j.model.config.seq_len - len(begin)
+
+    def tensor(ids):
+        return torch.tensor(ids, dtype=torch.int64, device=device)
+
+    ids = [j.tokenizer.encode(text) for text in texts]
+    cut = [corpus.windows(x, size, begin) for x in ids if x]
+    pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
+    if not pairs:
+        sys.exit("the samples are empty, so that there is nothing to judge")
+    o = ar.LikelihoodOptions(batch_size=s.batch_size)
+    logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
+    nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
+    mean, error = mean_and_error(per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
+    found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
+    if s.mauve:
+        try:
+            import mauve
+        except ImportError:
+            sys.exit("--mauve needs a library: pip install mauve-text")
+        features = []
+        with torch.no_grad():
+            for x in [*texts, *held]:
+                x = tensor(begin + j.tokenizer.encode(x)[:size])
+                features.append(j.model.hidden(x[None], rows=tensor([len(x) - 1]))[0].float().cpu().numpy())
+        n = len(texts)
+        keys = dict(p_features=np.stack(features[n:]), q_features=np.stack(features[:n]), verbose=False)
+        found["mauve"] = float(mauve.compute_mauve(**keys).mauve)
+    return found
+
+
+def solve(checkpoint, algorithm, options, s, dataset, meta, device):
+    """Fraction of held-out puzzles solved exactly, its standard error, and forwards per puzzle."""
+    rows = corpus.load_tokens(dataset, "val", meta)[: s.puzzles]
+    rows = torch.from_numpy(rows.astype("int64")).to(device)
+    n = meta["prompt_len"]
+    options = replace(options, max_new_tokens=rows.shape[1] - n)
+    right, forwards = [], 0
+    for i in tqdm(range(0, len(rows), 100), desc="puzzles", disable=None, leave=False):
+        batch = rows[i : i + 100]
+        out = algorithm.generate(checkpoint.model, list(batch[:, :n]), options, mask_id=meta["mask_id"])
+        right += [torch.equal(a, b) for a, b in zip(out.tokens, batch)]  # the solution is unique
+        forwards += sum(out.num_forwards)
+    p = sum(right) / len(right)
+    return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
