@@ -391,7 +391,8 @@ class Windows:
         except ValueError as e:
             sys.exit(f"{e}; prepare the data again")
         x = torch.from_numpy(ids.astype(np.int64))
-        return x, (torch.arange(x.shape[1]) >= self.prompt_len).expand_as(x) if self.prompt_len else None
+        learnt = torch.arange(x.shape[1]) >= self.prompt_len
+        return x, learnt.expand_as(x).contiguous() if self.prompt_len else None
 
     def amount(self, rows):
         return f"{rows * self.seq_len:,} tokens"

@@ -170,8 +170,9 @@ def test_two_gloo_processes_equal_one_process(text_data, tmp_path):
 
 
 def test_evaluating_more_often_changes_nothing(text_data, tmp_path):
-    seldom = run(text_data, tmp_path / "a", "--eval_interval=100", "--dropout=0.2")
-    often = run(text_data, tmp_path / "b", "--eval_interval=1", "--dropout=0.2")
+    """Averaged weights are there while it is evaluated, and no longer."""
+    seldom = run(text_data, tmp_path / "a", "--eval_interval=100", "--dropout=0.2", "--ema=0.5")
+    often = run(text_data, tmp_path / "b", "--eval_interval=1", "--dropout=0.2", "--ema=0.5")
     assert_same(seldom, often)
 
 
