@@ -197,6 +197,13 @@ def test_a_resumed_run_takes_its_rates_from_the_command_line(text_data, tmp_path
     assert_same(before, after)
 
 
+def test_what_was_evaluated_is_not_evaluated_again(text_data, tmp_path):
+    run(text_data, tmp_path, "--eval_interval=2", "--lr_schedule=constant")
+    run(text_data, tmp_path, "--eval_interval=2", "--lr_schedule=constant", "--max_iters=6", "--init_from=resume")
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["iter"] for x in lines if "val_nats" in x] == [2, 4, 6]
+
+
 def test_a_line_of_metrics_that_a_kill_cut_short_does_no_harm(text_data, tmp_path, monkeypatch):
     stop_at(monkeypatch, 2)
     run(text_data, tmp_path)
@@ -538,7 +545,7 @@ def test_eval_prints_one_table_for_both_kinds_and_writes_json(trained, tmp_path,
 
 
 def test_eval_measures_what_training_measured(text_data, tmp_path, capsys):
-    run(text_data, tmp_path, "--eval_windows=8", "--eval_samples=3")
+    run(text_data, tmp_path, "--eval_windows=8", "--eval_samples=3", "--ema=0.5", "--learning_rate=0.01")
     logged = json.loads((tmp_path / "last/config.json").read_text())["val_nats"]
     out = tmp_path / "r.json"
     evaluation.main([f"--checkpoint={tmp_path}", "--windows=8", "--samples=3", "--device=cpu", f"--out={out}"])
@@ -614,8 +621,13 @@ def test_the_ladder_explains_bad_input_before_it_trains(tmp_path, args, words):
 
 def test_eval_counts_solved_puzzles(puzzle_data, tmp_path, capsys):
     run(puzzle_data, tmp_path, "--seq_len=33", "--max_iters=2")
-    evaluation.main([f"--checkpoint={tmp_path}", "--windows=0", "--puzzles=8", "--device=cpu"])
+    logged = json.loads((tmp_path / "last/config.json").read_text())["val_nats"]
+    out = tmp_path / "r.json"
+    words = ["--windows=8", "--samples=1", "--puzzles=8", "--device=cpu", f"--out={out}"]
+    evaluation.main([f"--checkpoint={tmp_path}", *words])
     assert "0.00% ± 0.00% of puzzles solved, 16.0 forwards each" in capsys.readouterr().out
+    nats = json.loads(out.read_text())[0]["likelihood"]["NELBO"]["nats_per_token"]
+    assert nats == pytest.approx(logged, abs=1e-5)  # per token of the solutions
 
 
 def test_eval_refuses_data_of_another_tokenizer(trained, puzzle_data):
