@@ -501,6 +501,23 @@ def test_sample_continues_fills_in_and_writes_replays(trained, tmp_path, capsys)
     assert re.search(r"the .{5} brown .ox", out) and "6 tokens" in out
 
 
+@pytest.mark.parametrize("algorithm", [mdlm, bd3lm], ids=["mdlm", "bd3lm"])
+def test_plain_decodes_by_the_file_that_one_reads_and_prints_the_same(trained, monkeypatch, capsys, algorithm):
+    asked, original = [], algorithm.generate
+    monkeypatch.setattr(algorithm, "generate", lambda *a, **k: asked.append(1) or original(*a, **k))
+    base = [f"--checkpoint={trained / algorithm.__name__}", "--device=cpu", "--prompt=the", "--max_new_tokens=9"]
+    said = []
+    for more in ([], ["--plain"]):
+        sample.main([*base, *more])
+        said.append(capsys.readouterr().out.split("--- sample")[1].rpartition("---")[0])
+        assert len(asked) == len(more)
+    assert said[0] == said[1]
+    with pytest.raises(SystemExit, match="cache .the command line. is an option of the fast sampler alone"):
+        sample.main([*base, "--plain", "--cache=none"])
+    sample.main([*base, "--plain", "--preset=llada"])
+    assert "plain: without" in capsys.readouterr().out and len(asked) == 2
+
+
 def test_sample_continues_with_an_ar_checkpoint(trained, capsys):
     sample.main([f"--checkpoint={trained / 'ar'}", "--device=cpu", "--prompt=the", "--max_new_tokens=7"])
     assert "7 tokens in 7 forwards" in capsys.readouterr().out
