@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from mdlm import Output
 from model import fp32
+from nanodlm.bounds import Above0, Amount, Seed, Size, Whole, check
 from nanodlm.choice import choose_tokens
-from nanodlm.decode import SampleOptions as FastOptions
 from nanodlm.decode import pad
 from nanodlm.likelihood import portions
 from nanodlm.noise import uniform
@@ -70,7 +70,10 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 
 @dataclass
 class LikelihoodOptions:
-    batch_size: int = 16  # sequences per forward
+    batch_size: Size = 16  # sequences per forward
+
+    def __post_init__(self):
+        check(self)
 
 
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
@@ -89,15 +92,15 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 
 @dataclass
 class SampleOptions:
-    max_new_tokens: int = 256  # tokens generated after each prompt
-    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
-    top_k: int = 0  # draw among the k most probable tokens; 0 means all
-    top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
-    suppress: tuple[int, ...] = ()  # token ids never generated
-    seed: int = 0  # row i of a call draws from seed and i alone
+    max_new_tokens: Whole = 256  # tokens generated after each prompt
+    temperature: Amount = 1.0  # of the token draw; 0 takes the most probable token
+    top_k: Whole = 0  # draw among the k most probable tokens; 0 means all
+    top_p: Above0 = 1.0  # draw among the fewest tokens that hold this much probability
+    suppress: tuple[Whole, ...] = ()  # token ids never generated
+    seed: Seed = 0  # row i of a call draws from seed and i alone
 
-    def __post_init__(self):  # the same bounds as there
-        FastOptions(self.max_new_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+    def __post_init__(self):
+        check(self)
 
 
 @torch.no_grad()

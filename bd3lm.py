@@ -26,6 +26,7 @@ from mdlm import LikelihoodOptions, Output
 from model import Config, Transformer, fp32
 from nanodlm import noise
 from nanodlm.attention import as_masks
+from nanodlm.bounds import Size, Whole
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
 PASSES = 2  # a training step takes nearly two passes over the text
@@ -119,13 +120,11 @@ def from_blocks(x, length):
 
 @dataclass
 class LossOptions(mdlm.LossOptions):
-    block_size: int = 16  # tokens of a block; the last block of a text may be shorter
+    block_size: Size = 16  # tokens of a block; the last block of a text may be shorter
     clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min and t_max slide to where the loss varies least
 
     def __post_init__(self):
         super().__post_init__()
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
         if self.see_ahead < 1:
             raise ValueError(
                 "bd3lm learns to see ahead by growing blocks, as in stages=500:block_size=8, not see_ahead"
@@ -226,8 +225,8 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 
 @dataclass
 class SampleOptions(mdlm.SampleOptions):
-    block_size: int = 0  # tokens of a block; 0 means as trained
-    window: int = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
+    block_size: Whole = 0  # tokens of a block; 0 means as trained
+    window: Whole = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
 
 
 def whole_blocks(length, size, seq_len):

@@ -44,6 +44,7 @@ from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, hub
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import Seed
 from nanodlm.families import FAMILIES
 from nanodlm.weights import load_family, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
@@ -63,7 +64,7 @@ class Settings:
     out: str = ""  # where the converted checkpoint goes
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     overwrite: bool = False  # replace what is at out
-    seed: int = 1  # of a head that has to be built
+    seed: Seed = 1  # of a head that has to be built
 
 
 def config_of(path, content):

@@ -39,6 +39,7 @@ from nanodlm import (
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import Size, Whole, check
 from nanodlm.device import pick_device
 from nanodlm.likelihood import mean_and_error
 
@@ -47,15 +48,15 @@ from nanodlm.likelihood import mean_and_error
 class Settings:
     checkpoint: tuple[str, ...] = ("checkpoints/pydocs_mdlm",)  # one or more, with commas between
     dataset: str = ""  # default: the one each checkpoint was trained on
-    windows: int = 256  # validation windows; 0 leaves the likelihood out
-    samples: int = 4  # masks per window of the NELBO
-    batch_size: int = 16  # texts per forward
+    windows: Whole = 256  # validation windows; 0 leaves the likelihood out
+    samples: Size = 4  # masks per window of the NELBO
+    batch_size: Size = 16  # texts per forward
     chain_rule: tuple[Literal["left_to_right", "confidence"], ...] = ()  # exact likelihoods, a forward per token
-    chain_windows: int = 16  # windows for those
-    num_samples: int = 0  # generate this many and measure their entropy
+    chain_windows: Size = 16  # windows for those
+    num_samples: Whole = 0  # generate this many and measure their entropy
     judge: str = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
     mauve: bool = False  # … and MAUVE against held-out text (needs the judge, and `pip install mauve-text`)
-    puzzles: int = 1000  # puzzles to solve, where the data set has some
+    puzzles: Size = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     out: str = ""  # write a JSON file with everything here; default with tasks: in results/
@@ -66,9 +67,7 @@ class Settings:
     run_code: bool = False  # allow code tasks to run what the model wrote, in a subprocess without network
 
     def __post_init__(self):
-        for name in ("samples", "batch_size", "chain_windows", "puzzles"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} measures nothing; use at least 1")
+        check(self)
 
 
 def evaluate(path, checkpoint, algorithm, s, options, device):

@@ -13,14 +13,15 @@ Everything here is plain. nanodlm/fast_mdlm.py has the same sampler and likeliho
 every published option; a test holds the two equal, token for token, as random numbers are functions of integers.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from model import Config, Transformer, fp32
 from nanodlm import noise
+from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.noise import draw, share, uniform
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
@@ -48,28 +49,16 @@ class LossOptions:
     corruption: Literal["rate", "count"] = "rate"  # hide independently; or an exact count, with less variance
     complementary: bool = False  # also train on the opposite mask: every token is predicted once; doubles the batch
     t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2), fewer nearly clean and nearly empty rows
-    t_min: float = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
-    t_max: float = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
+    t_min: Unit = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
+    t_max: Unit = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
     low_discrepancy: bool = True  # spread t evenly over the global batch
-    see_ahead: float = 1.0  # chance that a token sees one behind it: 0 is causal attention (see train's anneal_iters)
+    see_ahead: Unit = 1.0  # chance that a token sees one behind it: 0 is causal attention (see train's anneal_iters)
 
     def __post_init__(self):
         check(self)
-        if self.see_ahead > 1:
-            raise ValueError(f"see_ahead={self.see_ahead} is a probability, between 0 and 1")
-        if not 0 <= self.t_min <= self.t_max <= 1:
-            raise ValueError(f"t_min={self.t_min} and t_max={self.t_max} must satisfy 0 <= t_min <= t_max <= 1")
+        if self.t_min > self.t_max:
+            raise ValueError(f"t_min={self.t_min} exceeds t_max={self.t_max}; t is drawn between them")
         mask_rate(torch.ones(1), self.schedule)
-
-
-def check(options):
-    """A misspelt choice or a negative number is an error for those, too, who call these functions from Python."""
-    for f in fields(options):
-        value = getattr(options, f.name)
-        if get_origin(f.type) is Literal and value not in get_args(f.type):
-            raise ValueError(f"{f.name}={value!r} is not one of {', '.join(get_args(f.type))}")
-        if isinstance(value, int | float) and value < 0:
-            raise ValueError(f"{f.name}={value} must not be negative")
 
 
 def corrupt(maskable, options, seed, first, total):
@@ -185,14 +174,14 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 
 @dataclass
 class SampleOptions:
-    max_new_tokens: int = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
-    steps: int = 0  # denoising steps; 0 means one token per step
+    max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
+    steps: Steps = 0  # denoising steps; 0 means one token per step
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
     quota: Literal["steps", "threshold", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
-    threshold: float = 0.9  # quota=threshold: reveal every position at least this sure (Fast-dLLM, arXiv 2505.22618)
-    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
-    seed: int = 0  # row i of a call draws from seed and i alone
+    threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure (Fast-dLLM, arXiv 2505.22618)
+    temperature: Amount = 1.0  # of the token draw; 0 takes the most probable token
+    seed: Seed = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):
         check(self)
@@ -316,13 +305,11 @@ def end_of_text(x, hole, mask_id, eos_id):
 @dataclass
 class LikelihoodOptions:
     method: Literal["nelbo", "left_to_right", "confidence"] = "nelbo"  # a bound, or exact
-    mc_samples: int = 16  # masks per text (nelbo)
-    seed: int = 0  # of the masks
+    mc_samples: Size = 16  # masks per text (nelbo)
+    seed: Seed = 0  # of the masks
 
     def __post_init__(self):
         check(self)
-        if self.mc_samples < 1:
-            raise ValueError(f"mc_samples={self.mc_samples} estimates nothing; use at least 1")
 
 
 @torch.no_grad()

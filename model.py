@@ -15,31 +15,33 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nanodlm.bounds import Amount, Below1, Positive, Size, Unit, Whole, check
+
 
 @dataclass
 class Config:
-    vocab_size: int = 0  # number of token ids; 0 takes the data set's
-    seq_len: int = 256  # context length in tokens (nanoGPT's block_size)
-    block_size: int = 0  # bd3lm: tokens of a diffusion block it is trained for; the network itself does not look at it
-    n_layer: int = 6  # Transformer blocks
-    n_head: int = 6  # query heads
-    n_kv_head: int = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
-    n_embd: int = 384  # channels of the residual stream
-    head_dim: int = 0  # channels per head; 0 means n_embd / n_head
+    vocab_size: Whole = 0  # number of token ids; 0 takes the data set's
+    seq_len: Size = 256  # context length in tokens (nanoGPT's block_size)
+    block_size: Whole = 0  # bd3lm: tokens of a diffusion block it is trained for; the network does not look at it
+    n_layer: Size = 6  # Transformer blocks
+    n_head: Size = 6  # query heads
+    n_kv_head: Whole = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
+    n_embd: Size = 384  # channels of the residual stream
+    head_dim: Whole = 0  # channels per head; 0 means n_embd / n_head
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "relu2"  # gated: swiglu, geglu; relu2 is squared
-    mlp_dim: int = 0  # hidden channels of the MLP; 0 means 4 n_embd, or 8/3 n_embd where gated
+    mlp_dim: Whole = 0  # hidden channels of the MLP; 0 means 4 n_embd, or 8/3 n_embd where gated
     norm: Literal["rms", "layer"] = "rms"  # RMSNorm or LayerNorm, before each sublayer
-    norm_eps: float = 1e-5  # added to the variance
+    norm_eps: Positive = 1e-5  # added to the variance
     norm_bias: bool = False  # LayerNorm with a bias
     norm_after: bool = False  # norms behind each residual sum, as BERT has them, and none at the end
     norm_embed: bool = False  # a norm of the embeddings (BERT, ModernBERT)
     norm_first: bool = True  # a norm before the first attention; ModernBERT has none
     position: Literal["rope", "learned", "none"] = "rope"  # rotary or learned absolute positions
-    position_offset: int = 0  # learned positions: the row of position 0 (RoBERTa's table starts with two others)
-    token_types: int = 0  # rows of a table of token types, of which all tokens have the first (BERT)
-    rope_theta: float = 10000.0  # base of the rotary frequencies
-    rope_fraction: float = 1.0  # part of each head that is rotated
-    rope_scaling: tuple[float, ...] = ()  # frequencies divided by (factor,); Llama 3: (factor, low, high, old context)
+    position_offset: Whole = 0  # learned positions: the row of position 0 (RoBERTa's table starts with two others)
+    token_types: Whole = 0  # rows of a table of token types, of which all tokens have the first (BERT)
+    rope_theta: Positive = 10000.0  # base of the rotary frequencies
+    rope_fraction: Unit = 1.0  # part of each head that is rotated
+    rope_scaling: tuple[Positive, ...] = ()  # frequencies over (factor,); Llama 3: (factor, low, high, old context)
     qk_norm: bool = True  # RMSNorm of queries and keys per head, before the rotation
     qkv_bias: bool = False  # bias of the query, key and value projections (Qwen2, GPT-2)
     out_bias: bool = False  # bias of the attention output projection
@@ -49,22 +51,17 @@ class Config:
     tied: bool = False  # the output head is the embedding matrix
     causal: bool = False  # attend to the past only; set by the algorithm when training
     shift: bool = False  # output i-1 predicts token i, as in Dream and every converted AR model
-    window: int = 0  # local layers see |i - j| <= window; 0 means all layers are global
-    global_every: int = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
-    local_rope_theta: float = 0.0  # rope_theta of the local layers; 0 means the same
-    dropout: float = 0.0  # on embeddings, attention weights and both residual branches
+    window: Whole = 0  # local layers see |i - j| <= window; 0 means all layers are global
+    global_every: Whole = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
+    local_rope_theta: Amount = 0.0  # rope_theta of the local layers; 0 means the same
+    dropout: Below1 = 0.0  # on embeddings, attention weights and both residual branches
 
     def __post_init__(self):
-        for name in ("seq_len", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.block_size <= self.seq_len:
+        check(self)
+        if self.block_size > self.seq_len:
             raise ValueError(f"block_size={self.block_size} must lie between 1 and the context, seq_len={self.seq_len}")
-        self.rope_scaling = tuple(self.rope_scaling)
         if len(self.rope_scaling) not in (0, 1, 4):
             raise ValueError(f"rope_scaling takes 1 or 4 numbers, not {self.rope_scaling}")
-        if not 0 <= self.rope_fraction <= 1:
-            raise ValueError(f"rope_fraction must lie between 0 and 1, not {self.rope_fraction}")
         self.n_kv_head = self.n_kv_head or self.n_head
         if self.n_embd % self.n_head and not self.head_dim:
             raise ValueError(

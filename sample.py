@@ -23,6 +23,7 @@ import torch
 
 from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, presets, replay
 from nanodlm import checkpoint as ckpt
+from nanodlm.bounds import Amount, Size, check
 from nanodlm.device import pick_device
 
 
@@ -39,14 +40,17 @@ class Settings:
     stop: str = ""  # cut the text before this, besides the checkpoint's stop tokens
     prompt: str = ""  # text to continue; \n is a line break
     infill: str = ""  # text with holes: [MASK] is one token, [MASK*8] eight
-    num_samples: int = 1  # how many, in one batch
+    num_samples: Size = 1  # how many, in one batch
     stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
-    delay: float = 0.03  # seconds between frames of watch
+    delay: Amount = 0.03  # seconds between frames of watch
     html: str = ""  # write a page here that replays the denoising
     gif: str = ""  # write an animated GIF of the first sample here
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+
+    def __post_init__(self):
+        check(self)
 
 
 def canvas_of(s, tokenizer):
@@ -141,8 +145,6 @@ def main(argv):
     for file in (s.html, s.gif):
         if file and not Path(file).absolute().parent.is_dir():
             sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
-    if s.num_samples < 1:
-        sys.exit(f"num_samples={s.num_samples} asks for nothing; use at least 1")
     for name in ("suppress", "last"):
         for i in getattr(options, name, ()):
             if not 0 <= i < model.config.vocab_size:

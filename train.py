@@ -28,6 +28,7 @@ from tqdm import tqdm
 from model import Config, Transformer
 from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, stages, start
 from nanodlm.batches import Chats, Windows
+from nanodlm.bounds import Amount, Below1, Positive, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
 from nanodlm.files import ROOT, replace_file
@@ -47,36 +48,36 @@ class Settings:
     preset: str = ""  # how to decode what is trained: one of config/presets; default: as what it starts from
     random_weights: bool = False  # of the checkpoint to start from take the architecture only, to compare with
     overwrite: bool = False  # allow scratch to replace a run that is already in out_dir
-    seed: int = 1  # of the initial weights, the windows, the masks
-    batch_size: int = 32  # windows per process and micro-batch
-    gradient_accumulation_steps: int = 1  # micro-batches per iteration; their sum equals one large batch
-    max_iters: int = 2000  # optimiser steps
-    epochs: float = 0.0  # passes over the conversations, in place of max_iters
+    seed: Seed = 1  # of the initial weights, the windows, the masks
+    batch_size: Size = 32  # windows per process and micro-batch
+    gradient_accumulation_steps: Size = 1  # micro-batches per iteration; their sum equals one large batch
+    max_iters: Size = 2000  # optimiser steps
+    epochs: Amount = 0.0  # passes over the conversations, in place of max_iters
     stages: tuple[str, ...] = ()  # loss options that change during the run: iteration:key=value, as 1000:block_size=16
-    anneal_iters: int = 0  # iterations over which a converted model's attention grows from causal to full
+    anneal_iters: Whole = 0  # iterations over which a converted model's attention grows from causal to full
     optimizer: Literal["adamw", "muon", "adamw8bit"] = "adamw"  # muon: for the blocks' matrices; 8bit: torchao's
-    learning_rate: float = 1e-3  # AdamW's
-    muon_learning_rate: float = 1e-2  # Muon's, scaled per matrix to AdamW's update size
+    learning_rate: Amount = 1e-3  # AdamW's
+    muon_learning_rate: Amount = 1e-2  # Muon's, scaled per matrix to AdamW's update size
     lr_schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; wsd: constant, then linear to 0
-    warmup_iters: int | None = None  # linear from 0
-    warmup_fraction: float = 0.05  # … or where they are not given, over this part of all iterations
-    min_lr_fraction: float = 0.1  # cosine ends at this fraction of the learning rate
-    decay_fraction: float = 0.2  # wsd: the last part of the run, in which the rate falls
-    weight_decay: float = 0.1  # of matrices; not of norms and biases
-    beta1: float = 0.9  # AdamW
-    beta2: float = 0.95  # AdamW
-    grad_clip: float = 1.0  # largest gradient norm; 0 never clips
-    lora_r: int = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
-    lora_alpha: float = 0.0  # their scale is this over the rank; 0 means twice the rank
-    lora_dropout: float = 0.0  # in front of them
+    warmup_iters: Whole | None = None  # linear from 0
+    warmup_fraction: Unit = 0.05  # … or where they are not given, over this part of all iterations
+    min_lr_fraction: Unit = 0.1  # cosine ends at this fraction of the learning rate
+    decay_fraction: Unit = 0.2  # wsd: the last part of the run, in which the rate falls
+    weight_decay: Amount = 0.1  # of matrices; not of norms and biases
+    beta1: Below1 = 0.9  # AdamW
+    beta2: Below1 = 0.95  # AdamW
+    grad_clip: Amount = 1.0  # largest gradient norm; 0 never clips
+    lora_r: Whole = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
+    lora_alpha: Amount = 0.0  # their scale is this over the rank; 0 means twice the rank
+    lora_dropout: Below1 = 0.0  # in front of them
     sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
-    ema: float = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
-    patience: float = 120.0  # seconds without a sign of life from another process before this one ends, too
-    eval_interval: int = 200  # iterations between evaluations, each of which saves out_dir/last
-    eval_windows: int = 128  # validation windows, always the same
-    eval_samples: int = 2  # masks per validation window, always the same
-    log_interval: int = 10  # iterations between lines of metrics.jsonl
+    ema: Below1 = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
+    patience: Positive = 120.0  # seconds without a sign of life from another process before this one ends, too
+    eval_interval: Size = 200  # iterations between evaluations, each of which saves out_dir/last
+    eval_windows: Size = 128  # validation windows, always the same
+    eval_samples: Size = 2  # masks per validation window, always the same
+    log_interval: Size = 10  # iterations between lines of metrics.jsonl
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights and sums stay float32
     compile: Literal["auto", "true", "false"] = "auto"  # torch.compile; auto: on a GPU
@@ -85,20 +86,11 @@ class Settings:
     tensorboard: bool = False  # log to out_dir/tensorboard
 
     def __post_init__(self):
-        positive = ("batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_windows")
-        for name in (*positive, "eval_samples", "log_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.lora_r < 0 or self.anneal_iters < 0 or self.epochs < 0:
-            raise ValueError("lora_r, anneal_iters and epochs must not be negative")
+        check(self)
         if self.epochs and self.stages:
             raise ValueError("stages begin at iterations: with them give max_iters, not epochs")
         if self.optimizer == "muon" and (self.sharding == "fsdp" or self.lora_r):
             raise ValueError("optimizer=muon needs whole matrices: with sharding=fsdp or lora_r use adamw")
-        if self.patience <= 0:
-            raise ValueError(f"patience={self.patience} must be positive: seconds")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, as {self.seed} is")
 
 
 def get_lr(it, s):

@@ -40,6 +40,7 @@ from nanodlm import (  # noqa: E402
     tasks,
 )
 from nanodlm import checkpoint as ckpt  # noqa: E402
+from nanodlm.bounds import Size  # noqa: E402
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype  # noqa: E402
 
 Group = Literal[
@@ -61,13 +62,13 @@ Group = Literal[
 @dataclass
 class Settings:
     only: Group = "all"  # which group
-    rounds: int = 7  # timed repeats of every variant, at least 1
+    rounds: Size = 7  # timed repeats of every variant, at least 1
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
-    n_layer: int = 6  # of the network of the training groups
-    n_embd: int = 256  # its width; heads of 64 channels
-    seq_len: int = 256  # its context
-    batch_size: int = 8  # its rows
+    n_layer: Size = 6  # of the network of the training groups
+    n_embd: Size = 256  # its width; heads of 64 channels
+    seq_len: Size = 256  # its context
+    batch_size: Size = 8  # its rows
 
 
 def sync(device):
@@ -436,8 +437,6 @@ def decoding_groups(s, device):
 
 def main(argv):
     s = configurator.fill(configurator.read(argv), Settings)
-    if s.rounds < 1:
-        sys.exit(f"rounds={s.rounds} measures nothing; use at least 1")
     device, _ = pick_device(s.device)
     dtype, _ = pick_dtype(s.dtype, device)
     torch.manual_seed(0)

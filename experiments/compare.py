@@ -31,6 +31,7 @@ import train  # noqa: E402
 from nanodlm import algorithms, batches, configurator, conversations, fast_bd3lm, fast_mdlm, likelihood  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import results as tables  # noqa: E402
+from nanodlm.bounds import Size  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
 
 RANDOM = "--random_weights=true"
@@ -79,8 +80,8 @@ COMPARISONS = {
 @dataclass
 class Settings:
     out: str = ""  # where the runs go; default: out/compare, those of the ladder to out/ladder
-    questions: int = 16  # endings: held-out questions to answer
-    max_new_tokens: int = 128  # endings: room for an answer, half as many steps
+    questions: Size = 16  # endings: held-out questions to answer
+    max_new_tokens: Size = 128  # endings: room for an answer, half as many steps
     json: str = ""  # ladder: write a JSON file with everything here
 
 

@@ -9,12 +9,13 @@ error, in the file as on the command line, that names the nearest key or the acc
 
 import ast
 import difflib
+import operator
+import re
 import sys
-import types
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, Union, get_args, get_origin
 
+from nanodlm.bounds import describe, kinds, parse, shorten
 from nanodlm.files import ROOT
 
 
@@ -24,20 +25,34 @@ def read(argv, skip=None):
     Values from the command line stay strings until fill() knows their type. `--key value` is read as --key=value,
     and --key alone as true. --help is returned as a key.
     skip  (key, value) that is passed over, so that what was said of the key before holds"""
-    values, words = {}, list(argv)
+    values = {}
+    for key, value in split(argv):
+        new = {key: (value, "the command line")} if key else read_file(value)
+        values |= {k: v for k, v in new.items() if (k, v[0]) != skip}
+    return values
+
+
+def split(argv):
+    """The words as [(key, value)], and ("", name) for a config file."""
+    pairs, words = [], list(argv)
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
-            new = {"help": (True, word)}
+            pairs.append(("help", True))
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            if not equals:
-                value = True if not words or words[0].startswith("--") or words[0].endswith(".py") else words.pop(0)
-            new = {key.replace("-", "_"): (value, "the command line")}
+            if not equals:  # what follows is its value, unless it is an option or a file: a text has blanks
+                alone = not words or re.match(r"--\w[\w-]*(=|$)|-h$|\S+\.py$", words[0])
+                value = True if alone else words.pop(0)
+            pairs.append((key.replace("-", "_") or "--", value))
         else:
-            new = read_file(word)
-        values |= {k: v for k, v in new.items() if (k, v[0]) != skip}
-    return values
+            pairs.append(("", word))
+    return pairs
+
+
+def files(argv):
+    """The config files among the words, in their order."""
+    return [value for key, value in split(argv) if not key]
 
 
 def read_file(name):
@@ -47,40 +62,74 @@ def read_file(name):
         near = difflib.get_close_matches(name, recipes, 1, 0.3)
         sys.exit(f"no config file {name!r}" + (f"; did you mean {near[0]}?" if near else "; options are --key=value"))
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > 2**20:
+            raise ValueError("it has more than a megabyte")
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a file with a mark of its bytes
     except SyntaxError as e:
         sys.exit(f"{path}, line {e.lineno}: {e.msg}")
-    except ValueError as e:  # bytes that are no text
+    except (ValueError, OSError) as e:  # bytes that are no text, or may not be read
         sys.exit(f"{path} is not a config file: {e}")
+    except (RecursionError, MemoryError):
+        sys.exit(f"{path} is not a config file: it is nested too deeply")
     values = {}
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # the docstring
         if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
             sys.exit(f"{path}, line {node.lineno}: a config file holds only assignments like `key = value`")
-        try:  # arithmetic on numbers, as in 8 * 1024, is welcome
-            value = eval(compile(ast.Expression(node.value), str(path), "eval"), {"__builtins__": {}})
-        except Exception as e:
-            sys.exit(f"{path}, line {node.lineno}: cannot read the value of {node.targets[0].id}: {e}")
-        values[node.targets[0].id] = (value, f"{path.name}, line {node.lineno}")
+        key = node.targets[0].id
+        try:
+            values[key] = (evaluate(node.value), f"{path.name}, line {node.lineno}")
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as e:
+            sys.exit(f"{path}, line {node.lineno}: cannot read the value of {key}: {e}")
     return values
+
+
+SIGNS = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+ARITHMETIC |= {ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+
+
+def evaluate(node):
+    """The value of a literal, a list or tuple of them, or arithmetic on numbers, as in 8 * 1024. Nothing else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+        return node.value
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(evaluate(e) for e in node.elts)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
+        return SIGNS[type(node.op)](number(node.operand))
+    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        a, b = number(node.left), number(node.right)
+        if isinstance(node.op, ast.Pow) and abs(b) > 64:
+            raise ValueError("an exponent beyond 64")  # 10**10**10 would not come to an end
+        return ARITHMETIC[type(node.op)](a, b)
+    raise ValueError("it may hold numbers, texts, true or false, lists of these, and arithmetic on numbers")
+
+
+def number(node):
+    value = evaluate(node)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{shorten(value)} is no number")
+    if abs(value) > 2.0**64:
+        raise ValueError("a number beyond 2^64")
+    return value
 
 
 def fill(values, *classes, quiet=False):
     """One instance of each dataclass, from values and the fields' defaults. A key that several have goes to all.
 
     Prints what differs from the defaults; with the key "help", prints every key and exits."""
-    known = {f.name: f for c in classes for f in fields(c)}
     if "help" in values:
         print_help(classes)
         sys.exit(0)
+    known = {name: kind for c in classes for name, kind in kinds(c).items()}
     for key, (_, where) in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.5)
+            near = nearest(key, known)
             sys.exit(
-                f"unknown key {key!r} ({where})" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys")
+                f"unknown key {key!r} ({where}); " + (f"did you mean {near}?" if near else "--help lists all keys")
             )
-    typed = {key: convert(value, known[key].type, key, where) for key, (value, where) in values.items()}
+    typed = {key: convert(value, known[key], key, where) for key, (value, where) in values.items()}
     defaults = [(f.name, f.default) for c in classes for f in fields(c)]
     changed = [f"{k} = {v!r}" for k, v in typed.items() if any(k == name and v != d for name, d in defaults)]
     if changed and not quiet:
@@ -92,55 +141,22 @@ def fill(values, *classes, quiet=False):
     return filled[0] if len(classes) == 1 else filled
 
 
+def nearest(key, known):
+    """The key that was meant: lr is learning_rate, learning_rat too."""
+    initials = [k for k in known if "_" in k and "".join(word[:1] for word in k.split("_")) == key]
+    return next(iter(initials or difflib.get_close_matches(key, known, 1, 0.5)), None)
+
+
 def convert(value, kind, key, where):
     """value as the type `kind`, from a string of the command line or a value of a config file."""
     try:
+        accepted = describe(kind)
+    except TypeError as e:
+        sys.exit(f"the field {key}: {e}")
+    try:
         return parse(value, kind)
     except (ValueError, TypeError, OverflowError):
-        sys.exit(f"{key} = {value!r} ({where}) does not fit: it takes {describe(kind)}")
-
-
-def parse(value, kind):
-    is_text = isinstance(value, str)
-    if get_origin(kind) is Literal:
-        value = str(value).lower() if isinstance(value, bool) else value
-        if value in get_args(kind):
-            return value
-    elif get_origin(kind) in (Union, types.UnionType):  # X | None
-        if value is None or value == "none":
-            return None
-        return parse(value, next(k for k in get_args(kind) if k is not type(None)))
-    elif get_origin(kind) is tuple:  # tuple[X, ...]; on the command line 1,2,3
-        parts = [v for v in value.strip("()[] ").split(",") if v.strip()] if is_text else value
-        if is_text or isinstance(value, tuple | list):
-            return tuple(parse(v.strip() if is_text else v, get_args(kind)[0]) for v in parts)
-    elif kind is bool:
-        if isinstance(value, bool):
-            return value
-        if is_text and value.lower() in ("true", "1", "yes", "false", "0", "no"):
-            return value.lower() in ("true", "1", "yes")
-    elif kind is int:
-        number = float(value) if is_text and "e" in value.lower() else int(value) if is_text else value  # 1e4 is an int
-        if isinstance(number, int | float) and not isinstance(number, bool) and number == int(number):
-            return int(number)
-    elif kind is float:
-        if not isinstance(value, bool):
-            return float(value)
-    elif kind is str:
-        if is_text:
-            return value
-    raise ValueError
-
-
-def describe(kind):
-    """The accepted form of a type, in words."""
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (Union, types.UnionType):
-        return describe(next(k for k in get_args(kind) if k is not type(None))) + " or none"
-    if get_origin(kind) is tuple:
-        return f"{describe(get_args(kind)[0])}, or several with commas between"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+        sys.exit(f"{key} = {shorten(value)} ({where}) does not fit: it takes {accepted}")
 
 
 def print_help(classes):
@@ -149,14 +165,13 @@ def print_help(classes):
         print(doc.strip() + "\n")
     printed = set()
     for c in classes:
-        comments = field_comments(c)
-        new = [f for f in fields(c) if (f.name, str(f.type), f.default) not in printed]
-        printed |= {(f.name, str(f.type), f.default) for f in new}
+        comments, types = field_comments(c), kinds(c)
+        new = [f for f in fields(c) if (f.name, str(types[f.name]), f.default) not in printed]
+        printed |= {(f.name, str(types[f.name]), f.default) for f in new}
         if new:
             print(f"{c.__module__}.{c.__name__}")
         for f in new:
-            kind = f.type.__name__ if isinstance(f.type, type) and get_origin(f.type) is None else describe(f.type)
-            print(f"  --{f.name}={f.default}  ({kind})  {comments.get(f.name, '')}")
+            print(f"  --{f.name}={f.default}  ({describe(types[f.name])})  {comments.get(f.name, '')}")
         if new:
             print()
 

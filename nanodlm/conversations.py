@@ -28,6 +28,7 @@ import numpy as np
 
 from nanodlm import corpus, hub
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import Whole, check
 
 VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
 
@@ -36,15 +37,14 @@ VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no 
 class Options:
     learn: Literal["all", "last"] = "all"  # conversations: train on every answer, or on the last one only
     too_long: Literal["turns", "cut", "drop"] = "turns"  # beyond seq_len: keep the first turns that fit, cut, leave out
-    fill: int | None = None  # end-of-text, learnt, behind a conversation to a multiple of this; 0: to the longest row
+    fill: Whole | None = None  # end-of-text, learnt, behind a conversation to a multiple of this; 0: to the longest row
     # 1 adds none. Where nothing is said: 0, as LLaDA, or with packing 32; block_size (bd3lm); 1 (ar)
     packing: bool = False  # several conversations in a row, each with its own attention, positions and mask rate
     system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the turn behind
     streaming: bool = False  # read records while training, for data larger than the disk
 
     def __post_init__(self):
-        if self.fill is not None and self.fill < 0:
-            raise ValueError(f"fill={self.fill} is no number of tokens; 1 adds none, 0 fills up to the longest row")
+        check(self)
 
 
 # ------------------------------------------------------------------------------------------------------------------

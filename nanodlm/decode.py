@@ -8,41 +8,43 @@ from typing import Literal
 
 import torch
 
-from mdlm import Output, certainty, check, mask_rate
+from mdlm import Output, certainty, mask_rate
 from model import fp32
+from nanodlm.bounds import Above0, Amount, Seed, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, resolution, top_per_row
 from nanodlm.noise import share, uniform
 
 
 @dataclass
 class SampleOptions:
-    max_new_tokens: int = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
-    block_size: int = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
-    steps: int = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
+    max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
+    block_size: Whole = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
+    steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
-    threshold: float = 0.9  # quota=threshold: reveal every position at least this sure
-    factor: float = 1.0  # quota=factor: larger reveals more at once
-    entropy_bound: float = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
-    remask: float = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
-    remask_from: float = 1.0  # … only while t is below this
-    remask_until: float = 0.0  # … and above this
-    temperature: float = 1.0  # of the token draw; 0 takes the most probable token
-    top_k: int = 0  # draw among the k most probable tokens; 0 means all
-    top_p: float = 1.0  # draw among the fewest tokens that hold this much probability
+    threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure
+    factor: Amount = 1.0  # quota=factor: larger reveals more at once
+    entropy_bound: Amount = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
+    remask: Unit = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
+    remask_from: Unit = 1.0  # … only while t is below this
+    remask_until: Unit = 0.0  # … and above this
+    temperature: Amount = 1.0  # of the token draw; 0 takes the most probable token
+    top_k: Whole = 0  # draw among the k most probable tokens; 0 means all
+    top_p: Above0 = 1.0  # draw among the fewest tokens that hold this much probability
     measure: Literal["network", "token", "draw"] = "network"  # confidence in the best token, the drawn, or its draw
-    order_temperature: float = 0.0  # quota=steps: draw the positions by exp(certainty / this) (Dream's alg_temp)
-    cfg_scale: float = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
-    suppress: tuple[int, ...] = ()  # token ids never generated
-    last: tuple[int, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
+    order_temperature: Amount = 0.0  # quota=steps: draw the positions by exp(certainty / this) (Dream's alg_temp)
+    cfg_scale: Amount = 0.0  # classifier-free guidance: logits = un + (scale + 1)(cond - un); twice the forwards
+    suppress: tuple[Whole, ...] = ()  # token ids never generated
+    last: tuple[Whole, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
     lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
     compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
-    seed: int = 0  # row i of a call draws from seed and i alone
+    seed: Seed = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):
+        check(self)
         if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
             raise ValueError(
                 f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
@@ -51,13 +53,8 @@ class SampleOptions:
             raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
         if self.remask and self.quota != "ancestral":
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
-        check(self)
-        if self.remask > 1:
-            raise ValueError(f"remask={self.remask} is a probability: use at most 1")
         if self.compile and self.cache != "dual":
             raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
         mask_rate(torch.ones(1), self.schedule)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from bd3lm import CAUSAL, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
 from mdlm import Output, certainty
 from nanodlm import decode
+from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.likelihood import LikelihoodOptions, portions
 
@@ -62,8 +63,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 
 @dataclass
 class SampleOptions(decode.SampleOptions):
-    block_size: int = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
-    window: int = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
+    block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
+    window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
     cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-from mdlm import certainty, check, hide_by_count, nelbo_masks
+from mdlm import certainty, hide_by_count, nelbo_masks
+from nanodlm.bounds import Amount, Seed, Size, check
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.decode import check_length, pad, reader, scatter, states
 from nanodlm.noise import of_masks, uniform
@@ -48,17 +49,14 @@ def per_token(nats, tokens):
 @dataclass
 class LikelihoodOptions:
     method: Literal["nelbo", "left_to_right", "confidence", "llada", "dream", "illada"] = "nelbo"  # a bound, or exact
-    mc_samples: int = 16  # masks per sequence (nelbo, llada, dream)
-    mc_batch: int = 16  # … drawn together (llada, dream), so that their counts are spread evenly
-    cfg_scale: float = 0.0  # classifier-free guidance, as in SampleOptions; what is measured is then no likelihood
-    batch_size: int = 16  # sequences per forward
-    seed: int = 0  # of the masks
+    mc_samples: Size = 16  # masks per sequence (nelbo, llada, dream)
+    mc_batch: Size = 16  # … drawn together (llada, dream), so that their counts are spread evenly
+    cfg_scale: Amount = 0.0  # classifier-free guidance, as in SampleOptions; what is measured is then no likelihood
+    batch_size: Size = 16  # sequences per forward
+    seed: Seed = 0  # of the masks
 
     def __post_init__(self):
         check(self)
-        for name in ("mc_samples", "mc_batch", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} estimates nothing; use at least 1")
 
 
 @torch.no_grad()

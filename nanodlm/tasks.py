@@ -17,6 +17,7 @@ import lm_eval.evaluator
 import lm_eval.tasks
 
 from nanodlm import configurator, fast_mdlm, hub, presets, sandbox
+from nanodlm.bounds import Amount, Seed, Whole, check
 from nanodlm.files import ROOT
 from nanodlm.harness import Answers, Harness
 
@@ -27,18 +28,21 @@ class Options:
 
     label: str = ""  # what tables call the row; default: the task's name
     metric: str = ""  # the task's score, as lm-eval names it: acc_norm, or exact_match,flexible-extract; default: first
-    published: float | None = None  # the published score, as tables print it
-    published_speed: float | None = None  # and its tokens per second
-    num_fewshot: int | None = None  # examples in front of a question; default: as many as the task says
-    limit: int = 0  # only so many documents of each task; 0: all
+    published: Amount | None = None  # the published score, as tables print it
+    published_speed: Amount | None = None  # and its tokens per second
+    num_fewshot: Whole | None = None  # examples in front of a question; default: as many as the task says
+    limit: Whole = 0  # only so many documents of each task; 0: all
     apply_chat_template: bool = False  # questions become a user's turns, by the checkpoint's chat template
     fewshot_as_multiturn: bool = True  # … examples become turns before them, instead of text in the same turn
     system: str = ""  # … after this system prompt
     preset: str = ""  # generation's options from config/presets, or none; default: the model's own
     prefix: str = ""  # text in front of every prompt, as Dream's <|beginoftext|>
     until: tuple[str, ...] | None = None  # strings that end an answer; default: the task's
-    max_length: int = 0  # tokens of prompt and answer; longer prompts lose their beginning; 0: the model's context
-    fewshot_seed: int = 1234  # of the choice of examples, where a task draws them
+    max_length: Whole = 0  # tokens of prompt and answer; longer prompts lose their beginning; 0: the model's context
+    fewshot_seed: Seed = 1234  # of the choice of examples, where a task draws them
+
+    def __post_init__(self):
+        check(self)
 
 
 def read_task(entry):

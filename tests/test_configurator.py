@@ -143,7 +143,7 @@ WRONG_LINES = {
     "learning_rate": ["True", "None", "[1]"],
     "compile": ["1", "None"],
     "optimizer": ["None", "[1]"],
-    "suppress": ["3", "None", "(1, 2.5)", "{1}"],
+    "suppress": ["3", "None", "(1, 2.5)", "'x'"],
     "stages": ["(1, None)"],
     "out_dir": ["5", "None"],
     "top_k": ["True"],
@@ -224,19 +224,19 @@ def test_what_differs_from_one_of_the_defaults_is_printed_unless_quiet_is_asked_
 
 # ---- help ------------------------------------------------------------------------------------------------------------
 
-HELP = """--max_iters=2000  (int)  optimiser steps
---learning_rate=0.001  (float)  the peak
---compile=True  (bool)  torch.compile
+HELP = """--max_iters=2000  (a whole number)  optimiser steps
+--learning_rate=0.001  (a number)  the peak
+--compile=True  (true or false)  torch.compile
 --optimizer=adamw  (one of adamw, muon)  for the matrices
 --suppress=()  (a whole number, or several with commas between)  ids never generated
 --stages=(0.5, 1.0)  (a number, or several with commas between)  fractions of the run
---out_dir=out/run  (str)  where it goes
+--out_dir=out/run  (text)  where it goes
 --top_k=None  (a whole number or none)  none keeps all
 --prompt=None  (text or none)  none starts from nothing
---seed=1  (int)  of the windows
---n_layer=6  (int)  blocks
---n_head=4  (int)  heads
---seed=0  (int)  of the weights"""
+--seed=1  (a whole number)  of the windows
+--n_layer=6  (a whole number)  blocks
+--n_head=4  (a whole number)  heads
+--seed=0  (a whole number)  of the weights"""
 
 
 @pytest.mark.parametrize("words", ["--help", "-h", "--max_iters=3 --help", "config/quickstart.py -h"])
@@ -280,4 +280,7 @@ def test_help_begins_with_the_scripts_docstring_has_what_is_inherited_and_exits_
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("What this script does.")
-    assert "--n_head=6  (int)  query heads" in done.stdout and "--n_layer=2  (int)  blocks" in done.stdout
+    assert (
+        "--n_head=6  (a whole number)  query heads" in done.stdout
+        and "--n_layer=2  (a whole number)  blocks" in done.stdout
+    )

@@ -34,9 +34,10 @@ def test_the_top_floor_has_exactly_these_scripts():
 
 
 def test_the_network_knows_nothing_and_the_idea_knows_the_network_and_noise():
-    assert not DOORS["model"] and not DOORS["nanodlm.noise"]
-    assert DOORS["mdlm"] == {"model", "nanodlm.noise"}
-    assert DOORS["bd3lm"] == {"model", "mdlm", "nanodlm.noise", "nanodlm.attention"}
+    """Besides them, what a setting may be: three lines of types."""
+    assert DOORS["model"] == {"nanodlm.bounds"} and not DOORS["nanodlm.noise"] and not DOORS["nanodlm.bounds"]
+    assert DOORS["mdlm"] == {"model", "nanodlm.noise", "nanodlm.bounds"}
+    assert DOORS["bd3lm"] == {"model", "mdlm", "nanodlm.noise", "nanodlm.bounds", "nanodlm.attention"}
 
 
 def test_no_room_imports_a_command_and_nothing_goes_round_in_circles():
