@@ -31,7 +31,6 @@ What is left to settle, and what this file does:
                     stands in config.json under "nanodlm"
 """
 
-import json
 import sys
 import tempfile
 import zipfile
@@ -40,7 +39,7 @@ from pathlib import Path
 
 import torch
 
-from model import Config, Transformer
+from model import Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, hub
 from nanodlm import tokenizer as tokenizers
@@ -67,24 +66,13 @@ class Settings:
     seed: Seed = 1  # of a head that has to be built
 
 
-def config_of(path, content):
-    """model.Config of a family that is known here."""
-    name = content["architectures"][0]
-    try:
-        return Config(**FAMILIES[name].config(content))
-    except KeyError as e:
-        sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
-    except ValueError as e:
-        sys.exit(f"{path}/config.json: {e}")
-
-
 def load_encoder(path, content, seed, pickle):
     """The network of an encoder that was released without a head: its own parameters strictly from the files, and the
     head from `seed`."""
     family = FAMILIES[content["architectures"][0]]
+    config, files = ckpt.family_config(path, content, pickle, {})
     torch.manual_seed(seed)
-    model = Transformer(config_of(path, content))
-    files = weight_files(path, pickle)
+    model = Transformer(config)
     load_family(model, family, files, "cpu", torch.float32, but=["head_"])
     return model
 
@@ -111,11 +99,8 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
     path = ckpt.find(source, pickle)
-    try:
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        name = (content.get("architectures") or [""])[0]
-    except (AttributeError, ValueError) as e:
-        sys.exit(f"{path}/config.json cannot be read: {type(e).__name__}: {e}")
+    content = ckpt.read_json(path / "config.json")
+    name = ckpt.architecture(content, path)
     if not name or "model" in content:
         sys.exit(f"{path} is no checkpoint of an encoder in the hub's layout")
     if is_causal(name):
@@ -133,9 +118,10 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
             model = load_encoder(path, content, seed, pickle)
         elif name in FAMILIES:
             family = FAMILIES[name]
+            config, files = ckpt.family_config(path, content, pickle, {})
             with torch.device("meta"):
-                model = Transformer(config_of(path, content))
-            load_family(model, family, weight_files(path, pickle), "cpu", torch.float32)
+                model = Transformer(config)
+            load_family(model, family, files, "cpu", torch.float32)
         else:
             model, _ = load_wrapped(path, content, "cpu", torch.float32, pickle)
         facts = {"architecture": name, "hf_config": content, "converted_from": str(source), "preset": "mdlm"}

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, presets, replay
+from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, memory, presets, replay
 from nanodlm import checkpoint as ckpt
 from nanodlm.bounds import Amount, Size, check
 from nanodlm.device import pick_device
@@ -53,6 +53,14 @@ class Settings:
         check(self)
 
 
+HOLE = r"\[MASK(?:\*\d{1,15})?\]"
+
+
+def masks(hole):
+    """How many masks [MASK] or [MASK*8] stands for."""
+    return int(hole[6:-1] or 1)
+
+
 def canvas_of(s, tokenizer):
     """The ids to start from, int64 (T,), masks where there are holes."""
     if s.prompt and s.infill:
@@ -65,12 +73,12 @@ def canvas_of(s, tokenizer):
         return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
     ids = [*before]
-    for part in re.split(r"(\[MASK(?:\*\d+)?\])", s.infill or s.prompt) if s.infill else [s.prompt]:
-        hole = re.fullmatch(r"\[MASK(?:\*(\d+))?\]", part) if s.infill else None
-        if hole is None and tokenizer.mask_takes_space and part.endswith(" ") and s.infill:
+    for part in re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]:
+        hole = s.infill and re.fullmatch(HOLE, part)
+        if not hole and tokenizer.mask_takes_space and part.endswith(" ") and s.infill:
             part = part[:-1]  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
         try:
-            ids += [tokenizer.mask_id] * int(hole[1] or 1) if hole else tokenizer.encode(part.replace("\\n", "\n"))
+            ids += [tokenizer.mask_id] * masks(part) if hole else tokenizer.encode(part.replace("\\n", "\n"))
         except ValueError as e:
             sys.exit(f"the prompt does not fit this checkpoint's vocabulary: {e}")
     if s.infill and tokenizer.mask_id not in ids:
@@ -154,6 +162,8 @@ def main(argv):
     if s.chat:
         return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 
+    made = sum(map(masks, re.findall(HOLE, s.infill))) if s.infill else options.max_new_tokens
+    memory.to_sample(s.num_samples, made, model.config, device)
     canvas = canvas_of(s, tokenizer)
     options = fit(s, values, options, canvas, model.config.seq_len)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"

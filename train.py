@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from model import Config, Transformer
-from nanodlm import algorithms, configurator, conversations, log, optim, parallel, runs, stages, start
+from nanodlm import algorithms, configurator, conversations, log, memory, optim, parallel, runs, stages, start
 from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Positive, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
@@ -152,6 +152,8 @@ def set_up(argv, stack):
     s = runs.settle_length(s, data.rows_per_pass, rows, say)
     for line in data.said:
         say(line)
+    count = source.model.num_params() if source else memory.parameters(config)
+    memory.to_train(count, s, config, L, rows, device)
     identity = runs.identity(s, L, rows, data.content(), options, data.options)
     state = load_train_state(source.path) if s.init_from == "resume" else None
     if state:

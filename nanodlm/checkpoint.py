@@ -9,7 +9,6 @@ A LoRA adapter is a checkpoint, too: it names its base, and both are loaded toge
     python -m nanodlm.merge --checkpoint=out/llada_sft --merge=checkpoints/merged    both as one network
 """
 
-import json
 import os
 import re
 import shutil
@@ -20,10 +19,11 @@ from pathlib import Path
 import torch
 
 from model import Config, Transformer
-from nanodlm import hub
+from nanodlm import hub, memory
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import Below1, Positive, Size, check
 from nanodlm.families import FAMILIES, their_names
-from nanodlm.files import ROOT, to_json
+from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
 from nanodlm.lora import add_lora, digest
 from nanodlm.weights import load_family, load_weights, read_tensors, weight_files
@@ -71,18 +71,18 @@ def download(name, pickle):
 
 def files_of(path):
     """The directory that holds a checkpoint's tokenizer: an adapter's base, or the checkpoint itself."""
-    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return files_of(find(facts["adapter"]["base"])) if "adapter" in facts else path
+    facts = read_json(path / "config.json")
+    return base_of(path, facts)[0] if "adapter" in facts else path
 
 
 def tokenizer_of(path):
     """The tokenizer of a checkpoint's directory."""
     path = files_of(path)
-    facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    facts = read_json(path / "config.json")
     try:
         return tokenizers.load(facts["tokenizer"] if "model" in facts else {"kind": "hf"}, path)
-    except ValueError as e:
-        sys.exit(str(e))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        sys.exit(f"{path}/config.json: {e}")
 
 
 def load(path, device="cpu", dtype=torch.float32, pickle=False):
@@ -90,24 +90,29 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False):
 
     pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)"""
     path = find(path, pickle)
+    facts = read_json(path / "config.json")
+    if "adapter" in facts:
+        return load_adapter(path, facts, device, dtype, pickle)
+    if architecture(facts, path):
+        return load_released(path, facts, device, dtype, pickle)
     try:
-        facts = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if "adapter" in facts:
-            return load_adapter(path, facts, device, dtype, pickle)
-        if facts.get("architectures"):
-            return load_released(path, facts, device, dtype, pickle)
         config = facts.pop("model")
         unknown = config.keys() - {f.name for f in fields(Config)}
         if unknown:
             sys.exit(f"{path}/config.json has the unknown model settings {', '.join(sorted(unknown))}")
-        model = Transformer(Config(**config))
+        config = Config(**config)
         tokenizer = tokenizers.load(facts.pop("tokenizer"), path)
         algorithm = facts.pop("algorithm")
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         sys.exit(f"{path}/config.json cannot be read as a nanoDLM checkpoint: {type(e).__name__}: {e}")
-    if config["vocab_size"] < tokenizer.vocab_size:
-        sys.exit(f"{path}: vocab_size={config['vocab_size']} is below the tokenizer's {tokenizer.vocab_size}")
-    load_weights(model, path / "model.safetensors")
+    if config.vocab_size < tokenizer.vocab_size:
+        sys.exit(f"{path}: vocab_size={config.vocab_size} is below the tokenizer's {tokenizer.vocab_size}")
+    file = path / "model.safetensors"
+    memory.fits(config, [file], path / "config.json")
+    with torch.device("meta"):  # no memory, no time: every parameter comes from the file
+        model = Transformer(config)
+    model.to_empty(device="cpu")
+    load_weights(model, file)
     return Checkpoint(model.to(device, dtype).eval(), tokenizer, algorithm, facts, path)
 
 
@@ -115,9 +120,31 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False):
 # released checkpoints
 
 
+def architecture(content, path):
+    """The name of what a released checkpoint's config.json describes; "" where it names none."""
+    names = content.get("architectures") or [""]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        sys.exit(f"{path}/config.json: architectures={names!r} is no list of names")
+    return names[0]
+
+
+def family_config(path, content, pickle, network):
+    """(Config, the files of the weights) of a family's checkpoint, whose config.json has this content; `network` says
+    what is otherwise than the architecture's name says."""
+    name, files = architecture(content, path), weight_files(path, pickle)
+    try:
+        config = Config(**FAMILIES[name].config(content) | network)
+    except KeyError as e:
+        sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
+        sys.exit(f"{path}/config.json: {e}")
+    memory.fits(config, files, path / "config.json")
+    return config, files
+
+
 def load_released(path, content, device, dtype, pickle):
     """Checkpoint from a directory in the hub's layout, whose config.json has this content."""
-    name = content["architectures"][0]
+    name = architecture(content, path)
     family = FAMILIES.get(name)
     try:
         tokenizer = tokenizers.load({"kind": "hf"}, path)
@@ -135,15 +162,10 @@ def load_released(path, content, device, dtype, pickle):
         model, algorithm = load_wrapped(path, content, device, dtype, pickle)
         model.config = replace(model.config, **network)
     else:
-        try:
-            config = Config(**family.config(content) | network)
-        except KeyError as e:
-            sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
-        except ValueError as e:
-            sys.exit(f"{path}/config.json: {e}")
+        config, files = family_config(path, content, pickle, network)
         with torch.device("meta"):  # no memory, no time: every parameter comes from the files
             model = Transformer(config)
-        load_family(model, family, weight_files(path, pickle), device, dtype)
+        load_family(model, family, files, device, dtype)
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
     algorithm = facts.get("algorithm", algorithm)
@@ -164,22 +186,53 @@ def load_released(path, content, device, dtype, pickle):
 # adapters
 
 
+@dataclass
+class Adapter:
+    """What an adapter's config.json says of it."""
+
+    base: str  # the checkpoint that it stands beside
+    base_digest: str  # of that one's weights
+    r: Size  # rank
+    alpha: Positive  # its scale is this over the rank
+    dropout: Below1 = 0.0  # in front of it
+
+    def __post_init__(self):
+        check(self)
+
+
+def base_of(path, facts, pickle=False):
+    """(directory of the checkpoint that an adapter stands beside, Adapter, settings of the network that it changed)."""
+    try:
+        network = dict(facts["adapter"].pop("network", {}))
+        adapter = Adapter(**facts["adapter"])
+    except (AttributeError, TypeError, ValueError) as e:
+        sys.exit(f"{path}/config.json: its adapter cannot be read: {e}")
+    base = find(adapter.base, pickle)
+    if "adapter" in read_json(base / "config.json"):
+        sys.exit(f"{path}/config.json: its adapter's base {adapter.base} is an adapter itself; name what that one has")
+    return base, adapter, network
+
+
 def load_adapter(path, facts, device, dtype, pickle):
     """An adapter's checkpoint: its base, with the adapter beside its layers."""
-    adapter = facts["adapter"]
-    base = load(adapter["base"], device, dtype, pickle)
+    where, adapter, network = base_of(path, facts, pickle)
+    base = load(where, device, dtype, pickle)
     found = digest(base.model)
-    if found != adapter["base_digest"]:
+    if found != adapter.base_digest:
         sys.exit(
-            f"{path} is an adapter for another base than what {adapter['base']} holds now (its digest is {found}, not "
-            f"{adapter['base_digest']}); name the right one in {path}/config.json"
+            f"{path} is an adapter for another base than what {adapter.base} holds now (its digest is {found}, not "
+            f"{adapter.base_digest}); name the right one in {path}/config.json"
         )
-    model = add_lora(base.model, adapter["r"], adapter["alpha"], adapter.get("dropout", 0.0)).to(device)
+    model = add_lora(base.model, adapter.r, adapter.alpha, adapter.dropout).to(device)
     own = {n: p for n, p in model.named_parameters() if ".lora_" in n}
     with torch.no_grad():
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
             own[name].copy_(tensor)
-    model.config = replace(model.config, **adapter["network"])
+    try:
+        model.config = replace(model.config, **network)
+    except (TypeError, ValueError) as e:
+        sys.exit(f"{path}/config.json: its adapter's network cannot be read: {e}")
+    facts = facts | {"adapter": asdict(adapter) | {"network": network}}
     return Checkpoint(model.eval(), base.tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
 
 

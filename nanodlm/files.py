@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
@@ -13,6 +14,19 @@ def replace_file(path, content):
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def read_json(path):
+    """The object that a JSON file holds, a dict; exits in one sentence where it holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as e:
+        sys.exit(f"{path} cannot be read: {e}")
+    except RecursionError:
+        sys.exit(f"{path} cannot be read: it is nested too deeply")
+    if not isinstance(found, dict):
+        sys.exit(f"{path} cannot be read: it holds a {type(found).__name__}, not keys and values")
+    return found
 
 
 def to_json(value, **keys):

@@ -1,7 +1,6 @@
 """What a run starts from: a checkpoint or nothing, the context, the blocks, the network with its adapters."""
 
 import importlib
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,8 +29,9 @@ def convert_first(s, shift):
     with FileLock(f"{s.init_from}.lock"):
         if any(file.is_file() for file in there):
             return
-        content = json.loads((ckpt.find(s.convert) / "config.json").read_text(encoding="utf-8"))
-        if is_causal((content.get("architectures") or [""])[0]) or content.get("algorithm") == "ar":
+        path = ckpt.find(s.convert)
+        content = ckpt.read_json(path / "config.json")
+        if is_causal(ckpt.architecture(content, path)) or content.get("algorithm") == "ar":
             importlib.import_module("convert_ar").convert(s.convert, s.init_from, s.algorithm, shift)
         else:
             importlib.import_module("convert_bert").convert(s.convert, s.init_from)
