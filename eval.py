@@ -131,7 +131,7 @@ def measure(values, s):
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
-        presets.refuse_idle(options, keys)
+        presets.refuse_idle(options, keys, checkpoint.model.config)
         if algorithm is fast_bd3lm and options.block_size:
             use_block_size(path, checkpoint.model.config, options.block_size)
         results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)
@@ -206,7 +206,7 @@ def main(argv):
         if name in values:
             sys.exit(f"{name} does nothing {'beside' if s.tasks else 'without'} tasks; leave it out")
     if s.tasks:
-        recipe = configurator.read([word for word in argv if word.endswith(".py") and not word.startswith("-")])
+        recipe = configurator.read(configurator.files(argv))
         with parallel.processes():
             return run_tasks(values, recipe, s)
     if s.judge and not s.num_samples or s.mauve and not s.judge:

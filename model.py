@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nanodlm.bounds import Amount, Below1, Positive, Size, Unit, Whole, check
+from nanodlm.bounds import Amount, Below1, Layers, Positive, Size, Unit, Whole, check
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Config:
     vocab_size: Whole = 0  # number of token ids; 0 takes the data set's
     seq_len: Size = 256  # context length in tokens (nanoGPT's block_size)
     block_size: Whole = 0  # bd3lm: tokens of a diffusion block it is trained for; the network does not look at it
-    n_layer: Size = 6  # Transformer blocks
+    n_layer: Layers = 6  # Transformer blocks
     n_head: Size = 6  # query heads
     n_kv_head: Whole = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
     n_embd: Size = 384  # channels of the residual stream

@@ -23,7 +23,7 @@ import torch
 
 from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, memory, presets, replay
 from nanodlm import checkpoint as ckpt
-from nanodlm.bounds import Amount, Size, check
+from nanodlm.bounds import Minute, Size, check
 from nanodlm.device import pick_device
 
 
@@ -43,7 +43,7 @@ class Settings:
     num_samples: Size = 1  # how many, in one batch
     stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
-    delay: Amount = 0.03  # seconds between frames of watch
+    delay: Minute = 0.03  # seconds between frames of watch
     html: str = ""  # write a page here that replays the denoising
     gif: str = ""  # write an animated GIF of the first sample here
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
@@ -100,11 +100,11 @@ def options_of(values, s, checkpoint, algorithm):
         if found := [k for k in lost if k not in values]:
             print(f"plain: without {', '.join(found)}, which the plain sampler does not have")
     s, options = configurator.fill(settled, Settings, algorithm.SampleOptions)
-    presets.refuse_idle(options, values)
+    presets.refuse_idle(options, values, checkpoint.model.config)
     return s, options
 
 
-def fit(s, values, options, canvas, seq_len):
+def fit(s, values, options, canvas, seq_len, mask_id):
     """The options with a length that fits the context; exits where nothing does."""
     room = seq_len - len(canvas)
     if hasattr(options, "window"):  # block by block, any length will do
@@ -118,6 +118,9 @@ def fit(s, values, options, canvas, seq_len):
             f"{len(canvas)} prompt tokens and max_new_tokens={options.max_new_tokens} exceed the context of "
             f"{seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
         )
+    holes = options.max_new_tokens + canvas.tolist().count(mask_id)
+    if "steps" in values and options.steps > holes:
+        sys.exit(f"steps={options.steps}, but there are {holes} tokens to write, one a step at least: --steps={holes}")
     return options
 
 
@@ -153,10 +156,6 @@ def main(argv):
     for file in (s.html, s.gif):
         if file and not Path(file).absolute().parent.is_dir():
             sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
-    for name in ("suppress", "last"):
-        for i in getattr(options, name, ()):
-            if not 0 <= i < model.config.vocab_size:
-                sys.exit(f"{name}={i} is not one of the checkpoint's {model.config.vocab_size} token ids")
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
     s.stop = s.stop.replace("\\n", "\n") or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:
@@ -165,7 +164,7 @@ def main(argv):
     made = sum(map(masks, re.findall(HOLE, s.infill))) if s.infill else options.max_new_tokens
     memory.to_sample(s.num_samples, made, model.config, device)
     canvas = canvas_of(s, tokenizer)
-    options = fit(s, values, options, canvas, model.config.seq_len)
+    options = fit(s, values, options, canvas, model.config.seq_len, tokenizer.mask_id)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     prompts = [canvas.to(device)] * s.num_samples
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from model import Config, Transformer
 from nanodlm import algorithms, configurator, conversations, log, memory, optim, parallel, runs, stages, start
 from nanodlm.batches import Chats, Windows
-from nanodlm.bounds import Amount, Below1, Positive, Seed, Size, Unit, Whole, check
+from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
 from nanodlm.files import ROOT, replace_file
@@ -67,13 +67,13 @@ class Settings:
     beta1: Below1 = 0.9  # AdamW
     beta2: Below1 = 0.95  # AdamW
     grad_clip: Amount = 1.0  # largest gradient norm; 0 never clips
-    lora_r: Whole = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
+    lora_r: Rank = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
     lora_alpha: Amount = 0.0  # their scale is this over the rank; 0 means twice the rank
     lora_dropout: Below1 = 0.0  # in front of them
     sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     ema: Below1 = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
-    patience: Positive = 120.0  # seconds without a sign of life from another process before this one ends, too
+    patience: Seconds = 120.0  # seconds without a sign of life from another process before this one ends, too
     eval_interval: Size = 200  # iterations between evaluations, each of which saves out_dir/last
     eval_windows: Size = 128  # validation windows, always the same
     eval_samples: Size = 2  # masks per validation window, always the same

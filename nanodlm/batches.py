@@ -346,6 +346,11 @@ def pack(sizes, room):
 # what train.py is given: two objects with the same methods
 
 
+def all_of(held, s):
+    """What to say where fewer texts are held out than eval_windows asks for."""
+    return [f"eval_windows = {len(held)}, all that are held out"] if len(held) < s.eval_windows else []
+
+
 class Windows:
     """Windows of running text, or the rows of data made of rows: functions of (seed, iteration, row) alone."""
 
@@ -368,7 +373,7 @@ class Windows:
         if not self.rows and len(corpus.load_tokens(self.name, "train", meta)) <= seq_len:
             sys.exit(f"the training text of {self.name} is shorter than one window of seq_len={seq_len} tokens")
         self.held = corpus.eval_windows(self.name, meta, seq_len, s.eval_windows)
-        self.bytes_per_token, self.said, self.options = meta["bytes_per_token"], [], None
+        self.bytes_per_token, self.said, self.options = meta["bytes_per_token"], all_of(self.held, s), None
 
     def next(self, it, first, count, total):
         """Rows first…first+count of the `total` of iteration `it`: (x0, the loss's other arguments, learnt tokens and
@@ -419,7 +424,7 @@ class Chats:
         given = s.dataset, self.tokenizer, self.files, seq_len
         self.source, self.alone = Conversations(*given, o, s.seed), replace(o, packing=False)
         self.held = Conversations(*given, self.alone, s.seed, "val").some(s.eval_windows)
-        self.said = [self.source.summary()]
+        self.said = [self.source.summary(), *all_of(self.held, s)]
         if not self.held:  # a small file may have none
             instead = "no conversation of {} is left for validation, which is of training conversations instead"
             self.said.append(instead.format(s.dataset))

@@ -25,16 +25,21 @@ class Bounds:
     without: tuple = ()  # of the ends, those that do not belong
 
     def hold(self, x):
-        return self.low <= x <= self.high and x not in self.without
+        return self.low <= x <= self.high and x not in self.without and (x == 0 or abs(x) >= NEAREST)
 
 
 LARGEST = 2**63 - 1  # int64
+NEAREST, FARTHEST = 1e-30, 1e15  # of numbers from 0: what lies beyond becomes 0, or infinite, in the arithmetic
 Whole = Annotated[int, Bounds(0, LARGEST, "of at least 0")]
 Size = Annotated[int, Bounds(1, LARGEST, "of at least 1")]
+Layers = Annotated[int, Bounds(1, 10**4, "from 1 to 10,000")]
+Rank = Annotated[int, Bounds(0, 2**16, "from 0 to 65,536")]
 Seed = Annotated[int, Bounds(0, 2**40, "from 0 to 2^40")]  # times what it is multiplied by, it fits into int64
 Steps = Annotated[int, Bounds(0, 10**6, "from 0 to a million")]
-Amount = Annotated[float, Bounds(0, math.inf, "of at least 0")]
-Positive = Annotated[float, Bounds(0, math.inf, "above 0", (0,))]
+Amount = Annotated[float, Bounds(0, FARTHEST, "from 0 to 1e15")]
+Seconds = Annotated[float, Bounds(0, 10**6, "above 0, up to a million", (0,))]
+Minute = Annotated[float, Bounds(0, 60, "from 0 to 60")]
+Positive = Annotated[float, Bounds(0, FARTHEST, "from 1e-30 to 1e15", (0,))]
 Unit = Annotated[float, Bounds(0, 1, "from 0 to 1")]
 Above0 = Annotated[float, Bounds(0, 1, "above 0, up to 1", (0,))]
 Below1 = Annotated[float, Bounds(0, 1, "from 0, below 1", (1,))]

@@ -21,7 +21,7 @@ import torch
 from model import Config, Transformer
 from nanodlm import hub, memory
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Below1, Positive, Size, check
+from nanodlm.bounds import Below1, Positive, Rank, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
@@ -134,6 +134,8 @@ def family_config(path, content, pickle, network):
     name, files = architecture(content, path), weight_files(path, pickle)
     try:
         config = Config(**FAMILIES[name].config(content) | network)
+        if not config.vocab_size:
+            raise ValueError("vocab_size=0 is no number of token ids")
     except KeyError as e:
         sys.exit(f"{path}/config.json lacks {e}, which a {name} needs")
     except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
@@ -192,12 +194,14 @@ class Adapter:
 
     base: str  # the checkpoint that it stands beside
     base_digest: str  # of that one's weights
-    r: Size  # rank
+    r: Rank
     alpha: Positive  # its scale is this over the rank
     dropout: Below1 = 0.0  # in front of it
 
     def __post_init__(self):
         check(self)
+        if not self.r:
+            raise ValueError("r=0 is no rank")
 
 
 def base_of(path, facts, pickle=False):

@@ -42,8 +42,15 @@ def implied(preset, said):
     return found
 
 
-def refuse_idle(options, said):
-    """Exit where something was said that does nothing beside the other options. A preset may say it."""
+def refuse_idle(options, said, config):
+    """Exit where something was said that does nothing beside the other options, which a preset may say, or that names
+    token ids that the network (model.Config) does not have."""
+    for name in ("suppress", "last"):
+        for i in getattr(options, name, ()):
+            if i >= config.vocab_size:
+                sys.exit(f"{name}={i} is not one of the checkpoint's {config.vocab_size} token ids")
+    if "top_k" in said and options.top_k > config.vocab_size:
+        sys.exit(f"top_k={options.top_k} exceeds the checkpoint's {config.vocab_size} token ids; 0 draws among all")
     usual = {f.name: f.default for f in fields(options)}
     for name, why in idle(options).items():
         if name in said and getattr(options, name) != usual[name]:

@@ -109,7 +109,7 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         return configurator.fill(settled | said | decoding, algorithm.SampleOptions, quiet=True)
 
     line = {k: v for k, v in decoding.items() if v[1] == "the command line"}  # a recipe's may become idle beside it
-    presets.refuse_idle(sampling({"do_sample": True}), line)  # before anything is computed
+    presets.refuse_idle(sampling({"do_sample": True}), line, checkpoint.model.config)  # before anything is computed
     return options, likelihood, sampling
 
 

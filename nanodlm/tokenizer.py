@@ -114,7 +114,9 @@ def tiktoken_tokenizer(spec):
     try:
         enc = tiktoken.get_encoding("gpt2")
     except OSError as e:  # of the network, too
-        raise ValueError(f"GPT-2's vocabulary could not be had: set TIKTOKEN_CACHE_DIR to a copy ({e})") from e
+        raise ValueError(
+            f"GPT-2's vocabulary could not be had: set TIKTOKEN_CACHE_DIR to a copy ({str(e)[:200]})"
+        ) from e
     # 50304 rows instead of 50258: a multiple of 64 is what tensor cores want. The ids after the mask are unused.
     return Tokenizer(
         spec,
@@ -183,14 +185,17 @@ def hf_tokenizer(spec, directory):
     def ids_of(key, default):
         found = generation.get(key, config.get(key))
         found = default if found is None else found
-        return [] if found is None else found if isinstance(found, list) else [found]
+        found = [] if found is None else found if isinstance(found, list) else [found]
+        for i in found:
+            if type(i) is not int or i >= 2**31:
+                raise ValueError(f"{directory}: {key}={i!r} is no token id")
+        return [i for i in found if i >= 0]  # -1 is how some say that there is none
 
     vocab = hf.get_vocab()
     ends = ids_of("eos_token_id", hf.eos_token_id) or ids_of("pad_token_id", hf.pad_token_id)
     stops = dict.fromkeys([*ends, *([hf.eos_token_id] if hf.eos_token_id is not None else [])])
     stops |= dict.fromkeys(vocab[t] for t in END_OF_TURN if t in vocab)
-    mask = config.get("mask_token_id")
-    mask = hf.mask_token_id if mask is None else mask
+    mask = next(iter(ids_of("mask_token_id", hf.mask_token_id)), None)
     mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
 
     def encode(text):
