@@ -200,6 +200,67 @@ def test_a_config_file_holds_assignments_of_values_and_nothing_else():
     assert "model.bin" in refusal("model.bin")
 
 
+def test_a_config_file_is_read_and_not_run_however_it_is_written():
+    """Literals and arithmetic on numbers, within bounds: nothing that takes long, nothing that ends in a traceback."""
+    read = {"2 ** 3": 8, "-7 // 2": -4, "7 % 4 + 1.5": 4.5, "(1 + 2) * 1e3": 3000.0, "8 * 1024": 8192, "1 / 8": 0.125}
+    for text, value in read.items():
+        assert settings(config_file(f"learning_rate = {text}")).learning_rate == value
+    for text in ("10**10**10", "9**9**9", "2**1000", "10**60 * 10**60", "-" * 5000 + "1", "[" * 5000, "1 << 9**9"):
+        assert "mine.py" in refusal(config_file(f"seed = {text}")), text
+    for text in ("'a' * 10**12", "True + 1", "1 if 1 else 2", "b'x'", "1j", "...", "[x for x in (1,)]", "f'{1}'", "{}"):
+        assert "cannot read the value of seed" in refusal(config_file(f"seed = {text}")), text
+    for text in ("'\\ud800'", "'\\0'"):
+        assert "out_dir = " in refusal(config_file(f"out_dir = {text}")), text
+    Path("null.py").write_bytes(b"seed = 1\0")
+    Path("large.py").write_bytes(b"# " + b"x" * 2**20 + b"\nseed = 1\n")
+    for name in ("null.py", "large.py"):
+        assert f"{name} is not a config file" in refusal(name) or f"{name}, line" in refusal(name)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_end_its_lines_as_windows_does():
+    Path("mine.py").write_bytes(b"\xef\xbb\xbfseed = 7\r\nmax_iters = 5\r\n")
+    assert settings("mine.py") == Settings(seed=7, max_iters=5)
+
+
+def test_one_spelling_is_as_good_as_another():
+    @dataclass
+    class Choice:
+        compile: Literal["auto", "true", "false"] = "auto"  # nanoGPT's is a bool
+        prompt: str = ""  # a text
+
+    for word in ("--compile=False", "--compile=false", "--compile=0", "--compile=no", config_file("compile = False")):
+        assert settings(word, classes=(Choice,)).compile == "false"
+    for word in ("--compile=True", "--compile", "--compile=1", config_file("compile = True")):
+        assert settings(word, classes=(Choice,)).compile == "true"
+    for text in ("what is in main.py", "--x is a switch", "-5 apples"):
+        for words in ([f"--prompt={text}"], ["--prompt", text]):
+            assert settings(*words, classes=(Choice,)).prompt == text
+    assert settings("--prompt=main.py", "--compile", config_file(""), classes=(Choice,)) == Choice("true", "main.py")
+
+
+def test_initials_are_understood():
+    assert refusal("--lr=1") == "unknown key 'lr' (the command line); did you mean learning_rate?"
+    assert "n_layer?" in refusal("--layers=2", classes=(Settings, Shape)) and "--help" in refusal("--=1")
+
+
+def test_annotations_may_be_postponed_and_an_unknown_type_is_named(monkeypatch):
+    lines = ["from __future__ import annotations", "from dataclasses import dataclass", "@dataclass", "class Mine:"]
+    lines += ["    weight: float = 1.0", "    size: int | None = None"]
+    config_file("\n".join(lines), "postponed.py")
+    monkeypatch.syspath_prepend(".")
+    Mine = importlib.import_module("postponed").Mine
+    assert settings("--weight=2", "--size=3", classes=(Mine,)) == Mine(2.0, 3)
+
+    @dataclass
+    class Other:
+        sizes: list[int] = None
+        when: complex = 1j
+
+    for key in ("sizes", "when"):
+        said = refusal(f"--{key}=1", classes=(Other,))
+        assert key in said and "no type of a setting: those are bool, int, float" in said
+
+
 # ---- filling ---------------------------------------------------------------------------------------------------------
 
 
