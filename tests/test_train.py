@@ -334,7 +334,7 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
     [
         (["--learning_rat=1"], "learning_rat.*did you mean learning_rate"),
         (["--batch_size=many"], "batch_size.*many.*whole number"),
-        (["--batch_size=0"], "batch_size must be at least 1"),
+        (["--batch_size=0"], "batch_size = '0' .*of at least 1"),
         (["--device=cuda"] if not torch.cuda.is_available() else ["--device=gpu"], "device.*cuda"),
         (["--lr_schedule=linear"], "lr_schedule.*cosine, wsd, constant"),
         (["config/quikstart.py"], "quikstart.*did you mean config/quickstart.py"),
