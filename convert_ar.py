@@ -133,7 +133,7 @@ def convert(
     path = ckpt.find(source, pickle)
     checkpoint = ckpt.load(path, pickle=pickle)
     model, old = checkpoint.model, checkpoint.tokenizer
-    if checkpoint.algorithm != "ar" or not model.config.causal:
+    if not model.config.causal:
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
     used = old.vocab_size if "architecture" in checkpoint.facts else old.mask_id  # ids that have a trained row
     used = min(used, model.config.vocab_size)

@@ -132,7 +132,7 @@ def measure(values, s):
         keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
         presets.refuse_idle(options, keys, checkpoint.model.config)
-        if algorithm is fast_bd3lm and options.block_size:
+        if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks
             use_block_size(path, checkpoint.model.config, options.block_size)
         results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)
     return results

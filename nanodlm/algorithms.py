@@ -2,16 +2,28 @@
 
 import importlib
 import sys
+from dataclasses import fields, is_dataclass
 
-from nanodlm.files import ROOT
+from nanodlm.files import ROOT, holding, holds, load_module
+
+PARTS = ("CAUSAL", "loss", "nelbo", "log_likelihood", "generate", "LossOptions", "LikelihoodOptions", "SampleOptions")
 
 
 def load(name):
     """The module of that name: a file of this project that has a loss, such as mdlm or ar."""
-    here = sorted(p.stem for p in ROOT.glob("*.py") if "\ndef loss(" in p.read_text(encoding="utf-8"))
-    if name not in here:
-        sys.exit(f"no algorithm {name!r}; the files with a loss are {', '.join(here)}")
-    return importlib.import_module(name)
+    path = ROOT / f"{name}.py"
+    if not str(name).isidentifier() or not holds(path, "def loss("):
+        here = ", ".join(p.stem for p in holding(ROOT, "*.py", "def loss("))
+        sys.exit(f"no algorithm {name!r}; the files with a loss are {here}")
+    module = load_module(name, path)
+    if lacks := [part for part in PARTS if not hasattr(module, part)]:
+        sys.exit(f"{path.name} has no {' and no '.join(lacks)}: an algorithm has {', '.join(PARTS)}")
+    for part in PARTS[-3:]:
+        if not is_dataclass(getattr(module, part)):
+            sys.exit(f"{path.name}: {part} must be a dataclass, whose fields are options")
+    if lacks := {"max_new_tokens", "temperature", "seed"} - {f.name for f in fields(module.SampleOptions)}:
+        sys.exit(f"{path.name}: SampleOptions has no {' and no '.join(sorted(lacks))}")
+    return module
 
 
 def engine(algorithm, plain=False):

@@ -368,6 +368,11 @@ class Windows:
             sys.exit(f"{source.path} has another tokenizer than {self.name}; their ids do not mean the same")
         if source:
             self.tokenizer, self.files = source.tokenizer, source.files
+        if config.causal and self.tokenizer.mask_id is None and not self.prompt_len:
+            sys.exit(
+                f"{source.path} has no begin-of-text, so that nothing comes before a window's first token; give it "
+                "conversations, or rows with a prompt_len"
+            )
         if self.rows and self.rows != seq_len:
             sys.exit(f"seq_len={seq_len} does not fit the rows of {self.name}; use --seq_len={self.rows}")
         if not self.rows and len(corpus.load_tokens(self.name, "train", meta)) <= seq_len:

@@ -172,9 +172,9 @@ def load_released(path, content, device, dtype, pickle):
         facts.setdefault("preset", family.preset)
     algorithm = facts.get("algorithm", algorithm)
     title = parts[-3 if parts[-2] == "snapshots" else -1]
-    if algorithm != "ar" and "algorithm" not in facts and "bd3lm" in title:  # only its name says so
+    if not model.config.causal and "algorithm" not in facts and "bd3lm" in title:  # only its name says so
         algorithm, facts["preset"] = "bd3lm", "bd3lm"
-    if algorithm == "ar":
+    if model.config.causal:
         tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
     elif tokenizer.mask_id is None:
         sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")

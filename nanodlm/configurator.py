@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from nanodlm.bounds import describe, kinds, parse, shorten
-from nanodlm.files import ROOT
+from nanodlm.files import ROOT, holding
 
 
 def read(argv, skip=None):
@@ -58,7 +58,7 @@ def files(argv):
 def read_file(name):
     path = Path(name) if Path(name).exists() else ROOT / name
     if not path.is_file():
-        recipes = [] if "=" in name else [f"config/{p.name}" for p in (ROOT / "config").glob("*.py")]
+        recipes = [] if "=" in name else [f"config/{p.name}" for p in holding(ROOT / "config", "*.py")]
         near = difflib.get_close_matches(name, recipes, 1, 0.3)
         sys.exit(f"no config file {name!r}" + (f"; did you mean {near[0]}?" if near else "; options are --key=value"))
     try:

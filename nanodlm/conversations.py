@@ -11,7 +11,6 @@ is to the token what a sampler will be given. An answer's tokens, its end-of-tur
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -29,7 +28,9 @@ import numpy as np
 from nanodlm import corpus, hub
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Whole, check
+from nanodlm.files import holding, holds, load_module
 
+RECORDS = "def records("  # what a data/<name>/prepare.py of conversations has
 VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
 
 
@@ -116,16 +117,16 @@ def find_records(name, streaming=False):
     if name.endswith(".jsonl"):
         return jsonl(name), file_digest(Path(name)), corpus.ROOT / "data" / "chat_jsonl"
     here = corpus.ROOT / "data" / name
-    known = sorted(p.parent.name for p in (corpus.ROOT / "data").glob("*/prepare.py") if is_chat(p))
-    if name not in known:
+    if not is_chat(here / "prepare.py"):
+        known = [p.parent.name for p in holding(corpus.ROOT / "data", "*/prepare.py", RECORDS)]
         sys.exit(f"no conversations {name!r}: use a .jsonl file, or {', '.join(known)}")
-    module = importlib.import_module(f"data.{name}.prepare")
+    module = load_module(f"data.{name}.prepare", here / "prepare.py")
     local = here / "train.jsonl"
     return module.records(streaming), file_digest(local) if local.is_file() else "hub", here
 
 
 def is_chat(prepare):
-    return "\ndef records(" in prepare.read_text(encoding="utf-8")
+    return holds(prepare, RECORDS)
 
 
 def file_digest(path):
@@ -141,7 +142,7 @@ def file_digest(path):
 def holds_chat(dataset):
     """Whether `dataset` names conversations (and not running text)."""
     return all(
-        name.endswith(".jsonl") or (p := corpus.ROOT / "data" / name / "prepare.py").is_file() and is_chat(p)
+        name.endswith(".jsonl") or is_chat(corpus.ROOT / "data" / name / "prepare.py")
         for name, _ in parse_mixture(dataset)
     )
 

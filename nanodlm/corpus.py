@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nanodlm import tokenizer as tokenizers
-from nanodlm.files import ROOT, replace_file, to_json
+from nanodlm.files import ROOT, holding, replace_file, to_json
 
 
 def find(dataset):
@@ -31,7 +31,7 @@ def load_meta(dataset):
     """meta.json as a dict; exits with the command that makes the data where there is none."""
     path = find(dataset) / "meta.json"
     if not path.exists():
-        known = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py"))
+        known = [p.parent.name for p in holding(ROOT / "data", "*/prepare.py")]
         if dataset in known:
             sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
         sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")

@@ -7,22 +7,28 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from bd3lm import CAUSAL, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
+import mdlm
+from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
 from mdlm import Output, certainty
 from nanodlm import decode
 from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
-from nanodlm.likelihood import LikelihoodOptions, portions
+from nanodlm.likelihood import portions
+
+
+@dataclass
+class LikelihoodOptions(mdlm.LikelihoodOptions):
+    batch_size: int = 16  # sequences per forward
 
 
 @torch.no_grad()
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """bd3lm.log_likelihood for ragged pairs and with likelihood.LikelihoodOptions; float64 (N,). The exact methods take
+    """bd3lm.log_likelihood for ragged pairs, in batches; float64 (N,). The exact methods take
     block_size forwards, not one per token: what a block is given, the text before it, is known from the start, so all
     blocks reveal a token at the same time."""
     out, size = [], trained_block_size(model)
     numbers = torch.arange(len(prompts)) if numbers is None else numbers
-    if options.method in ("llada", "dream", "illada") or options.cfg_scale:
+    if options.method in ("llada", "dream", "illada") or getattr(options, "cfg_scale", 0.0):  # of likelihood.py's own
         raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
     longest, seq_len = max((len(p) + len(t) for p, t in zip(prompts, targets)), default=0), model.config.seq_len
     if longest > seq_len:

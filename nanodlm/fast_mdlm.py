@@ -2,7 +2,7 @@
 
 import torch
 
-from mdlm import CAUSAL, Output, nelbo  # noqa: F401
+from mdlm import CAUSAL, LossOptions, Output, nelbo  # noqa: F401
 from model import Transformer
 from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401

@@ -1,9 +1,11 @@
-"""Files that are whole or not there, and strict JSON."""
+"""Files that are whole or not there, strict JSON, and the project's own Python files."""
 
+import importlib.util
 import json
 import math
 import os
 import sys
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
@@ -40,3 +42,38 @@ def to_json(value, **keys):
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
     return json.dumps(strict(value), allow_nan=False, **keys)
+
+
+def holds(path, line):
+    """Whether a line of a file that can be read begins so."""
+    try:
+        return any(text.startswith(line.encode()) for text in path.read_bytes().splitlines())
+    except OSError:
+        return False
+
+
+def holding(directory, pattern, line=""):
+    """The files of a directory in which a line begins so. Not what an editor or another system leaves beside them, as
+    .#mine.py or ._mine.py."""
+    found = sorted(p for p in Path(directory).glob(pattern) if holds(p, line))
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(directory).parts)]
+
+
+def load_module(name, path):
+    """The module in the file `path`, wherever Python would look for one of that name; exits with the line that is at
+    fault where it cannot be imported."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)  # for dataclasses, which look there
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except Exception as e:
+            del sys.modules[name]
+            at = [f.lineno for f in traceback.extract_tb(e.__traceback__) if Path(f.filename) == path]
+            file, line = (e.filename, e.lineno) if isinstance(e, SyntaxError) else (path, at[-1] if at else 1)
+            sys.exit(f"{file}, line {line}: {type(e).__name__}: {e}")
+    module = sys.modules[name]
+    found = getattr(module, "__file__", None) or "a module of Python's own"
+    if not Path(found).exists() or not path.samefile(found):
+        sys.exit(f"{path} has the name of {found}, which is loaded already; give it another one")
+    return module

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import ar
-from nanodlm import batches, conversations, corpus
+from nanodlm import algorithms, batches, conversations, corpus
 from nanodlm import checkpoint as ckpt
 from nanodlm.likelihood import mean_and_error, per_token
 
@@ -54,11 +53,16 @@ def window(checkpoint):
     return min(checkpoint.facts.get("seq_len", checkpoint.model.config.seq_len), checkpoint.model.config.seq_len)
 
 
+def likelihood_options(algorithm, s, **said):
+    """LikelihoodOptions, in batches of s.batch_size where the algorithm makes batches."""
+    batch = {"batch_size": s.batch_size} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
+    return algorithm.LikelihoodOptions(**said, **batch)
+
+
 def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
-    batch = {"batch_size": s.batch_size} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
-    options = algorithm.LikelihoodOptions(method=method, **batch)
+    options = likelihood_options(algorithm, s, method=method)
     ends = [None] * len(windows) if lengths is None else lengths.tolist()
     given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
     logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
@@ -92,7 +96,8 @@ def judge(texts, held, s, device):
     """Perplexity of texts under the autoregressive model s.judge, of all tokens behind a begin-of-text, in its own
     tokens; and with s.mauve how near they are to held-out texts, by its last hidden states."""
     j = ckpt.load(s.judge, device)
-    if j.algorithm != "ar":
+    algorithm = algorithms.engine(algorithms.load(j.algorithm))
+    if not algorithm.CAUSAL:
         sys.exit(
             f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
         )
@@ -107,8 +112,8 @@ def judge(texts, held, s, device):
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
     if not pairs:
         sys.exit("the samples are empty, so that there is nothing to judge")
-    o = ar.LikelihoodOptions(batch_size=s.batch_size)
-    logp = iter(ar.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
+    o = likelihood_options(algorithm, s)
+    logp = iter(algorithm.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
     nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
     mean, error = mean_and_error(per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
     found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}

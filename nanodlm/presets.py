@@ -8,19 +8,19 @@ import sys
 from dataclasses import fields
 
 from nanodlm import configurator
+from nanodlm.files import ROOT, holding
 
-ROOT = configurator.ROOT
 SURE = ("threshold", "factor", "entropy_bound")  # quotas that reveal whatever is sure enough; each has an option
 
 
 def settle(checkpoint, algorithm, said, name=""):
     """(preset's name or "", everything that is said, {key: (value, where)}) for a checkpoint. Without a name the preset
     is the model's own, of which another algorithm takes what it knows."""
-    own, there = checkpoint.facts.get("preset"), sorted(p.stem for p in (ROOT / "config" / "presets").glob("*.py"))
+    own, there = checkpoint.facts.get("preset"), [p.stem for p in holding(ROOT / "config/presets", "*.py")]
     name = name or own or "none"
     if name not in (*there, "none"):
         sys.exit(f"no preset {name!r}; there are {', '.join(there)}, and none")
-    preset = {} if name == "none" else configurator.read_file(f"config/presets/{name}.py")
+    preset = {} if name == "none" else configurator.read_file(str(ROOT / f"config/presets/{name}.py"))
     if name == own:
         preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
     if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
@@ -58,28 +58,26 @@ def refuse_idle(options, said, config):
 
 
 def idle(options):
-    """{option that does nothing: because of what}, of those that there are: plain samplers have few."""
-    o, found = options, {}
-    if not hasattr(o, "quota"):  # ar
-        return {"top_k": "temperature=0", "top_p": "temperature=0"} if o.temperature == 0 else {}
-    measure = getattr(o, "measure", "network")
-    if o.temperature == 0 and measure != "draw":
-        found |= dict.fromkeys(("top_k", "top_p"), f"temperature=0 and measure={measure}")
-    if o.order in ("margin", "entropy") and measure == "token":
-        found["measure"] = f"order={o.order}, which looks at no token"
-    if o.order == "random":
+    """{option that does nothing: because of what}, of those that there are: plain samplers have few, yours others."""
+    found, names = {}, ("temperature", "measure", "order", "quota", "remask", "block_size")
+    temperature, measure, order, quota, remask, block_size = (getattr(options, name, None) for name in names)
+    if temperature == 0 and measure != "draw":
+        found |= dict.fromkeys(("top_k", "top_p"), "temperature=0" + (f" and measure={measure}" if measure else ""))
+    if order in ("margin", "entropy") and measure == "token":
+        found["measure"] = f"order={order}, which looks at no token"
+    if order == "random":
         found |= dict.fromkeys(("measure", "order_temperature", "last"), "order=random")
-    if o.quota == "ancestral":
+    if quota == "ancestral":
         found |= dict.fromkeys(("order", "measure", "last"), "quota=ancestral, which draws positions at random")
-    if o.quota != "steps":
-        found["order_temperature"] = f"quota={o.quota}"
-    if o.quota in SURE:
-        found |= dict.fromkeys(("steps", "schedule"), f"quota={o.quota}, which reveals whatever is sure enough")
-    found |= {name: f"quota={o.quota}" for name in SURE if name != o.quota}
-    if not getattr(o, "remask", 0.0):
+    if quota != "steps":
+        found["order_temperature"] = f"quota={quota}"
+    if quota in SURE:
+        found |= dict.fromkeys(("steps", "schedule"), f"quota={quota}, which reveals whatever is sure enough")
+    found |= {name: f"quota={quota}" for name in SURE if quota and name != quota}
+    if not remask:
         found |= dict.fromkeys(("remask_from", "remask_until"), "remask=0")
-    if hasattr(o, "window"):
+    if hasattr(options, "window"):
         found["lookahead"] = "algorithm=bd3lm, whose blocks see nothing of what comes after them"
-    elif not getattr(o, "block_size", 0):
+    elif not block_size:
         found["lookahead"] = "block_size=0: there is nothing behind the one block"
-    return {name: why for name, why in found.items() if hasattr(o, name)}
+    return {name: why for name, why in found.items() if hasattr(options, name)}

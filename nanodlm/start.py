@@ -31,7 +31,7 @@ def convert_first(s, shift):
             return
         path = ckpt.find(s.convert)
         content = ckpt.read_json(path / "config.json")
-        if is_causal(ckpt.architecture(content, path)) or content.get("algorithm") == "ar":
+        if is_causal(ckpt.architecture(content, path)) or content.get("model", {}).get("causal"):
             importlib.import_module("convert_ar").convert(s.convert, s.init_from, s.algorithm, shift)
         else:
             importlib.import_module("convert_bert").convert(s.convert, s.init_from)
@@ -96,7 +96,7 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
     if block_size and source and not isinstance(source.model, Transformer):
         sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
-    if s.anneal_iters and (algorithm.CAUSAL or block_size):
+    if s.anneal_iters and (block_size or not hasattr(algorithm.LossOptions, "see_ahead")):
         sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
     return replace(config, causal=algorithm.CAUSAL, block_size=block_size)
 

@@ -11,12 +11,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import datasets
 import lm_eval.evaluator
 import lm_eval.tasks
 
-from nanodlm import configurator, fast_mdlm, hub, presets, sandbox
+from nanodlm import configurator, hub, presets, sandbox
 from nanodlm.bounds import Amount, Seed, Whole, check
 from nanodlm.files import ROOT
 from nanodlm.harness import Answers, Harness
@@ -90,7 +91,10 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         return {k: v for k, v in own.items() if k in {f.name for f in fields(c)}}
 
     theirs, published = checkpoint.facts.get("preset"), ("llada", "dream", "illada")
-    method = {"method": (theirs, "its preset")} if algorithm is fast_mdlm and theirs in published else {}
+    methods = get_args(get_type_hints(algorithm.LikelihoodOptions).get("method"))
+    method = {"method": (theirs, "its preset")} if theirs in methods else {}
+    if methods and theirs in published and not method:
+        print(f"warning: the checkpoint's authors score by method={theirs}, which {algorithm.__name__} does not have")
     for key in ("method", "preset"):
         if theirs in published and own.get(key, (theirs,))[0] in {*published} - {theirs}:
             print(f"warning: {key}={own[key][0]} is another family's; the checkpoint's authors have {theirs}")

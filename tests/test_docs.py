@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import train
 from experiments import bench, compare
 from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
 from nanodlm import checkpoint as ckpt
+from nanodlm.files import load_module
 
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -106,9 +108,9 @@ def commands():
 def mine(tmp_path, monkeypatch):
     """mine.py, a copy of mdlm.py, as if it stood beside it."""
     (tmp_path / "mine.py").write_text((ROOT / "mdlm.py").read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(algorithms, "ROOT", tmp_path)
-    return importlib.import_module("mine")
+    yield load_module("mine", tmp_path / "mine.py")
+    del sys.modules["mine"]
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)

@@ -65,7 +65,6 @@ def test_who_copies_an_algorithm_has_its_own_functions_and_ours_have_their_fast_
     text = (ROOT / "mdlm.py").read_text(encoding="utf-8")
     (tmp_path / "of_my_own.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(algorithms, "ROOT", tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     mine = algorithms.load("of_my_own")
     assert algorithms.engine(mine) is mine and callable(mine.generate)
     with pytest.raises(SystemExit, match="no algorithm 'mine'; the files with a loss are of_my_own"):

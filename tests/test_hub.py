@@ -6,7 +6,6 @@ whatever is the matter with the hub is one sentence, or a line and no harm.
 
 import functools
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -54,7 +53,8 @@ def said(do, *args, **keys):
 def elsewhere(tmp_path, monkeypatch):
     """Token files go here, and what lies beside the scripts is not read; workers and plots would take most of the
     time."""
-    before = {*sys.modules}
+    for name in [name for name in sys.modules if name.startswith("data.")]:
+        monkeypatch.delitem(sys.modules, name)  # others have scripts of their own under these names
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "ROOT", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -63,11 +63,9 @@ def elsewhere(tmp_path, monkeypatch):
         home = tmp_path / "data" / script.parent.name
         home.mkdir(parents=True)
         (home / script.name).write_bytes(script.read_bytes())
-        if conversations.is_chat(script):
-            monkeypatch.setattr(importlib.import_module(f"data.{home.name}.prepare"), "HERE", home)
     yield
-    for name in [name for name in sys.modules if name.startswith("data.") and name not in before]:
-        del sys.modules[name]  # others have scripts of their own under these names
+    for name in [name for name in sys.modules if name.startswith("data.")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

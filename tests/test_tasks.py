@@ -383,7 +383,7 @@ def test_code_that_would_run_outside_of_the_sandbox_is_refused(run, toys, monkey
 
 
 def test_a_method_that_an_algorithm_lacks_and_a_path_that_is_none_are_one_sentence(run):
-    with pytest.raises(SystemExit, match="method=llada, .* is defined for mdlm only"):
+    with pytest.raises(SystemExit, match="method = 'llada' .* one of nelbo, left_to_right, confidence"):
         run("toy_mc", "--method=llada", checkpoint="bd3lm")
     with pytest.raises(SystemExit, match="include_path=/nowhere is no directory of task files"):
         task_manager("/nowhere")

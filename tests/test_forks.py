@@ -1,0 +1,147 @@
+"""An algorithm of one's own: a copy under another name gives the very numbers of the original, because whoever asks
+asks what it has and not who it is; and what it lacks is said in one sentence."""
+
+import json
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from evals import TEXT, made, run, toys, write_family  # noqa: F401
+from test_train import ROOT, TINY, text_data  # noqa: F401
+
+import eval as evaluation
+import sample
+import train
+from nanodlm import algorithms, corpus
+from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
+
+torch.set_num_threads(1)
+COPIES = {"mdlm": "copy_of_mdlm", "bd3lm": "copy_of_bd3lm", "ar": "copy_of_ar"}
+
+
+@pytest.fixture
+def project(tmp_path_factory, monkeypatch):
+    """A project's top floor with copies of the algorithms, and their originals."""
+    path = tmp_path_factory.mktemp("project")
+    for name, copy in COPIES.items():
+        text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+        (path / f"{copy}.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(algorithms, "ROOT", path)
+    yield path
+    for copy in COPIES.values():
+        sys.modules.pop(copy, None)
+
+
+def renamed(source, target, name):
+    """The checkpoint `source`, as if the algorithm `name` had made it."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    facts = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(facts | {"algorithm": name}))
+    return target
+
+
+@pytest.fixture
+def pairs(project, made, tmp_path):  # noqa: F811
+    """{algorithm: (its checkpoint, the same of its copy)}."""
+    return {name: (made / name, renamed(made / name, tmp_path / copy, copy)) for name, copy in COPIES.items()}
+
+
+@pytest.fixture
+def data(made, tmp_path):  # noqa: F811
+    return prepare(made / "mdlm", tmp_path / "data")
+
+
+def prepare(checkpoint, path, **facts):
+    """Running text in the tokens of a checkpoint."""
+    c = ckpt.load(checkpoint)
+    ids = c.tokenizer.encode(TEXT)[:1600]
+    path.mkdir()
+    tokenizers.save_files(c.tokenizer.spec, checkpoint, path)
+    corpus.write_dataset(path, c.tokenizer, {"train": ids, "val": ids[:640]}, bytes_per_token=2.0, **facts)
+    return path
+
+
+def both(monkeypatch, project, measure, pair):
+    """What measure(checkpoint) says of an original, in the project as it is, and of its copy, in another one."""
+    monkeypatch.setattr(algorithms, "ROOT", ROOT)
+    first = measure(pair[0])
+    monkeypatch.setattr(algorithms, "ROOT", project)
+    return first, measure(pair[1])
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_has_the_originals_likelihoods(name, pairs, project, data, tmp_path, monkeypatch, capsys):
+    words = [f"--dataset={data}", "--windows=6", "--samples=2", "--device=cpu", f"--out={tmp_path}/found.json"]
+    words += {"mdlm": ["--chain_rule=confidence"], "ar": []}.get(name, ["--chain_rule=left_to_right", "--block_size=4"])
+
+    def measure(checkpoint):
+        evaluation.main([f"--checkpoint={checkpoint}", "--chain_windows=2", *words])
+        return json.loads((tmp_path / "found.json").read_text())[0]["likelihood"]
+
+    first, second = both(monkeypatch, project, measure, pairs[name])
+    assert first.keys() == second.keys()
+    for kind, x in first.items():
+        assert x["bits_per_window"] == pytest.approx(second[kind]["bits_per_window"], rel=1e-5)
+    assert capsys.readouterr().out.count("was trained on blocks of 8 tokens, not 4") == 2 * (name == "bd3lm")
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_has_the_originals_scores_and_texts(name, pairs, project, run, monkeypatch, capsys):  # noqa: F811
+    """Answers of a few tokens, scored and written; samples from nothing, of a seed."""
+
+    def measure(checkpoint):
+        rows = run("toy_mc,toy_gen,toy_ll", *([] if name == "ar" else ["--mc_samples=3"]), checkpoint=str(checkpoint))
+        capsys.readouterr()
+        words = ["--num_samples=2", "--max_new_tokens=12", "--prompt=the", "--seed=3", "--device=cpu"]
+        sample.main([f"--checkpoint={checkpoint}", *words])
+        said = capsys.readouterr().out
+        return [[s["resps"] for s in r["samples"]] for r in rows], said[said.index("---") : said.rindex("---")]
+
+    (first, text), (second, same) = both(monkeypatch, project, measure, pairs[name])
+    assert text == same
+
+    def flat(x):
+        return [y for part in x for y in flat(part)] if isinstance(x, list) else [x]
+
+    for a, b in zip(flat(first), flat(second), strict=True):
+        number = isinstance(a, float) or str(a).lstrip("-").replace(".", "").isdigit()
+        assert float(a) == pytest.approx(float(b), rel=1e-5) if number else a == b
+
+
+def test_a_copy_of_ar_can_judge_be_converted_and_be_released(pairs, project, data, tmp_path, monkeypatch):
+    import convert_ar
+    from nanodlm import measures
+
+    def measure(checkpoint):
+        return measures.judge([TEXT[:60], TEXT[60:200]], [], evaluation.Settings(judge=str(checkpoint)), "cpu")
+
+    first, second = both(monkeypatch, project, measure, pairs["ar"])
+    assert first["perplexity"] == second["perplexity"] > 1
+    convert_ar.convert(pairs["ar"][1], tmp_path / "converted")
+    assert ckpt.load(tmp_path / "converted").algorithm == "mdlm"
+    gpt2, words = write_family(tmp_path / "gpt2", "gpt2"), ["--algorithm=copy_of_ar", "--seq_len=16", "--max_iters=1"]
+    words += [*TINY[4:-1], f"--init_from={gpt2}", f"--out_dir={tmp_path}/out"]
+    with pytest.raises(SystemExit, match="gpt2 has no begin-of-text, .* before a window's first token"):
+        train.main([*words, f"--dataset={prepare(gpt2, tmp_path / 'text')}"])
+    train.main([*words, f"--dataset={prepare(gpt2, tmp_path / 'rows', row_len=16, prompt_len=4)}"])
+    trained = ckpt.load(tmp_path / "out/last")
+    assert (trained.algorithm, trained.tokenizer.mask_id) == ("copy_of_ar", None)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_trains_as_the_original(name, project, text_data, tmp_path, monkeypatch):  # noqa: F811
+    blocks = ["--block_size=8"] if name == "bd3lm" else []
+
+    def measure(algorithm):
+        words = [*TINY, *blocks, f"--dataset={text_data}", f"--out_dir={tmp_path / algorithm}", "--max_iters=2"]
+        train.main([*words, f"--algorithm={algorithm}", "--device=cpu"])
+        weights = safetensors.torch.load_file(tmp_path / algorithm / "last/model.safetensors")
+        return weights, json.loads((tmp_path / algorithm / "last/config.json").read_text())
+
+    (first, facts), (second, others) = both(monkeypatch, project, measure, (name, COPIES[name]))
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    assert facts["val_nats"] == others["val_nats"] and facts["model"] == others["model"]
