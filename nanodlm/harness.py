@@ -169,9 +169,9 @@ class Answers:
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
         rooms = [f"nanodlm/{room}.py" for room in ("noise", "choice", "decode", "likelihood", "attention")]
         sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", *rooms))  # may be edited
-        name += [Path(source).read_text(encoding="utf-8") for source in sources]
+        name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
-        for file in sorted(self.directory.glob("*.jsonl")) if directory else ():
+        for file in sorted(self.directory.glob("[0-9]*.jsonl")) if directory else ():
             for line in file.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # the line in which a killed run ended
                     key, answer = json.loads(line)

@@ -62,7 +62,7 @@ def save_files(spec, source, target):
     if spec["kind"] == "bpe":
         shutil.copyfile(Path(source) / "tokenizer.json", Path(target) / "tokenizer.json")
     if spec["kind"] == "hf":
-        for file in (f for name in HF_FILES for f in Path(source).glob(name)):
+        for file in (f for name in HF_FILES for f in Path(source).glob(name) if f.is_file()):
             shutil.copyfile(file, Path(target) / file.name)
 
 

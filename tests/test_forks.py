@@ -2,6 +2,9 @@
 asks what it has and not who it is; and what it lacks is said in one sentence."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -16,6 +19,7 @@ import train
 from nanodlm import algorithms, corpus
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
+from nanodlm.conversations import is_chat
 
 torch.set_num_threads(1)
 COPIES = {"mdlm": "copy_of_mdlm", "bd3lm": "copy_of_bd3lm", "ar": "copy_of_ar"}
@@ -145,3 +149,73 @@ def test_a_copy_trains_as_the_original(name, project, text_data, tmp_path, monke
     (first, facts), (second, others) = both(monkeypatch, project, measure, (name, COPIES[name]))
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
     assert facts["val_nats"] == others["val_nats"] and facts["model"] == others["model"]
+
+
+# ---- what lies beside ours -------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "import nothing_of_this_name\n": "fork.py, line 1: ModuleNotFoundError: No module named 'nothing_of_this_name'",
+    "from mdlm import *\n\ndef generate(:\n": "fork.py, line 3: SyntaxError: invalid syntax",
+    "from mdlm import *\n\nCAUSAL = 1 / 0\n": "fork.py, line 3: ZeroDivisionError: division by zero",
+    "from mdlm import *\n\ndel CAUSAL, generate\n": "fork.py has no CAUSAL and no generate: an algorithm has",
+    "from mdlm import *\n\nLossOptions = dict\n": "fork.py: LossOptions must be a dataclass",
+    "from ar import *\n\nSampleOptions = LossOptions\n": "fork.py: SampleOptions has no max_new_tokens and no seed",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_fork_that_cannot_be_used_is_one_sentence_with_its_line(text, project):
+    (project / "fork.py").write_text(text + "\n\ndef loss(model, x0):\n    pass\n")
+    with pytest.raises(SystemExit) as e:
+        algorithms.load("fork")
+    sys.modules.pop("fork", None)
+    assert BROKEN[text] in e.value.code and "\n" not in e.value.code
+
+
+@pytest.mark.parametrize("name", ["../ar", "a.b", "", "none", 5, "json\0", "copy_of_ar/", "prose"])
+def test_what_names_no_algorithm_is_told_which_there_are(name, project):
+    (project / "prose.py").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(SystemExit, match="no algorithm .*; the files with a loss are copy_of_ar, copy_of_bd3lm, copy"):
+        algorithms.load(name)
+
+
+def test_a_fork_may_not_have_the_name_of_what_is_loaded_already(project):
+    (project / "json.py").write_text((ROOT / "mdlm.py").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="json.py has the name of .*, which is loaded already"):
+        algorithms.load("json")
+
+
+def test_what_editors_and_other_systems_leave_beside_our_files_stops_nothing(tmp_path):
+    """A dangling lock, another system's shadow of a file and a text in Latin-1, in every directory that is listed; and
+    a package with the name of our data. As processes, in a project of their own."""
+    here, other = tmp_path / "project", tmp_path / "other"
+    ignored = shutil.ignore_patterns("__pycache__", "*.bin", "meta.json", "[0-9a-f]" * 12)
+    for part in ("nanodlm", "config", "data"):
+        shutil.copytree(ROOT / part, here / part, ignore=ignored)
+    for script in ROOT.glob("[a-z]*.py"):
+        shutil.copy(script, here)
+    for directory in (here, here / "config", here / "config/presets", here / "data/gsm8k", here / "data/.#tulu3"):
+        directory.mkdir(exist_ok=True)
+        for name in (".#mine.py", ".#prepare.py"):
+            (directory / name).symlink_to("someone@somewhere.1234:1")
+        for name in ("._mdlm.py", "._prepare.py"):
+            (directory / name).write_bytes(b"\0\5\26\7\xff\xfe")
+        (directory / "notes.py").write_bytes(b"# caf\xe9\nx = 1\n")
+    (here / "data/notes").mkdir()
+    (here / "data/notes/prepare.py").write_bytes(b"# caf\xe9\nx = 1\n")
+    (other / "data").mkdir(parents=True)
+    (other / "data/__init__.py").touch()
+
+    def said(*words):
+        keys = dict(cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return subprocess.run([sys.executable, *words], env={**os.environ, "PYTHONPATH": str(other)}, **keys)
+
+    few = ["--max_new_tokens=4", "--steps=2", "--device=cpu", f"--checkpoint={ROOT / 'checkpoints/pydocs_mdlm'}"]
+    done = said(here / "sample.py", *few, "--preset=llada")
+    assert done.returncode == 0 and "4 tokens in" in done.stdout, done.stderr
+    program = "from nanodlm import conversations as c; print(next(c.find_records('gsm8k')[0])); c.find_records('no')"
+    (here / "data/gsm8k/train.jsonl").write_text('{"question": "why", "answer": "so"}\n')
+    done = said("-c", f"import sys; sys.path.append({str(here)!r}); {program}")
+    assert done.stdout.strip() == "{'question': 'why', 'answer': 'so'}", done.stderr
+    known = ", ".join(sorted(p.parent.name for p in (ROOT / "data").glob("[a-z]*/prepare.py") if is_chat(p)))
+    assert done.stderr.strip() == f"no conversations 'no': use a .jsonl file, or {known}"

@@ -48,7 +48,7 @@ def docstrings(stdlib):
                 warnings.simplefilter("ignore")
                 source = path.read_text(encoding="utf-8")
                 tree = ast.parse(source)
-        except (SyntaxError, UnicodeDecodeError, ValueError):  # lib2to3 ships broken files on purpose
+        except (OSError, SyntaxError, ValueError):  # lib2to3 ships broken files on purpose
             continue
         parts = []
         for node in ast.walk(tree):
