@@ -84,7 +84,7 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
         nats, per_bit = measures.answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)
         result["likelihood"] = {"exact" if algorithm.CAUSAL else "NELBO": row(nats, per_bit)}
         return {**result, "seconds": time.time() - start, "settings": asdict(s), "sampling": asdict(options)}
-    meta = corpus.load_meta(dataset)
+    meta = corpus.load_meta(dataset, "val")
     if not tokenizers.alike(corpus.load_tokenizer(dataset, meta), checkpoint.tokenizer):
         sys.exit(f"{path} and {dataset} have different tokenizers; evaluate it on data prepared with its own")
     per_bit = 1 / math.log(2) / meta["bytes_per_token"]

@@ -356,7 +356,7 @@ class Windows:
 
     def __init__(self, s, config, source, seq_len):
         self.name, self.seed, self.seq_len = s.dataset, s.seed, seq_len
-        self.meta = meta = corpus.load_meta(s.dataset)
+        self.meta = meta = corpus.load_meta(s.dataset, "train", "val")
         self.tokenizer, self.files = corpus.load_tokenizer(s.dataset, meta), corpus.find(s.dataset)
         self.prompt_len, self.rows = meta.get("prompt_len", 0), meta.get("row_len")
         self.vocab_size = config.vocab_size or meta["vocab_size"]

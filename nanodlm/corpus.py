@@ -1,7 +1,8 @@
 """Token files: the one format that every data/<name>/prepare.py writes and that train.py and eval.py read.
 
     data/<name>/train.bin, val.bin    ids, one after the other, little-endian uint16 or uint32
-    data/<name>/meta.json             tokenizer spec, vocab_size, mask_id, eos_id, dtype, bytes_per_token, …
+    data/<name>/meta.json             tokenizer spec and dtype; vocab_size, mask_id, eos_id, bytes_per_token (of text),
+                                      which can be worked out; and what else there is to say
 
 Documents are separated by end-of-text. Data made of rows of equal length (puzzles) says so: `row_len` ids a row,
 of which the first `prompt_len` are given and the rest is to be generated. Where rows are `padded` behind their text,
@@ -10,6 +11,7 @@ val.length.bin (int64) has the tokens of each that are no padding.
 
 import hashlib
 import json
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +29,89 @@ def find(dataset):
     return Path(dataset) if (Path(dataset) / "meta.json").is_file() else ROOT / "data" / dataset
 
 
-def load_meta(dataset):
-    """meta.json as a dict; exits with the command that makes the data where there is none."""
+def whole(x, low=0, end=math.inf):
+    return isinstance(x, int) and not isinstance(x, bool) and low <= x < end
+
+
+def is_positive(x):
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < math.inf
+
+
+def is_dtype(x):
+    try:
+        return isinstance(x, str) and np.dtype(x).kind in "ui"
+    except TypeError:
+        return False
+
+
+# What meta.json says: (whether a value is one, given all the others, and in words).
+FACTS = {
+    "tokenizer": (lambda x, meta: isinstance(x, dict), "a tokenizer's spec, such as that of nanodlm.tokenizer.load"),
+    "dtype": (lambda x, meta: is_dtype(x), "that of the token files: uint16 or uint32"),
+    "vocab_size": (lambda x, meta: whole(x, 1), "a whole number"),
+    "bytes_per_token": (lambda x, meta: is_positive(x), "a positive number"),
+    "row_len": (lambda x, meta: whole(x, 1), "a whole number of ids"),
+    "prompt_len": (lambda x, meta: whole(x, 0, meta.get("row_len", 0)), "a whole number below row_len"),
+    "padded": (lambda x, meta: x is False or x is True and "row_len" in meta, "true or false, and true for rows alone"),
+    "task": (lambda x, meta: x != "sudoku" or "prompt_len" in meta, "of rows with a prompt_len"),
+}
+
+
+def fault(meta, tokenizer):
+    """What is wrong with a data set's facts, in words, or nothing."""
+    for key, (fits, words) in FACTS.items():
+        if key in meta and not fits(meta[key], meta):
+            return f"{key}={meta[key]!r} must be {words}"
+    if meta["vocab_size"] < tokenizer.vocab_size:
+        return f"vocab_size={meta['vocab_size']} is below the {tokenizer.vocab_size} ids of its tokenizer"
+    for key in ("mask_id", "eos_id"):
+        if meta[key] not in (None, getattr(tokenizer, key)):
+            return f"{key}={meta[key]} is not its tokenizer's, {getattr(tokenizer, key)}"
+
+
+def load_meta(dataset, *splits):
+    """meta.json as a dict, with what can be worked out where it does not say so, as of the token files of these splits;
+    exits where they do not fit, or with the command that makes the data where there is none."""
     path = find(dataset) / "meta.json"
     if not path.exists():
         known = [p.parent.name for p in holding(ROOT / "data", "*/prepare.py")]
         if dataset in known:
             sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
         sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")
-    return json.loads(path.read_text())
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        sys.exit(f"{path} cannot be read: {type(e).__name__}: {e}")
+    if not isinstance(meta, dict):
+        sys.exit(f"{path} holds no object in braces")
+    for key in ("tokenizer", "dtype"):
+        if not FACTS[key][0](meta.get(key), meta):
+            sys.exit(f"{path}: {key}={meta.get(key)!r} must be {FACTS[key][1]}")
+    tokenizer = load_tokenizer(dataset, meta)
+    meta = {k: getattr(tokenizer, k) for k in ("vocab_size", "mask_id", "eos_id")} | meta
+    if wrong := fault(meta, tokenizer):
+        sys.exit(f"{path}: {wrong}")
+    for split in splits:
+        ids = load_tokens(dataset, split, meta)
+        lengths = eval_lengths(dataset, meta, len(ids)) if split == "val" else None
+        if lengths is not None and (len(lengths) != len(ids) or (lengths < 1).any() or lengths.max() > ids.shape[1]):
+            sys.exit(f"{path.parent}/val.length.bin must have a number from 1 to row_len for each row of val.bin")
+        pieces = [ids] if ids.size <= 2**24 else [ids.reshape(-1)[i : i + 2**15] for i in spread(ids.size, 512)]
+        try:
+            for piece in pieces:
+                check_ids(piece, tokenizer, path.parent / f"{split}.bin")
+        except ValueError as e:
+            sys.exit(f"{e}; prepare the data again")
+    if "bytes_per_token" not in meta:
+        meta["bytes_per_token"] = bytes_per_token(load_tokens(dataset, "val", meta), tokenizer)
+    return meta
+
+
+def bytes_per_token(ids, tokenizer):
+    """How many bytes of text a token stands for; an end-of-text counts as one byte."""
+    ids = np.asarray(ids).reshape(-1)
+    size = len(tokenizer.decode(ids.tolist()).encode()) + int((ids == tokenizer.eos_id).sum())
+    return size / max(1, ids.size)
 
 
 def load_tokenizer(dataset, meta):
@@ -44,6 +120,9 @@ def load_tokenizer(dataset, meta):
         return tokenizers.load(meta["tokenizer"], find(dataset))
     except ValueError as e:
         sys.exit(str(e))
+    except (AttributeError, KeyError, TypeError) as e:
+        what = f"{type(e).__name__}: {e}, in {str(meta['tokenizer'])[:80]}"
+        sys.exit(f"{find(dataset)} has no tokenizer that can be read: {what}")
 
 
 def load_tokens(dataset, split, meta):
@@ -53,8 +132,11 @@ def load_tokens(dataset, split, meta):
     path = find(dataset) / f"{split}.bin"
     if not path.exists():
         sys.exit(f"{path} is missing: make it again with `python data/{find(dataset).name}/prepare.py`")
-    ids = np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r")
-    return ids.reshape(-1, meta["row_len"]) if "row_len" in meta else ids
+    try:
+        ids = np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r")
+        return ids.reshape(-1, meta["row_len"]) if "row_len" in meta else ids
+    except (OSError, ValueError) as e:
+        sys.exit(f"{path} does not hold what its meta.json says: {e}")
 
 
 def write_dataset(directory, tokenizer, splits, **facts):
@@ -64,6 +146,12 @@ def write_dataset(directory, tokenizer, splits, **facts):
     splits = {split: np.asarray(ids) for split, ids in splits.items()}
     for split, ids in splits.items():
         check_ids(ids, tokenizer, split)
+        if not ids.size or ids.size % facts.get("row_len", 1):
+            raise ValueError(f"{split} has {ids.size} ids, which are no {'rows' if 'row_len' in facts else 'text'}")
+    if "bytes_per_token" not in facts and "val" in splits:
+        facts["bytes_per_token"] = bytes_per_token(splits["val"], tokenizer)
+    if wrong := fault(meta_of(tokenizer, facts), tokenizer):
+        raise ValueError(wrong)
     (directory / "meta.json").unlink(missing_ok=True)  # it describes the old files
     for split, ids in splits.items():
         replace_file(directory / f"{split}.bin", ids.astype(dtype).tobytes())
@@ -73,15 +161,12 @@ def write_dataset(directory, tokenizer, splits, **facts):
 
 def write_meta(directory, tokenizer, **facts):
     """meta.json is written last: where it stands, the token files are whole."""
-    meta = {
-        "tokenizer": tokenizer.spec,
-        "vocab_size": tokenizer.vocab_size,
-        "mask_id": tokenizer.mask_id,
-        "eos_id": tokenizer.eos_id,
-        "dtype": token_dtype(tokenizer),
-        **facts,
-    }
-    replace_file(Path(directory) / "meta.json", to_json(meta, indent=1).encode())
+    replace_file(Path(directory) / "meta.json", to_json(meta_of(tokenizer, facts), indent=1).encode())
+
+
+def meta_of(tokenizer, facts):
+    named = {key: getattr(tokenizer, key) for key in ("vocab_size", "mask_id", "eos_id")}
+    return {"tokenizer": tokenizer.spec, **named, "dtype": token_dtype(tokenizer), **facts}
 
 
 def stream_dataset(documents_from, directory, tokenizer, max_tokens=float("inf"), val_one_in=2000, chunk=1000):
@@ -209,7 +294,10 @@ def eval_lengths(dataset, meta, count):
     """How many tokens of each of eval_windows' rows are no padding (count,); None where rows have none."""
     if not meta.get("padded"):
         return None
-    lengths = np.fromfile(find(dataset) / "val.length.bin", dtype="<i8")
+    path = find(dataset) / "val.length.bin"
+    if not path.exists():
+        sys.exit(f"{path} is missing, of rows that are padded: prepare the data again")
+    lengths = np.fromfile(path, dtype="<i8")
     return lengths[spread(len(lengths), count)]
 
 

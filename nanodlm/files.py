@@ -45,9 +45,9 @@ def to_json(value, **keys):
 
 
 def holds(path, line):
-    """Whether a line of a file that can be read begins so."""
+    """Whether a line of a file begins so; "": whether it can be read."""
     try:
-        return any(text.startswith(line.encode()) for text in path.read_bytes().splitlines())
+        return any(text.startswith(line.encode()) for text in [b"", *path.read_bytes().splitlines()])
     except OSError:
         return False
 

@@ -23,7 +23,8 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
     nats = []
     for i in tqdm(range(0, len(windows), s.batch_size), desc="NELBO", disable=None, leave=False):
         part = slice(i, i + s.batch_size)
-        keys = dict(mask_id=meta["mask_id"], maskable=maskable[part], samples=s.samples, seed=seed, first=i)
+        keys = dict(mask_id=checkpoint.tokenizer.mask_id, samples=s.samples, seed=seed, first=i)
+        keys["maskable"] = maskable[part]
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], real=None if real is None else real[part], **keys))
     return per_token(torch.cat(nats), maskable.sum(1).double())
 
@@ -65,7 +66,7 @@ def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     options = likelihood_options(algorithm, s, method=method)
     ends = [None] * len(windows) if lengths is None else lengths.tolist()
     given, rest = [x[:n] for x in windows], [x[n:end] for x, end in zip(windows, ends)]
-    logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=meta["mask_id"])
+    logp = algorithm.log_likelihood(checkpoint.model, given, rest, options, mask_id=checkpoint.tokenizer.mask_id)
     return per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
 
 
@@ -142,7 +143,7 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     right, forwards = [], 0
     for i in tqdm(range(0, len(rows), 100), desc="puzzles", disable=None, leave=False):
         batch = rows[i : i + 100]
-        out = algorithm.generate(checkpoint.model, list(batch[:, :n]), options, mask_id=meta["mask_id"])
+        out = algorithm.generate(checkpoint.model, list(batch[:, :n]), options, mask_id=checkpoint.tokenizer.mask_id)
         right += [torch.equal(a, b) for a, b in zip(out.tokens, batch)]  # the solution is unique
         forwards += sum(out.num_forwards)
     p = sum(right) / len(right)

@@ -11,7 +11,7 @@ from nanodlm import corpus
 def continuations(count=250, given=40, asked=16, **metadata):
     """{"test": data set} with text, choices and the number of the true one: `given` tokens of a document, and the next
     `asked` of it and of three other passages."""
-    meta = corpus.load_meta("pydocs")
+    meta = corpus.load_meta("pydocs", "val")
     tokenizer, ids = corpus.load_tokenizer("pydocs", meta), corpus.load_tokens("pydocs", "val", meta)
     texts = np.split(ids, np.flatnonzero(ids == meta["eos_id"]) + 1)
     size = given + asked

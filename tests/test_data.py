@@ -3,8 +3,10 @@
 import importlib.util
 import itertools
 import json
+import math
 import os
 import random
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import train
 from nanodlm import corpus, tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +70,95 @@ def test_a_data_set_that_is_not_there_is_named_with_what_to_do(tmp_path, monkeyp
         corpus.load_meta("poems")
     with pytest.raises(SystemExit, match="no data set 'poem': use one of poems or"):
         corpus.load_meta("poem")
+
+
+def write(directory, **meta):
+    """A data set of a user: what write_dataset makes of it, and then meta.json with these facts, or without (None)."""
+    corpus.write_dataset(directory, LETTERS, {"train": [0, 1, 2, 3] * 40, "val": [0, 3, 4, 1] * 30})
+    facts = json.loads((directory / "meta.json").read_text()) | meta
+    (directory / "meta.json").write_text(json.dumps({k: v for k, v in facts.items() if v is not None}))
+    return directory
+
+
+def test_what_a_data_set_does_not_say_is_worked_out(tmp_path):
+    """Bytes per token of a, \u00e9, end-of-text and b: (1 + 2 + 1 + 1) / 4, when it is written, or else when it is
+    read; and training, as it is documented, does not miss it."""
+    bare = dict.fromkeys(("vocab_size", "mask_id", "eos_id", "bytes_per_token"))
+    for directory, meta in ((tmp_path / "new", {}), (tmp_path / "old", bare)):
+        directory.mkdir()
+        found = corpus.load_meta(write(directory, **meta), "train", "val")
+        assert [found[k] for k in bare] == [6, 5, 4, 1.25]
+    small = (
+        "--n_layer=1 --n_head=2 --n_embd=32 --seq_len=32 --batch_size=4 --max_iters=2 --eval_interval=1 --device=cpu"
+    )
+    train.main([*small.split(), f"--dataset={tmp_path / 'old'}", f"--out_dir={tmp_path / 'out'}"])
+    facts = json.loads((tmp_path / "out/last/config.json").read_text())
+    assert facts["val_bpb"] == pytest.approx(facts["val_nats"] / math.log(2) / 1.25)
+
+
+FAULTS = {
+    "tokenizer": (None, "gpt2", {"kind": "char"}, {"kind": "char", "chars": 5}, {"kind": "none"}, {"kind": "bpe"}),
+    "dtype": (None, 16, "uint17", "float32"),
+    "vocab_size": ("6", 0, 5, 1.5, True),
+    "mask_id": (6, -1, 4, "5"),
+    "eos_id": (6, [4], 3),
+    "bytes_per_token": ("1", 0, -1.0, math.nan, math.inf, True, [1.0]),
+    "row_len": (0, -4, "8", 7, 2.0),
+    "prompt_len": (-1, 1, "1"),
+    "padded": (True, "no"),
+    "task": ("sudoku",),
+}
+
+
+@pytest.mark.parametrize("key, value", [(k, v) for k, values in FAULTS.items() for v in values])
+def test_a_fact_that_cannot_be_is_one_sentence_before_any_work(key, value, tmp_path):
+    write(tmp_path, **{key: value})
+    with pytest.raises(SystemExit) as e:
+        train.main([f"--dataset={tmp_path}", f"--out_dir={tmp_path}/out", "--device=cpu"])
+    assert re.search(rf"{key}=|tokenizer|does not hold what its meta.json says", e.value.code), e.value.code
+    assert "\n" not in e.value.code and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "file, content, said",
+    [
+        ("meta.json", b"[1]", "holds no object"),
+        ("meta.json", b"\xff{", "cannot be read: UnicodeDecodeError"),
+        ("meta.json", b"[" * 10**5, "cannot be read: RecursionError"),
+        ("val.bin", b"", "does not hold what its meta.json says"),
+        ("train.bin", b"\0\0\0", "does not hold what its meta.json says"),
+        ("train.bin", b"\5\0" * 99, "the mask id 5 occurs in the .*train.bin text.*; prepare the data again"),
+        ("val.bin", b"\0\1" * 99, "val.bin holds id 256, outside the vocabulary of 6"),
+        ("train.bin", b"\0\0" * 9, "shorter than one window"),
+        ("val.bin", b"\0\0" * 9, "less than one window"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_sentence_before_any_work(file, content, said, tmp_path):
+    write(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(SystemExit, match=said) as e:
+        train.main([f"--dataset={tmp_path}", f"--out_dir={tmp_path}/out", "--device=cpu", "--seq_len=32"])
+    assert "\n" not in e.value.code and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "lengths, said", [(None, "is missing"), ([4], "for each row"), ([0] * 30, "from 1 to row_len")]
+)
+def test_the_lengths_of_padded_rows_are_read_with_them(lengths, said, tmp_path):
+    write(tmp_path, row_len=4, prompt_len=1, padded=True)
+    if lengths:
+        np.array(lengths, "<i8").tofile(tmp_path / "val.length.bin")
+    with pytest.raises(SystemExit, match=said):
+        corpus.load_meta(tmp_path, "val")
+    np.array([4] * 30, "<i8").tofile(tmp_path / "val.length.bin")
+    assert corpus.load_meta(tmp_path, "val")["padded"]
+
+
+@pytest.mark.parametrize("facts, said", [({"row_len": 3}, "no rows"), ({"bytes_per_token": "1"}, "positive number")])
+def test_what_would_not_be_read_is_not_written(facts, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        corpus.write_dataset(tmp_path, LETTERS, {"train": [1, 2], "val": [1, 2]}, **facts)
+    assert not files(tmp_path)
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
