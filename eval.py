@@ -129,7 +129,7 @@ def measure(values, s):
     configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in engines))  # refuses unknown keys
     results, facts = [], tables.environment(device)
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
-        keys = {k: v for k, v in values.items() if hasattr(algorithm.SampleOptions, k)}
+        keys = presets.part(values, algorithm.SampleOptions)
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
         presets.refuse_idle(options, keys, checkpoint.model.config)
         if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks

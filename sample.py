@@ -92,7 +92,7 @@ def options_of(values, s, checkpoint, algorithm):
     if name:
         print(f"preset: {name}")
     if s.plain:
-        lost = [k for k in settled if not hasattr(Settings, k) and not hasattr(algorithm.SampleOptions, k)]
+        lost = [k for k in settled if k not in presets.part(settled, Settings, algorithm.SampleOptions)]
         for key in lost:
             if key in values and hasattr(fast_bd3lm.SampleOptions, key):  # which has them all
                 sys.exit(f"{key} ({values[key][1]}) is an option of the fast sampler alone; leave it out, or --plain")

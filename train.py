@@ -26,12 +26,12 @@ import torch
 from tqdm import tqdm
 
 from model import Config, Transformer
-from nanodlm import algorithms, configurator, conversations, log, memory, optim, parallel, runs, stages, start
+from nanodlm import algorithms, configurator, conversations, log, memory, optim, parallel, presets, runs, stages, start
 from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
-from nanodlm.files import ROOT, replace_file
+from nanodlm.files import replace_file
 from nanodlm.likelihood import mean_and_error, per_token
 from nanodlm.results import with_error
 
@@ -125,8 +125,7 @@ def set_up(argv, stack):
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
     compiled = device == "cuda" if s.compile == "auto" else s.compile == "true"
-    if s.preset not in ("", "none") and not (ROOT / f"config/presets/{s.preset}.py").is_file():
-        sys.exit(f"there is no preset config/presets/{s.preset}.py")
+    presets.check(s.preset, algorithm)
 
     # what it starts from, and the data: made here where they are missing, before the processes wait for each other
     out = Path(s.out_dir)

@@ -7,22 +7,44 @@ command line, or by a task, goes before it.
 import sys
 from dataclasses import fields
 
-from nanodlm import configurator
+from nanodlm import algorithms, configurator, fast_bd3lm
 from nanodlm.files import ROOT, holding
 
 SURE = ("threshold", "factor", "entropy_bound")  # quotas that reveal whatever is sure enough; each has an option
 
 
-def settle(checkpoint, algorithm, said, name=""):
-    """(preset's name or "", everything that is said, {key: (value, where)}) for a checkpoint. Without a name the preset
-    is the model's own, of which another algorithm takes what it knows."""
-    own, there = checkpoint.facts.get("preset"), [p.stem for p in holding(ROOT / "config/presets", "*.py")]
-    name = name or own or "none"
+def part(values, *classes):
+    """Those of the values, a dict, that are fields of one of the dataclasses."""
+    return {k: v for k, v in values.items() if k in {f.name for c in classes for f in fields(c)}}
+
+
+def read(name, algorithm):
+    """What a preset says, {key: (value, where)}; exits where there is none of that name, or it says what means nothing
+    to any sampler."""
+    there = [p.stem for p in holding(ROOT / "config/presets", "*.py")]
     if name not in (*there, "none"):
         sys.exit(f"no preset {name!r}; there are {', '.join(there)}, and none")
     preset = {} if name == "none" else configurator.read_file(str(ROOT / f"config/presets/{name}.py"))
+    known = part(preset, algorithm.SampleOptions, fast_bd3lm.SampleOptions)  # which has them all
+    for key in preset.keys() - known.keys():
+        sys.exit(f"the preset {name} has the unknown key {key!r} ({preset[key][1]})")
+    return preset
+
+
+def check(name, algorithm):
+    """Exit where an algorithm, a module of the top floor, cannot be decoded by a preset."""
+    options = algorithms.engine(algorithm).SampleOptions
+    configurator.fill(part(read(name or "none", algorithm), options), options, quiet=True)
+
+
+def settle(checkpoint, algorithm, said, name=""):
+    """(preset's name or "", everything that is said, {key: (value, where)}) for a checkpoint. Without a name the preset
+    is the model's own, of which another algorithm takes what it knows."""
+    own = checkpoint.facts.get("preset")
+    name = name or own or "none"
+    preset = read(name, algorithm)
     if name == own:
-        preset = {k: v for k, v in preset.items() if hasattr(algorithm.SampleOptions, k)}
+        preset = part(preset, algorithm.SampleOptions)
     if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
         preset.pop("block_size", None)
     return "" if name == "none" else name, preset | implied(preset, said) | said
@@ -59,8 +81,12 @@ def refuse_idle(options, said, config):
 
 def idle(options):
     """{option that does nothing: because of what}, of those that there are: plain samplers have few, yours others."""
-    found, names = {}, ("temperature", "measure", "order", "quota", "remask", "block_size")
-    temperature, measure, order, quota, remask, block_size = (getattr(options, name, None) for name in names)
+    found, names = {}, ("temperature", "measure", "order", "quota", "remask", "block_size", "method")
+    temperature, measure, order, quota, remask, block_size, method = (getattr(options, name, None) for name in names)
+    if method in ("left_to_right", "confidence", "illada"):
+        found |= dict.fromkeys(("mc_samples", "mc_batch"), f"method={method}, which draws no masks")
+    if method == "nelbo":
+        found["mc_batch"] = "method=nelbo, which spreads all masks evenly"
     if temperature == 0 and measure != "draw":
         found |= dict.fromkeys(("top_k", "top_p"), "temperature=0" + (f" and measure={measure}" if measure else ""))
     if order in ("margin", "entropy") and measure == "token":

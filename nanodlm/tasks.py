@@ -87,9 +87,6 @@ def settings_of(own, s, checkpoint, algorithm, classes):
     decoded by the preset, then what the task says, then what we say."""
     configurator.fill(own, *classes, quiet=True)  # refuses what none of them has
 
-    def part(c):
-        return {k: v for k, v in own.items() if k in {f.name for f in fields(c)}}
-
     theirs, published = checkpoint.facts.get("preset"), ("llada", "dream", "illada")
     methods = get_args(get_type_hints(algorithm.LikelihoodOptions).get("method"))
     method = {"method": (theirs, "its preset")} if theirs in methods else {}
@@ -99,9 +96,10 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         if theirs in published and own.get(key, (theirs,))[0] in {*published} - {theirs}:
             print(f"warning: {key}={own[key][0]} is another family's; the checkpoint's authors have {theirs}")
     batch = {"batch_size": (s.batch_size, "")} if hasattr(algorithm.LikelihoodOptions, "batch_size") else {}
-    likelihood = method | part(algorithm.LikelihoodOptions) | batch
+    likelihood = method | presets.part(own, algorithm.LikelihoodOptions) | batch
     likelihood = configurator.fill(likelihood, algorithm.LikelihoodOptions, quiet=True)
-    options, decoding = configurator.fill(part(Options), Options, quiet=True), part(algorithm.SampleOptions)
+    options = configurator.fill(presets.part(own, Options), Options, quiet=True)
+    decoding = presets.part(own, algorithm.SampleOptions)
 
     def sampling(task):
         draws = task.get("do_sample", task.get("temperature", 0) != 0)
@@ -112,8 +110,9 @@ def settings_of(own, s, checkpoint, algorithm, classes):
         said = {k: (v, "the task") for k, v in said.items() if hasattr(algorithm.SampleOptions, k)}
         return configurator.fill(settled | said | decoding, algorithm.SampleOptions, quiet=True)
 
-    line = {k: v for k, v in decoding.items() if v[1] == "the command line"}  # a recipe's may become idle beside it
-    presets.refuse_idle(sampling({"do_sample": True}), line, checkpoint.model.config)  # before anything is computed
+    line = {k: v for k, v in own.items() if v[1] == "the command line"}  # a recipe's may become idle beside it
+    for decided in (sampling({"do_sample": True}), likelihood):  # before anything is computed
+        presets.refuse_idle(decided, line, checkpoint.model.config)
     return options, likelihood, sampling
 
 
@@ -130,6 +129,8 @@ class Tasks(lm_eval.tasks.TaskManager):
             sys.exit(str(e))
         except ImportError as e:
             sys.exit(f"{' '.join(names)} needs what is not installed: {hub.first_line(e)}")
+        except Exception as e:  # whatever lm-eval, or a task's own code, makes of its YAML
+            sys.exit(f"{' '.join(names)} cannot be loaded: {type(e).__name__}: {hub.first_line(e)}")
         for name, task in self.loaded["tasks"].items():
             if getattr(task, "UNSAFE_CODE", False) and not sandboxed(task):
                 sys.exit(f"the task {name} runs code that the model wrote in a way of its own, without our sandbox")

@@ -9,8 +9,9 @@ import torch
 from test_chat import made  # noqa: F401
 
 import sample
+import train
 from nanodlm import checkpoint as ckpt
-from nanodlm import fast_bd3lm, fast_mdlm
+from nanodlm import fast_bd3lm, fast_mdlm, presets
 
 torch.set_num_threads(1)
 SHIPPED = "checkpoints/pydocs_mdlm"
@@ -95,6 +96,25 @@ def test_what_does_nothing_is_refused_in_one_sentence(words, which, checkpoints)
     with pytest.raises(SystemExit, match=REFUSED[words]) as e:
         command(checkpoints[which], words)
     assert "\n" not in e.value.code
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("temprature = 0.5", "the preset mine has the unknown key 'temprature' .mine.py, line 1."),
+        ("steps = 'many'", "steps = 'many' .mine.py, line 1. does not fit: it takes a whole number"),
+        ("order = 'random'\nquota = 'threshold'", "quota=threshold needs a measure of certainty"),
+    ],
+)
+def test_a_preset_of_ones_own_is_read_before_a_run_names_it(text, said, monkeypatch, tmp_path):
+    (tmp_path / "config/presets").mkdir(parents=True)
+    (tmp_path / "config/presets/mine.py").write_text(text)
+    monkeypatch.setattr(presets, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=said):
+        command(SHIPPED, "--preset=mine")
+    with pytest.raises(SystemExit, match=said):
+        train.main(["--preset=mine", "--out_dir=out", "--device=cpu"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_preset_says_may_do_nothing(checkpoints, capsys):

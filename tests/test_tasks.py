@@ -389,6 +389,18 @@ def test_a_method_that_an_algorithm_lacks_and_a_path_that_is_none_are_one_senten
         task_manager("/nowhere")
 
 
+def test_a_task_of_ones_own_that_cannot_be_loaded_is_one_sentence(run, toys, monkeypatch):
+    """The second one, too, before the first one is answered."""
+    where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
+    (toys / "odd.yaml").write_text(f"task: toy_odd\n{where}{TOYS['gen'].replace('exact_match', 'exactly')}")
+    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
+    monkeypatch.setattr(harness.Answers, "compute", lambda *_: pytest.fail("computed before the refusal"))
+    for names in ("toy_odd", "toy_gen,toy_odd"):
+        with pytest.raises(SystemExit, match="^toy_odd cannot be loaded: [^\n]*$"):
+            run(names)
+
+
 def test_scores_that_are_percentages_stay_what_they_are():
     def found(metric, score):
         results = {"t": {"name": "t", f"{metric},none": score, f"{metric}_stderr,none": 0.01}}
@@ -626,6 +638,8 @@ def test_the_machine_is_the_gpu_on_every_process(monkeypatch):
         (["--judge=x"], "a judge reads samples"),
         (["--num_samples=1", "--mauve=true"], "mauve is the judge's"),
         (["--tasks=toy_mc", "--mc_samples=0"], "mc_samples=0 estimates nothing"),
+        (["--tasks=toy_mc", "--method=confidence", "--mc_samples=3"], "mc_samples=3 .* does nothing with method=conf"),
+        (["--tasks=toy_mc", "--mc_batch=3"], "mc_batch=3 .* does nothing with method=nelbo"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(words, said, made, toys, monkeypatch):
