@@ -119,7 +119,7 @@ def fit(s, values, options, canvas, seq_len, mask_id):
             f"{seq_len} tokens; use --max_new_tokens={room} or a shorter prompt"
         )
     holes = options.max_new_tokens + canvas.tolist().count(mask_id)
-    if "steps" in values and options.steps > holes:
+    if "steps" in values and getattr(options, "quota", "") == "steps" and options.steps > holes:
         sys.exit(f"steps={options.steps}, but there are {holes} tokens to write, one a step at least: --steps={holes}")
     return options
 

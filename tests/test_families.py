@@ -678,7 +678,7 @@ UNFIT += [
     ("modernbert", "layer_types", [FULL] * 2 + [SLIDING] * 3, "layer_types is not supported"),
     ("modernbert", "layer_types", None, "'global_attn_every_n_layers'"),
     ("dream", "mask_token_id", VOCAB, f"mask_id {VOCAB} is not below vocab_size={VOCAB}"),
-    ("dream", "mask_token_id", -1, f"mask_id -1 is not below vocab_size={VOCAB}"),
+    ("dream", "mask_token_id", 1.5, "mask_token_id=1.5 is no token id"),
     ("llama", "eos_token_id", 99, f"eos_id 99 is not below vocab_size={VOCAB}"),
     *(("llama", "architectures", [a], a) for a in ("BertModel", "LLaDAMoEModelLM", "LlamaForSequenceClassification")),
     ("llama", "architectures", ["BertModel"], "known by name are LLaDAModelLM"),

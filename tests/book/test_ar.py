@@ -92,7 +92,7 @@ def test_bad_input_is_refused_with_the_value_and_the_way_out():
     """An autoregressive model cannot fill in."""
     with pytest.raises(ValueError, match="masks"):
         ar.generate(CAUSAL, [ids(1, M, 2)], ar.SampleOptions(2), mask_id=M)
-    with pytest.raises(ValueError, match=r"top_p=0.0.*\(0, 1\]"):
+    with pytest.raises(ValueError, match="top_p=0.0 .*above 0, up to 1"):
         ar.SampleOptions(top_p=0.0)
-    with pytest.raises(ValueError, match="temperature=-1.0.*negative"):
+    with pytest.raises(ValueError, match="temperature=-1.0 .*from 0"):
         ar.SampleOptions(temperature=-1.0)

@@ -493,7 +493,7 @@ def test_the_bound_of_a_prompted_target_is_its_nelbo(module):
         (lambda: SampleOptions(order="random", quota="threshold"), "quota=threshold.*order=confidence"),
         (lambda: SampleOptions(-1), "max_new_tokens=-1 .*at least 0"),
         (lambda: SampleOptions(steps=-4), "steps=-4 .*from 0"),
-        (lambda: SampleOptions(temperature=-0.5), "temperature=-0.5 .*at least 0"),
+        (lambda: SampleOptions(temperature=-0.5), "temperature=-0.5 .*from 0"),
         (lambda: SampleOptions(schedule="linera"), "linera.*linear, poly2"),
         (lambda: SampleOptions(order="confidnce"), "confidnce.*confidence"),
         (lambda: SampleOptions(quota="treshold"), "treshold.*threshold"),
