@@ -20,15 +20,15 @@ demo: .venv/installed data/pydocs/meta.json
 	@echo "== 1/5  The checkpoint that ships with the repository writes Python documentation =="
 	$(PY) sample.py --watch --prompt="class " --max_new_tokens=160 --quota=ancestral --steps=128 --remask=0.02 --temperature=0.7
 	@echo "== 2/5  Masked diffusion from scratch, then the autoregressive baseline on as many tokens =="
-	$(PY) train.py config/quickstart.py --overwrite=true
-	$(PY) train.py config/quickstart_ar.py --overwrite=true
+	$(PY) train.py config/quickstart.py --out_dir=out/demo --overwrite=true
+	$(PY) train.py config/quickstart_ar.py --out_dir=out/demo_ar --overwrite=true
 	@echo "== 3/5  Bits per byte of unseen documentation (lower is better) =="
-	$(PY) eval.py --checkpoint=out/quickstart,out/quickstart_ar --windows=128
+	$(PY) eval.py --checkpoint=out/demo,out/demo_ar --windows=128
 	@echo "== 4/5  Samples of what was just trained =="
-	$(PY) sample.py --checkpoint=out/quickstart --num_samples=2 --steps=64 --html=denoise.html
+	$(PY) sample.py --checkpoint=out/demo --num_samples=2 --steps=64 --html=denoise.html
 	@echo "== 5/5  Block diffusion, explained on an alphabet =="
 	$(PY) bd3lm.py
-	cp out/quickstart/loss.png loss.png
+	cp out/demo/loss.png loss.png
 	@echo "See loss.png and denoise.html."
 
 test: .venv/installed
@@ -49,5 +49,5 @@ minilm: .venv/installed
 	test -d checkpoints/minilm || $(PY) convert_bert.py "$$($(PY) -c '$(MINILM)')" --out=checkpoints/minilm
 	$(PY) experiments/compare.py minilm
 
-clean:
-	rm -rf .venv out loss.png denoise.html
+clean:  # what was trained, in out/ and checkpoints/, stays
+	rm -rf .venv loss.png denoise.html

@@ -122,6 +122,7 @@ def set_up(argv, stack):
     say = tqdm.write if master else lambda *_: None
     classes = (Settings, Config, algorithm.LossOptions, conversations.Options)
     s, config, options, chat = configurator.fill(values, *classes, quiet=not master)
+    log.check(s, say)
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
     compiled = device == "cuda" if s.compile == "auto" else s.compile == "true"

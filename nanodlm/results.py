@@ -174,10 +174,7 @@ def short(value):
 
 def plot(rows, path):
     """Scores against forwards per document, a line for each checkpoint and task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot, whose backend may be a notebook's
 
     if not rows:
         sys.exit("these files have no results of tasks to plot; make some with eval.py --tasks")
@@ -185,7 +182,8 @@ def plot(rows, path):
     for r in rows:
         x = r["counts"]["forwards"] / max(1, r["documents"][0])
         lines.setdefault((r["checkpoint"], r["task"], r["metric"]), []).append((x, r["score"], r["error"] or 0.0))
-    figure, axes = plt.subplots(figsize=(7, 4.5))
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.subplots()
     for (checkpoint, task, metric), points in lines.items():
         x, y, error = zip(*sorted(points))
         name = f"{checkpoint}, {task} ({metric.removesuffix(',none')})"

@@ -182,8 +182,8 @@ def save(run, name, options):
 
 
 def remove(out):
-    """The checkpoints of a run that --overwrite replaces."""
-    for name in ("last", "best", "last.old", "best.old"):
+    """The checkpoints of a run that --overwrite replaces, and its events, which would be read with the new ones."""
+    for name in ("last", "best", "last.old", "best.old", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -200,6 +200,8 @@ def held(out):
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         sys.exit(f"{out} is being written by {who}; wait until that run ends, or use another --out_dir")
     try:
+        for part in [*out.glob("*.part"), *out.glob("*.part.png")]:  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
         yield
