@@ -17,7 +17,7 @@ from nanodlm.bounds import Above0, Amount, Seed, Size, Whole, check
 from nanodlm.choice import choose_tokens
 from nanodlm.decode import pad
 from nanodlm.likelihood import portions
-from nanodlm.noise import uniform
+from nanodlm.noise import evaluating, uniform
 
 CAUSAL = True
 
@@ -58,7 +58,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     return nll.sum() / (maskable.sum() if denominator is None else denominator)
 
 
-@torch.no_grad()
+@evaluating()
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """-log p(maskable | what is left of it) per row in nats, float64 (B,): exact, so samples and seed do nothing."""
     if maskable is None:
@@ -76,6 +76,7 @@ class LikelihoodOptions:
         check(self)
 
 
+@evaluating("config.vocab_size")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,), exact."""
     out = []
@@ -103,7 +104,7 @@ class SampleOptions:
         check(self)
 
 
-@torch.no_grad()
+@evaluating("cache")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):

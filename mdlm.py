@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from model import Config, Transformer, fp32
 from nanodlm import noise
 from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
-from nanodlm.noise import draw, share, uniform
+from nanodlm.noise import draw, evaluating, share, uniform
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
 
@@ -147,7 +147,7 @@ def nelbo_masks(maskable, row, j, samples, seed):
     return hide_by_count(k, u, maskable), n.double() / k
 
 
-@torch.no_grad()
+@evaluating()
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(maskable | the rest).
 
@@ -265,7 +265,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
         yield at, logp
 
 
-@torch.no_grad()
+@evaluating()
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
@@ -312,7 +312,7 @@ class LikelihoodOptions:
         check(self)
 
 
-@torch.no_grad()
+@evaluating()
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,); one pair at a time.
 

@@ -14,6 +14,7 @@ from nanodlm import decode
 from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.likelihood import portions
+from nanodlm.noise import evaluating
 
 
 @dataclass
@@ -21,7 +22,7 @@ class LikelihoodOptions(mdlm.LikelihoodOptions):
     batch_size: int = 16  # sequences per forward
 
 
-@torch.no_grad()
+@evaluating("config.block_size", "config.seq_len", "config.vocab_size")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """bd3lm.log_likelihood for ragged pairs, in batches; float64 (N,). The exact methods take
     block_size forwards, not one per token: what a block is given, the text before it, is known from the start, so all
@@ -80,7 +81,7 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-@torch.no_grad()
+@evaluating("hidden", "head", "cache", "config.block_size", "config.seq_len", "config.vocab_size", "config.position")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):

@@ -6,6 +6,7 @@ from mdlm import CAUSAL, LossOptions, Output, nelbo  # noqa: F401
 from model import Transformer
 from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
+from nanodlm.noise import evaluating
 
 
 def compiled(model):
@@ -110,7 +111,7 @@ class Canvas:
         return reader(self.model, hidden, o.cfg_scale, o.exact), 0
 
 
-@torch.no_grad()
+@evaluating("hidden", "head", "config.vocab_size", "config.position", "config.shift")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):

@@ -11,7 +11,7 @@ from mdlm import certainty, hide_by_count, nelbo_masks
 from nanodlm.bounds import Amount, Seed, Size, check
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.decode import check_length, pad, reader, scatter, states
-from nanodlm.noise import of_masks, uniform
+from nanodlm.noise import evaluating, of_masks, uniform
 
 
 def llada_masks(maskable, row, j, samples, seed, batch):
@@ -59,7 +59,7 @@ class LikelihoodOptions:
         check(self)
 
 
-@torch.no_grad()
+@evaluating("hidden", "head", "config.vocab_size", "config.position")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, ragged; float64 (N,).
 
