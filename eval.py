@@ -70,7 +70,7 @@ class Settings:
         check(self)
 
 
-def evaluate(path, checkpoint, algorithm, s, options, device):
+def evaluate(path, checkpoint, algorithm, s, options, judge, device):
     """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file."""
     start = time.time()
     dataset = s.dataset or checkpoint.facts.get("dataset")
@@ -113,7 +113,7 @@ def evaluate(path, checkpoint, algorithm, s, options, device):
         held = torch.from_numpy(
             corpus.eval_windows(dataset, meta, measures.window(checkpoint), s.num_samples).astype("int64")
         )
-        result["sample_entropy"] = measures.sample_quality(checkpoint, algorithm, options, s, held, device)
+        result["sample_entropy"] = measures.sample_quality(checkpoint, algorithm, options, s, held, judge, device)
     if meta.get("task") == "sudoku" and s.puzzles:
         p, error, forwards = measures.solve(checkpoint, algorithm, options, s, dataset, meta, device)
         result["accuracy"] = {"solved": p, "error": error, "forwards_per_puzzle": forwards}
@@ -127,15 +127,17 @@ def measure(values, s):
     checkpoints = [ckpt.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
     engines = [algorithms.engine(algorithms.load(c.algorithm)) for c in checkpoints]
     configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in engines))  # refuses unknown keys
-    results, facts = [], tables.environment(device)
+    facts, sampling = tables.environment(device), []
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
         keys = presets.part(values, algorithm.SampleOptions)
         options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
         presets.refuse_idle(options, keys, checkpoint.model.config)
         if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks
             use_block_size(path, checkpoint.model.config, options.block_size)
-        results.append(evaluate(path, checkpoint, algorithm, s, options, device) | facts)
-    return results
+        sampling.append(options)
+    judge = measures.read_judge(s, checkpoints, device) if s.judge else None
+    found = zip(s.checkpoint, checkpoints, engines, sampling)
+    return [evaluate(path, c, algorithm, s, o, judge, device) | facts for path, c, algorithm, o in found]
 
 
 def write(file, results):

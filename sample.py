@@ -23,6 +23,7 @@ import torch
 
 from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, memory, presets, replay
 from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Size, check
 from nanodlm.device import pick_device
 
@@ -77,10 +78,8 @@ def canvas_of(s, tokenizer):
         hole = s.infill and re.fullmatch(HOLE, part)
         if not hole and tokenizer.mask_takes_space and part.endswith(" ") and s.infill:
             part = part[:-1]  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
-        try:
-            ids += [tokenizer.mask_id] * masks(part) if hole else tokenizer.encode(part.replace("\\n", "\n"))
-        except ValueError as e:
-            sys.exit(f"the prompt does not fit this checkpoint's vocabulary: {e}")
+        text = part.replace("\\n", "\n")
+        ids += [tokenizer.mask_id] * masks(part) if hole else tokenizers.encode(tokenizer, text, "the prompt")
     if s.infill and tokenizer.mask_id not in ids:
         sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
     return torch.tensor([*ids, *(behind if s.infill else ())], dtype=torch.int64)

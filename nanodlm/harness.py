@@ -32,6 +32,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from nanodlm import corpus, files, lora
+from nanodlm import tokenizer as tokenizers
 from nanodlm.files import ROOT
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -61,10 +62,7 @@ class Harness(LM):
 
     def encode(self, text):
         """Ids of a prompt. A template's text has its special tokens; elsewhere they stand in front, as in training."""
-        try:
-            ids = self.tokenizer.encode(self.options.prefix + text)
-        except ValueError as e:
-            sys.exit(f"a prompt does not fit the checkpoint's vocabulary: {e}")
+        ids = tokenizers.encode(self.tokenizer, self.options.prefix + text, "a prompt")
         return [*self.begin, *(i for i in ids if i != self.tokenizer.mask_id)]  # which would be a hole to fill
 
     def encode_pair(self, context, continuation):

@@ -1,5 +1,6 @@
 """What eval.py measures of one checkpoint: how likely texts are, what samples are worth, how many puzzles it solves."""
 
+import importlib.util
 import math
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from nanodlm import algorithms, batches, conversations, corpus
 from nanodlm import checkpoint as ckpt
+from nanodlm import tokenizer as tokenizers
 from nanodlm.likelihood import mean_and_error, per_token
 
 
@@ -70,9 +72,9 @@ def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     return per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
 
 
-def sample_quality(checkpoint, algorithm, options, s, windows, device):
+def sample_quality(checkpoint, algorithm, options, s, windows, j, device):
     """What samples from nothing are worth, a dict: the entropy of the token frequencies within each (nats; low means
-    repetitive), and under a judge their perplexity and MAUVE (arXiv 2102.01454). A low perplexity alone is no praise:
+    repetitive), and under a judge j their perplexity and MAUVE (arXiv 2102.01454). A low perplexity alone is no praise:
     text that repeats itself has it, too."""
     room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
     empty, out = torch.empty(0, dtype=torch.int64, device=device), []
@@ -86,29 +88,39 @@ def sample_quality(checkpoint, algorithm, options, s, windows, device):
     mean, error = mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
     forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
     facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}
-    if s.judge:
+    if j:
         facts["texts"] = [checkpoint.tokenizer.decode(x.tolist()) for x in tokens]
         held = [checkpoint.tokenizer.decode(x[:room].tolist()) for x in windows[: len(tokens)]]
-        facts |= judge(facts["texts"], held, s, device)
+        facts |= judge(facts["texts"], held, s, j, device)
     return facts
 
 
-def judge(texts, held, s, device):
-    """Perplexity of texts under the autoregressive model s.judge, of all tokens behind a begin-of-text, in its own
-    tokens; and with s.mauve how near they are to held-out texts, by its last hidden states."""
+def read_judge(s, checkpoints, device):
+    """The checkpoint s.judge; exits where it cannot judge what these may write."""
     j = ckpt.load(s.judge, device)
-    algorithm = algorithms.engine(algorithms.load(j.algorithm))
-    if not algorithm.CAUSAL:
+    if not algorithms.load(j.algorithm).CAUSAL:
         sys.exit(
             f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
         )
+    if s.mauve and not importlib.util.find_spec("mauve"):
+        sys.exit("--mauve needs a library: pip install mauve-text")
+    for c in checkpoints:
+        words = c.tokenizer.decode(list(range(c.tokenizer.vocab_size)))
+        tokenizers.encode(j.tokenizer, words, f"what {c.path} may write to the judge {s.judge}")
+    return j
+
+
+def judge(texts, held, s, j, device):
+    """Perplexity of texts under the autoregressive model j, of all tokens behind a begin-of-text, in its own tokens;
+    and with s.mauve how near they are to held-out texts, by its last hidden states."""
+    algorithm = algorithms.engine(algorithms.load(j.algorithm))
     begin = [] if j.tokenizer.mask_id is not None else list(j.tokenizer.frame[0]) or [j.tokenizer.eos_id]
     size = j.model.config.seq_len - len(begin)
 
     def tensor(ids):
         return torch.tensor(ids, dtype=torch.int64, device=device)
 
-    ids = [j.tokenizer.encode(text) for text in texts]
+    ids = [tokenizers.encode(j.tokenizer, text, "a sample") for text in texts]
     cut = [corpus.windows(x, size, begin) for x in ids if x]
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
     if not pairs:
@@ -119,14 +131,12 @@ def judge(texts, held, s, device):
     mean, error = mean_and_error(per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
     found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
     if s.mauve:
-        try:
-            import mauve
-        except ImportError:
-            sys.exit("--mauve needs a library: pip install mauve-text")
-        features = []
+        import mauve
+
+        features, begin = [], begin or [j.tokenizer.mask_id]
         with torch.no_grad():
             for x in [*texts, *held]:
-                x = tensor(begin + j.tokenizer.encode(x)[:size])
+                x = tensor([*begin, *tokenizers.encode(j.tokenizer, x, "a text")][: j.model.config.seq_len])
                 features.append(j.model.hidden(x[None], rows=tensor([len(x) - 1]))[0].float().cpu().numpy())
         n = len(texts)
         keys = dict(p_features=np.stack(features[n:]), q_features=np.stack(features[:n]), verbose=False)

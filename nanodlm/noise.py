@@ -115,7 +115,8 @@ def share(n, step, steps, name="linear"):
 
 def evaluating(*needs):
     """For functions of a network and of texts: without gradients and dropout, which comes back behind them; prompts and
-    targets may be lists of ids, too. `needs` are attributes that the network must have, besides a forward with rows, or hidden."""
+    targets may be lists of ids, too. `needs` are attributes that the network must have, besides a forward with rows (or
+    hidden, where that is needed)."""
 
     def decorate(function):
         signature = inspect.signature(function)

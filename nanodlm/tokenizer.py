@@ -12,6 +12,7 @@ The vocabularies of the first three are laid out the same way: text ids first, t
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ def load(spec, directory=None):
     if kind == "hf":
         return hf_tokenizer(spec, Path(directory))
     raise ValueError(f"unknown tokenizer kind {kind!r}; this code knows char, bpe, tiktoken and hf")
+
+
+def encode(tokenizer, text, what):
+    """The ids of a text; exits with what it is where a character is outside the vocabulary."""
+    try:
+        return tokenizer.encode(text)
+    except ValueError as e:
+        sys.exit(f"{what} does not fit the vocabulary: {e}")
 
 
 def alike(a, b):

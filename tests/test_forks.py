@@ -121,7 +121,8 @@ def test_a_copy_of_ar_can_judge_be_converted_and_be_released(pairs, project, dat
     from nanodlm import measures
 
     def measure(checkpoint):
-        return measures.judge([TEXT[:60], TEXT[60:200]], [], evaluation.Settings(judge=str(checkpoint)), "cpu")
+        s = evaluation.Settings(judge=str(checkpoint))
+        return measures.judge([TEXT[:60], TEXT[60:200]], [], s, measures.read_judge(s, [], "cpu"), "cpu")
 
     first, second = both(monkeypatch, project, measure, pairs["ar"])
     assert first["perplexity"] == second["perplexity"] > 1

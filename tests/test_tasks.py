@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from dataclasses import asdict
 
 import datasets
@@ -16,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from evals import DOCS, ROOT, TEXT, TOYS, asked, write_family
+from evals import DOCS, ROOT, TEXT, TOYS, asked, save, write_family
 from lm_eval.api.model import LM
 
 import eval as evaluation
 from nanodlm import checkpoint as ckpt
-from nanodlm import fast_mdlm, harness, measures, tasks
+from nanodlm import corpus, fast_mdlm, harness, measures, tasks
 from nanodlm import results as tables
+from nanodlm import tokenizer as tokenizers
 from nanodlm.decode import SampleOptions
 from nanodlm.likelihood import LikelihoodOptions
 
@@ -565,7 +565,7 @@ def test_entropy_is_that_of_each_samples_tokens(made):
     checkpoint = ckpt.load(made / "mdlm")
     rows = [[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4]]
     s, samples = evaluation.Settings(num_samples=3, batch_size=2), Samples(rows)
-    found = measures.sample_quality(checkpoint, samples, SampleOptions(500), s, None, "cpu")
+    found = measures.sample_quality(checkpoint, samples, SampleOptions(500), s, None, None, "cpu")
     assert abs(found["nats"] - (0 + math.log(2) + math.log(4)) / 3) < 1e-12
     assert abs(found["error"] - np.std([0, math.log(2), math.log(4)], ddof=1) / 3**0.5) < 1e-12
     assert samples.asked == [(2, 96), (1, 96)] and found["forwards_per_sample"] == 4 and found["tokens"] == 96
@@ -578,7 +578,8 @@ def test_samples_do_not_depend_on_the_batch_size(made):
     for size in (2, 16):
         s = evaluation.Settings(num_samples=3, batch_size=size, judge=str(made / "ar"))
         held = torch.arange(30).view(3, 10)
-        texts.append(measures.sample_quality(checkpoint, fast_mdlm, o, s, held, "cpu"))
+        judge = measures.read_judge(s, [checkpoint], "cpu")
+        texts.append(measures.sample_quality(checkpoint, fast_mdlm, o, s, held, judge, "cpu"))
     assert texts[0]["texts"] == texts[1]["texts"] and len(set(texts[0]["texts"])) == 3
     assert texts[0]["perplexity"] == pytest.approx(texts[1]["perplexity"], rel=1e-5)
 
@@ -608,20 +609,34 @@ def test_the_judges_perplexity_is_that_of_all_tokens(made, tmp_path):
                 nats -= logits.log_softmax(-1)[0, -n:].gather(1, pair[0][0, -n:, None]).sum().item()
                 tokens += n
         s = evaluation.Settings(judge=str(path), batch_size=2)
-        found = measures.judge(texts, [], s, "cpu")
+        found = measures.judge(texts, [], s, measures.read_judge(s, [], "cpu"), "cpu")
         assert found["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
         assert found["perplexity_error"] > 0 and found["judge"] == str(path)
 
 
-def test_judges_that_cannot_judge_are_refused(made, monkeypatch):
-    """Nor are samples without text, of a model that writes end-of-text alone."""
+def test_judges_that_cannot_judge_are_refused_before_anything_is_written(made, tmp_path, monkeypatch):
+    """What writes from left to right alone judges, and reads whatever may be written. Nor are samples without text
+    judged, of a model that writes end-of-text alone."""
+    s = evaluation.Settings(judge=str(made / "ar"))
     with pytest.raises(SystemExit, match="nothing to judge"):
-        measures.judge(["", ""], [], evaluation.Settings(judge=str(made / "ar")), "cpu")
-    with pytest.raises(SystemExit, match="is decoded by mdlm; a judge is autoregressive"):
-        measures.judge(["a"], [], evaluation.Settings(judge=str(made / "mdlm")), "cpu")
-    monkeypatch.setitem(sys.modules, "mauve", None)
+        measures.judge(["", ""], [], s, measures.read_judge(s, [], "cpu"), "cpu")
+    letters = tokenizers.load({"kind": "char", "chars": "abc"})
+    save(tmp_path / "letters", letters, tmp_path, "ar")
+    monkeypatch.setattr(fast_mdlm, "generate", lambda *_, **__: pytest.fail("it writes before the refusal"))
+    monkeypatch.setattr(measures, "likelihood", lambda *_, **__: pytest.fail("it measures before the refusal"))
+    corpus.write_dataset(tmp_path, letters, {"val": [0, 1, 2] * 50})
+    words = [f"--checkpoint={made / 'mdlm'}", f"--dataset={tmp_path}", "--num_samples=1", "--device=cpu"]
+    for judge, said in (
+        (made / "mdlm", "is decoded by mdlm; a judge is autoregressive"),
+        (tmp_path / "letters", "mdlm may write to the judge .*letters does not fit the vocabulary: the text has '"),
+        (tmp_path / "nowhere", "no checkpoint in '.*nowhere'"),
+    ):
+        with pytest.raises(SystemExit, match=said) as e:
+            evaluation.main([*words, f"--judge={judge}"])
+        assert "\n" not in e.value.code
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SystemExit, match="--mauve needs a library: pip install mauve-text"):
-        measures.judge(["ab", "c"], ["a"], evaluation.Settings(judge=str(made / "ar"), mauve=True), "cpu")
+        evaluation.main([*words, f"--judge={made / 'ar'}", "--mauve"])
 
 
 def test_the_machine_is_the_gpu_on_every_process(monkeypatch):
