@@ -336,7 +336,7 @@ def tutorial(steps=350, samples=50):
     def ids(text):
         return torch.tensor([letters.index(c) for c in text], dtype=torch.int64)
 
-    print("1 · A text is cut into blocks, here three of 4 letters. All are trained in one pass over the noised text")
+    print("1. A text is cut into blocks, here three of 4 letters. All are trained in one pass over the noised text")
     print("    and the clean one. Who sees whom (rows see columns):\n")
     x0 = runs(1, 0)
     hidden = mdlm.corrupt(to_blocks(torch.ones_like(x0).bool(), 4), mdlm.LossOptions(), 1, 0, 3)[0]
@@ -360,7 +360,7 @@ def tutorial(steps=350, samples=50):
         return model.eval()
 
     best = torch.tensor(52.0).log().item()
-    print(f"\n2 · The ladder: the same network, {steps} steps on the same letters, blocks of 1 (autoregression) to {L}")
+    print(f"\n2. The ladder: the same network, {steps} steps on the same letters, blocks of 1 (autoregression) to {L}")
     print(f"    (masked diffusion). Nats a row, at least ln 52 = {best:.3f}; forwards to write a row where letters of")
     print("    which the network is sure (p >= 0.9) are revealed at once:")
     models = {}
@@ -371,16 +371,16 @@ def tutorial(steps=350, samples=50):
         out = generate(models[size], [ids("")] * samples, o, mask_id=mask_id)
         forwards = sum(out.num_forwards) / samples
         mean, error = bound.mean(), bound.std() / 16
-        print(f"    blocks of {size:2}   NELBO {mean:6.3f} ± {error:.3f}   {forwards:4.1f} forwards")
+        print(f"    blocks of {size:2}   NELBO {mean:6.3f} +- {error:.3f}   {forwards:4.1f} forwards")
 
-    print("\n3 · Sampling block by block; what is finished stays, so that its keys and values could be kept:")
+    print("\n3. Sampling block by block; what is finished stays, so that its keys and values could be kept:")
     seen = []
     generate(models[4], [ids("")], SampleOptions(L), mask_id=mask_id, watch=lambda xs: seen.append(show(xs[0])))
-    print("    " + " → ".join(seen[1::2]))
+    print("    " + " -> ".join(seen[1::2]))
 
-    print(f"\n4 · Beyond the {L} letters it was trained on, through a sliding window; the prompt's end shares a block:")
+    print(f"\n4. Beyond the {L} letters it was trained on, through a sliding window; the prompt's end shares a block:")
     out = generate(models[4], [ids("vwxyza")], SampleOptions(32, temperature=0.0), mask_id=mask_id)
-    print(f"    vwxyza → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
+    print(f"    vwxyza -> {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
     print("    Next: python train.py config/quickstart_bd3lm.py")
 
 

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, hub
+from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
 
 CONVERTED = {
@@ -194,4 +194,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

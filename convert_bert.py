@@ -41,7 +41,7 @@ import torch
 
 from model import Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, hub
+from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Seed
 from nanodlm.families import FAMILIES
@@ -163,4 +163,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

@@ -27,6 +27,7 @@ import torch
 from nanodlm import (
     algorithms,
     configurator,
+    console,
     conversations,
     corpus,
     fast_bd3lm,
@@ -243,4 +244,4 @@ def row(per_window, per_bit):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

@@ -358,8 +358,8 @@ def tutorial(steps=800, samples=200):
         return generate(model, [canvas] * n, SampleOptions(0, **options), mask_id=mask_id, watch=watch)
 
     x0 = runs(1, 0)
-    print(f"1 · Data: runs of the alphabet, forwards or backwards, as {show(x0[0])!r}; 52 different rows.")
-    print("\n2 · Corruption: at time t each letter is hidden (_) with probability t.")
+    print(f"1. Data: runs of the alphabet, forwards or backwards, as {show(x0[0])!r}; 52 different rows.")
+    print("\n2. Corruption: at time t each letter is hidden (_) with probability t.")
     for t in (0.2, 0.5, 0.8):
         hidden = uniform(0, torch.arange(L))[None] < t
         print(f"    t = {t}   {show(torch.where(hidden, mask_id, x0)[0])}   weight 1/t = {1 / t:.2f}")
@@ -367,9 +367,7 @@ def tutorial(steps=800, samples=200):
     model = Transformer(Config(vocab_size=len(letters), seq_len=L, n_layer=2, n_head=2, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     best = torch.tensor(52.0).log().item()
-    print(
-        f"\n3 · Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is, on average,"
-    )
+    print(f"\n3. Training: {model.num_params():,} parameters learn to fill in what is hidden. The loss is, on average,")
     print(f"    an upper bound on -log p(row), which no model can push below ln 52 = {best:.3f} nats.")
     for i in range(steps + 1):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
@@ -380,21 +378,21 @@ def tutorial(steps=800, samples=200):
         optimizer.step()
         if i % (steps // 4) == 0:
             bound = nelbo(model, runs(256, 99), mask_id=mask_id, samples=4)
-            said = f"NELBO {bound.mean():6.3f} ± {bound.std() / 16:.3f} nats a row"
+            said = f"NELBO {bound.mean():6.3f} +- {bound.std() / 16:.3f} nats a row"
             print(f"    step {i:4}   loss {value.item() * L:6.3f}   {said}")
 
     model.eval()
-    print("\n4 · Sampling: from a canvas of masks, the surest position first, its letter drawn from the model.")
+    print("\n4. Sampling: from a canvas of masks, the surest position first, its letter drawn from the model.")
     seen = ["_" * L]
     fill("_" * L, watch=lambda xs: seen.append(show(xs[0])))
-    print("    " + " → ".join([*seen[:5], "…", seen[-1]]))
-    print("\n5 · Any pattern of holes can be filled in, several at once where the model is sure (threshold 0.9):")
+    print("    " + " -> ".join([*seen[:5], "...", seen[-1]]))
+    print("\n5. Any pattern of holes can be filled in, several at once where the model is sure (threshold 0.9):")
     for canvas in ("wx________", "____q_____", "______ih__"):
         out = fill(canvas, quota="threshold")
-        print(f"    {canvas} → {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
+        print(f"    {canvas} -> {show(out.tokens[0])}   in {out.num_forwards[0]} forwards")
     made, rows = [show(x) for x in fill("_" * L, samples).tokens], {show(x) for x in runs(5000, 3)}
     good = sum(m in rows for m in made)
-    print(f"\n6 · Of {samples} samples {good} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
+    print(f"\n6. Of {samples} samples {good} follow the rule; they cover {len(rows & set(made))} of the 52 rows.")
     print("    Next: python train.py config/quickstart.py")
 
 

@@ -450,7 +450,7 @@ def tutorial():
     def network(**switches):
         return Transformer(Config(**usual | switches)).eval()
 
-    print("1 · One forward pass of a text of 8 tokens; every line is a module and the shape that it returns.\n")
+    print("1. One forward pass of a text of 8 tokens; every line is a module and the shape that it returns.\n")
     model = network()
     for name, module in model.named_modules():
         if name and "blocks.1" not in name and not isinstance(module, nn.Dropout | nn.Identity | nn.ModuleList):
@@ -458,7 +458,7 @@ def tutorial():
     print(f"    ids                    {tuple(ids.shape)}")
     print(f"    logits                 {tuple(model(ids).shape)}")
 
-    print("\n2 · Who sees whom: a # where output i (row) changes when token j (column) is another one.\n")
+    print("\n2. Who sees whom: a # where output i (row) changes when token j (column) is another one.\n")
 
     def seen(model):
         other = ids.repeat(8, 1).fill_diagonal_(99)  # row j: token j is another one
@@ -471,7 +471,7 @@ def tutorial():
         print("    " + "".join(f"{row:28}" for row in rows))
 
     usual_size = network().num_params()
-    print(f"\n3 · What a switch costs in parameters, of {usual_size:,}:")
+    print(f"\n3. What a switch costs in parameters, of {usual_size:,}:")
     for name, value in dict(n_kv_head=1, mlp="swiglu", qk_norm=False, position="learned", tied=True).items():
         print(f"    {name}={value}".ljust(26) + f"{network(**{name: value}).num_params() - usual_size:+7,}")
 
@@ -479,7 +479,7 @@ def tutorial():
     some, cache = torch.tensor([2, 5]), model.cache(1, 8)
     one_by_one = torch.cat([model(ids[:, i : i + 1], cache=cache) for i in range(8)], 1)
     some_off = (model(ids)[0, some] - model(ids, rows=some)).abs().max()
-    print("\n4 · The same numbers for less work:")
+    print("\n4. The same numbers for less work:")
     print(f"    rows=[2, 5]: logits of two tokens alone, off by {some_off:.0e}")
     print(f"    a KV cache: one token at a time, off by {(model(ids) - one_by_one).abs().max():.0e}")
     print("    Next: python mdlm.py")

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, chat, configurator, fast_bd3lm, fast_mdlm, memory, presets, replay
+from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, fast_mdlm, memory, presets, replay
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Size, check
@@ -202,4 +202,4 @@ def show(s, options, canvas, out, seconds, checkpoint):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

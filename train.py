@@ -26,7 +26,20 @@ import torch
 from tqdm import tqdm
 
 from model import Config, Transformer
-from nanodlm import algorithms, configurator, conversations, log, memory, optim, parallel, presets, runs, stages, start
+from nanodlm import (
+    algorithms,
+    configurator,
+    console,
+    conversations,
+    log,
+    memory,
+    optim,
+    parallel,
+    presets,
+    runs,
+    stages,
+    start,
+)
 from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
@@ -346,4 +359,4 @@ def train(run, stack):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    console.run(main, sys.argv[1:])

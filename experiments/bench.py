@@ -31,6 +31,7 @@ from model import Config, Transformer  # noqa: E402
 from nanodlm import (  # noqa: E402
     batches,
     configurator,
+    console,
     decode,
     fast_bd3lm,
     fast_mdlm,
@@ -464,4 +465,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

@@ -28,7 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import eval as evaluation  # noqa: E402
 import train  # noqa: E402
-from nanodlm import algorithms, batches, configurator, conversations, fast_bd3lm, fast_mdlm, likelihood  # noqa: E402
+from nanodlm import (  # noqa: E402
+    algorithms,
+    batches,
+    configurator,
+    console,
+    conversations,
+    fast_bd3lm,
+    fast_mdlm,
+    likelihood,
+)
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import results as tables  # noqa: E402
 from nanodlm.bounds import Size  # noqa: E402
@@ -232,4 +241,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

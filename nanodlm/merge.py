@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator
+from nanodlm import configurator, console
 from nanodlm.lora import merge
 
 
@@ -42,4 +42,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    console.run(main, sys.argv[1:])

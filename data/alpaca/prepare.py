@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import conversations  # noqa: E402
+from nanodlm import console, conversations  # noqa: E402
 
 
 def records(streaming=False):
@@ -22,4 +22,4 @@ def records(streaming=False):
 
 
 if __name__ == "__main__":
-    conversations.main("alpaca", __doc__)
+    console.run(conversations.main, "alpaca", __doc__)

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import conversations  # noqa: E402
+from nanodlm import console, conversations  # noqa: E402
 
 NAME = "OpenCoder-LLM/opc-sft-stage2"
 
@@ -28,4 +28,4 @@ def records(streaming=False):
 
 
 if __name__ == "__main__":
-    conversations.main("opc_sft", __doc__)
+    console.run(conversations.main, "opc_sft", __doc__)

@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import hub  # noqa: E402
+from nanodlm import console, hub  # noqa: E402
 from nanodlm.corpus import load_tokenizer, stream_dataset  # noqa: E402
 
 
@@ -35,4 +35,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import tokenizer  # noqa: E402
+from nanodlm import console, tokenizer  # noqa: E402
 from nanodlm.corpus import write_dataset  # noqa: E402
 
 SKIP = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
@@ -109,4 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import tokenizer  # noqa: E402
+from nanodlm import console, tokenizer  # noqa: E402
 from nanodlm.corpus import write_dataset  # noqa: E402
 
 PATIENCE = 10_000  # after so many puzzles in a row without a new one there are no more
@@ -155,4 +155,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

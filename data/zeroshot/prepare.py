@@ -43,7 +43,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from nanodlm import corpus, hub, tokenizer  # noqa: E402
+from nanodlm import console, corpus, hub, tokenizer  # noqa: E402
 from nanodlm.files import replace_file  # noqa: E402
 
 # Detokenizers: (regex, replacement), one after the other. They do what MDLM's do, oddities included: two stops in a row
@@ -269,4 +269,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)
