@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
+from nanodlm.files import check_directory
 
 CONVERTED = {
     "LlamaForCausalLM": ("A2DLlamaLMHeadModel", "a2d-llama"),
@@ -128,6 +129,7 @@ def convert(
     name on the hub."""
     if algorithm == "bd3lm" and shift:
         sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
+    check_directory(out, "out")
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
     path = ckpt.find(source, pickle)

@@ -45,6 +45,7 @@ from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Seed
 from nanodlm.families import FAMILIES
+from nanodlm.files import check_directory
 from nanodlm.weights import load_family, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
@@ -96,6 +97,7 @@ def headless(path, pickle):
 
 def convert(source, out, pickle=False, overwrite=False, seed=1):
     """Write the diffusion checkpoint `out` of the masked language model `source`, a directory or a name on the hub."""
+    check_directory(out, "out")
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
     path = ckpt.find(source, pickle)

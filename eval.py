@@ -204,6 +204,7 @@ def main(argv):
         configurator.fill(values, Settings, tasks.Options, *options)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)
+    files.check_file(s.out, "out", parents=True)
     data = ("dataset", "windows", "samples", "chain_rule", "chain_windows", "num_samples", "judge", "mauve", "puzzles")
     for name in data if s.tasks else ("only", "include_path", "local_data", "run_code"):
         if name in values:

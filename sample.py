@@ -16,12 +16,11 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, fast_mdlm, memory, presets, replay
+from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, fast_mdlm, files, memory, presets, replay
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Size, check
@@ -141,6 +140,8 @@ def main(argv):
         configurator.fill(values, Settings, fast_mdlm.SampleOptions, fast_bd3lm.SampleOptions)  # which have them all
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     refuse_idle(s, values)
+    files.check_file(s.html, "html", (".html", ".htm"))
+    files.check_file(s.gif, "gif", (".gif",))
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
@@ -152,9 +153,6 @@ def main(argv):
         sys.exit(f"{s.checkpoint} has no mask token, which {name} needs; decode it with --algorithm=ar")
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
         options = replace(options, lookahead=True)  # what is given behind a hole must be seen
-    for file in (s.html, s.gif):
-        if file and not Path(file).absolute().parent.is_dir():
-            sys.exit(f"there is no directory {Path(file).parent} to write {file} to")
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
     s.stop = s.stop.replace("\\n", "\n") or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:

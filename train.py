@@ -44,7 +44,7 @@ from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
-from nanodlm.files import replace_file
+from nanodlm.files import check_directory, replace_file
 from nanodlm.likelihood import mean_and_error, per_token
 from nanodlm.results import with_error
 
@@ -136,6 +136,7 @@ def set_up(argv, stack):
     classes = (Settings, Config, algorithm.LossOptions, conversations.Options)
     s, config, options, chat = configurator.fill(values, *classes, quiet=not master)
     log.check(s, say)
+    check_directory(s.out_dir, "out_dir")
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
     compiled = device == "cuda" if s.compile == "auto" else s.compile == "true"

@@ -42,6 +42,7 @@ from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import results as tables  # noqa: E402
 from nanodlm.bounds import Size  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
+from nanodlm.files import check_directory, check_file  # noqa: E402
 
 RANDOM = "--random_weights=true"
 
@@ -224,6 +225,8 @@ def main(argv):
     other = {k: v for k, v in values.items() if k not in own and (k not in asked or hasattr(train.Settings, k))}
     more = [f"--{k}={v}" for k, (v, _) in other.items()]
     before, runs = COMPARISONS[name]
+    check_directory(s.out or "out", "out")
+    check_file(s.json, "json")
     start, rows = time.time(), []
     for words in before:
         run([words], Path(configurator.read_file(words)["out_dir"][0]))

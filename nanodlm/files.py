@@ -1,10 +1,13 @@
 """Files that are whole or not there, strict JSON, and the project's own Python files."""
 
+import contextlib
+import errno
 import importlib.util
 import json
 import math
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -12,10 +15,61 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 
 def replace_file(path, content):
-    """Write beside the file, then rename: a reader sees the old file or the new one, never half of one."""
+    """Write beside the file, then rename: a reader sees the old file or the new one, never half of one. OSError where
+    the disk is full or the place is closed; what was there is then untouched."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    if os.path.exists(path) and not os.path.isfile(path):  # an administrator could replace /dev/null
+        raise OSError(errno.EINVAL, "no file that could be replaced", str(path))
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def check_file(path, key, kinds=(), parents=False):
+    """Exit where a file cannot be written, before the work whose result it will hold. An empty path is none.
+
+    key      the setting that names it
+    kinds    the endings that it may have
+    parents  whether the directories in front of it will be made"""
+    if not path:
+        return
+    what, place = f"{key}={path}", Path(path).absolute()
+    if kinds and place.suffix.lower() not in kinds:
+        sys.exit(f"{what} must end in {' or '.join(kinds)}")
+    if os.path.isdir(place) or os.path.exists(place) and not os.path.isfile(place):  # /dev/full, a pipe
+        sys.exit(
+            f"{what} is {'a directory' if os.path.isdir(place) else 'no file that could be replaced'}; name a file"
+        )
+    if not parents and not os.path.lexists(place.parent):
+        sys.exit(f"{what}: there is no directory {Path(path).parent}")
+    try_in(nearest(place.parent), place.name + ".part", what)
+
+
+def check_directory(path, key):
+    """Exit where a directory cannot be written to, or made."""
+    place = Path(path).absolute()
+    there = nearest(place)
+    try_in(there, "part" if there == place else place.relative_to(there).parts[0], f"{key}={path}")
+
+
+def nearest(place):
+    """The deepest part of a path that is there."""
+    return next(p for p in (place, *place.parents) if os.path.lexists(p))
+
+
+def try_in(directory, name, what):
+    """Exit where no file of that name can be made: only trying tells, as an administrator may do all but that."""
+    if not directory.is_dir():
+        sys.exit(f"{what} cannot be written: {directory} is no directory")
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".") as own:
+            (Path(own) / name).touch()
+    except (OSError, ValueError) as e:
+        sys.exit(f"{what} cannot be written: {getattr(e, 'strerror', None) or e}")
 
 
 def read_json(path):

@@ -12,6 +12,7 @@ import torch
 
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, console
+from nanodlm.files import check_directory
 from nanodlm.lora import merge
 
 
@@ -26,6 +27,7 @@ def main(argv):
     s = configurator.fill(configurator.read(argv), Settings, quiet=True)
     if not s.checkpoint or not s.merge:
         sys.exit("python -m nanodlm.merge --checkpoint=ADAPTER --merge=DIRECTORY")
+    check_directory(s.merge, "merge")
     checkpoint = ckpt.load(s.checkpoint)
     if "adapter" not in checkpoint.facts:
         sys.exit(f"{s.checkpoint} is no adapter, so there is nothing to merge")

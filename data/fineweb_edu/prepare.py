@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, hub  # noqa: E402
 from nanodlm.corpus import load_tokenizer, stream_dataset  # noqa: E402
+from nanodlm.files import check_directory  # noqa: E402
 
 
 def main():
@@ -23,6 +24,7 @@ def main():
     parser.add_argument("--max_tokens", type=float, default=10e9, help="stop at so many training tokens (default 10e9)")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
 
     def documents(first):
         return (

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, hub  # noqa: E402
 from nanodlm.corpus import load_tokenizer, stream_dataset  # noqa: E402
+from nanodlm.files import check_directory  # noqa: E402
 
 
 def main():
@@ -25,6 +26,7 @@ def main():
     )
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
 
     def documents(first):
         return (row["text"] for row in hub.rows("Skylion007/openwebtext", streaming=True, first=first))

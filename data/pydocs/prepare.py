@@ -22,6 +22,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, tokenizer  # noqa: E402
 from nanodlm.corpus import write_dataset  # noqa: E402
+from nanodlm.files import check_directory  # noqa: E402
 
 SKIP = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
 
@@ -80,6 +81,7 @@ def main():
     parser.add_argument("--train_bpe", type=int, default=0, metavar="N", help="learn a new BPE of N tokens first")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
 
     stdlib = Path(sysconfig.get_path("stdlib"))
     documents = {**topics(stdlib), **docstrings(stdlib)}

@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, tokenizer  # noqa: E402
 from nanodlm.corpus import replace_file, write_dataset  # noqa: E402
+from nanodlm.files import check_directory  # noqa: E402
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
@@ -34,6 +35,7 @@ def main():
     parser.add_argument("--input", type=Path, help="a UTF-8 text file to use instead of the download")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
 
     path = args.input or HERE / "input.txt"
     if not args.input and not path.exists():

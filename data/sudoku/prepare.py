@@ -24,6 +24,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, tokenizer  # noqa: E402
 from nanodlm.corpus import write_dataset  # noqa: E402
+from nanodlm.files import check_directory  # noqa: E402
 
 PATIENCE = 10_000  # after so many puzzles in a row without a new one there are no more
 
@@ -139,6 +140,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1337, help="another seed, other puzzles (default 1337)")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
     if min(args.num_train, args.num_val) < 1:
         sys.exit("--num_train and --num_val must be at least 1")
 

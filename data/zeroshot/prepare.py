@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, corpus, hub, tokenizer  # noqa: E402
-from nanodlm.files import replace_file  # noqa: E402
+from nanodlm.files import check_directory, replace_file  # noqa: E402
 
 # Detokenizers: (regex, replacement), one after the other. They do what MDLM's do, oddities included: two stops in a row
 # keep a space, apostrophes pair up as quotes.
@@ -246,6 +246,7 @@ def main():
     parser.add_argument("--max_documents", type=int, help="read no more rows than this")
     parser.add_argument("--out", type=Path, default=HERE, help="NAME/ in it is written (default: beside this script)")
     args = parser.parse_args()
+    check_directory(args.out, "out")
     if args.name not in [*SOURCES, "all"]:
         near = difflib.get_close_matches(args.name, SOURCES, 1, 0.3)
         sys.exit(f"no data set {args.name!r}: " + (f"did you mean {near[0]}?" if near else f"use {', '.join(SOURCES)}"))
