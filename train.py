@@ -43,7 +43,7 @@ from nanodlm import (
 from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
-from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_device, pick_dtype
+from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_compile, pick_device, pick_dtype
 from nanodlm.files import check_directory, replace_file
 from nanodlm.likelihood import mean_and_error, per_token
 from nanodlm.results import with_error
@@ -93,7 +93,7 @@ class Settings:
     log_interval: Size = 10  # iterations between lines of metrics.jsonl
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights and sums stay float32
-    compile: Literal["auto", "true", "false"] = "auto"  # torch.compile; auto: on a GPU
+    compile: Literal["auto", "true", "false"] = "auto"  # torch.compile; auto: on a GPU, where it works
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of model.safetensors (resuming is exact anyway)
     wandb_project: str = ""  # log to this Weights & Biases project
     tensorboard: bool = False  # log to out_dir/tensorboard
@@ -139,7 +139,7 @@ def set_up(argv, stack):
     check_directory(s.out_dir, "out_dir")
     device, why_device = pick_device(s.device)
     dtype, why_dtype = pick_dtype(s.dtype, device)
-    compiled = device == "cuda" if s.compile == "auto" else s.compile == "true"
+    compiled, compiling = pick_compile(s.compile, device)
     presets.check(s.preset, algorithm)
 
     # what it starts from, and the data: made here where they are missing, before the processes wait for each other
@@ -180,7 +180,7 @@ def set_up(argv, stack):
     torch.set_float32_matmul_precision("high")
     kind = torch.device(device).type
     autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    words = f"compile {'on' if compiled else 'off'}" + (f", {world} processes ({s.sharding})" if world > 1 else "")
+    words = compiling + (f", {world} processes ({s.sharding})" if world > 1 else "")
     say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), {words}")
     torch.manual_seed(s.seed)
     raw, said = start.network_of(s, config, source)

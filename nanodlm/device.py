@@ -1,5 +1,8 @@
-"""Where it runs, in which precision (chosen by themselves, with the reason), and how many operations it takes."""
+"""Where it runs, in which precision, compiled or not (chosen by themselves, with the reason), and how many operations
+it takes."""
 
+import functools
+import os
 import sys
 
 import torch
@@ -28,6 +31,29 @@ def pick_dtype(name, device):
         return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
     has = [f for f in ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if getattr(torch.cpu, f, bool)()]
     return (torch.bfloat16, "the CPU multiplies it natively") if has else (torch.float32, "the CPU has no bfloat16")
+
+
+def pick_compile(name, device):
+    """(whether to compile, that in words)"""
+    if name == "false" or name == "auto" and device == "cpu":
+        return False, "compile off"
+    lack = compiler_lacks(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
+    if lack and name == "true":
+        sys.exit(f"compile=true cannot be here: {lack}; install a C++ compiler, or use --compile=false")
+    return not lack, f"compile off ({lack})" if lack else "compile on"
+
+
+@functools.cache
+def compiler_lacks(device):
+    """Why torch.compile does not work on a device, or nothing: it takes more than torch, and a function will tell."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as e:
+        torch.compiler.reset()
+        while e.__cause__ or e.__context__:
+            e = e.__cause__ or e.__context__
+        return f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" if str(e).strip() else type(e).__name__
+    return ""
 
 
 def flops_per_token(model, seq_len, head_rows=1.0, passes=1):

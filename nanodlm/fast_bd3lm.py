@@ -74,6 +74,11 @@ class SampleOptions(decode.SampleOptions):
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
     cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
 
+    def __post_init__(self):
+        if self.compile:
+            raise ValueError("compile does nothing for bd3lm, whose steps have no one shape; leave it out")
+        super().__post_init__()
+
 
 def whole_blocks(lengths, size, seq_len):
     """Where the block that holds a text's last token ends, as in training: a whole block, or the end of the context."""

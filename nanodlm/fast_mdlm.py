@@ -5,6 +5,7 @@ import torch
 from mdlm import CAUSAL, LossOptions, Output, nelbo  # noqa: F401
 from model import Transformer
 from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
+from nanodlm.device import compiler_lacks
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
 from nanodlm.noise import evaluating
 
@@ -14,6 +15,8 @@ def compiled(model):
     if not isinstance(model, Transformer):  # runs through transformers
         return model.hidden
     if not hasattr(model, "graph"):
+        if lack := compiler_lacks(str(model.embed.weight.device)):
+            raise ValueError(f"compile=True cannot be here: {lack}; install a C++ compiler, or leave it out")
         mode = "reduce-overhead" if model.embed.weight.is_cuda else None
         model.graph = torch.compile(model.hidden, dynamic=False, mode=mode)
     return model.graph
@@ -47,6 +50,8 @@ class Canvas:
         self.cache = (
             None if options.cache == "none" else cache_again(model, *size) if options.compile else model.cache(*size)
         )
+        if options.compile:
+            compiled(model)  # or else it is refused now
         self.live = torch.arange(len(x), device=x.device)  # the rows that the cache holds
         self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 

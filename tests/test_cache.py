@@ -1,5 +1,11 @@
 """The KV cache, tiles and compilation: what makes the network fast, and must not change what it says."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +16,8 @@ from toy import BLOCKS, texts
 
 from model import KVCache
 from nanodlm.attention import Tiles
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def cache_for(model, batch=2, size=7):
@@ -240,3 +248,23 @@ def test_a_changing_number_of_rows_is_compiled_only_twice():
     for n in (3, 5, 8, 2, 11):
         compiled(IDS, rows=torch.arange(n))
     assert 1 <= counter.frame_count <= 2  # once for the first number, once for any
+
+
+def test_without_a_compiler_what_was_asked_for_is_one_sentence_and_auto_goes_on_without(tmp_path):
+    """As processes that find none, and have nothing compiled from before."""
+    env = {**os.environ, "CXX": "/nowhere/g++", "CC": "/nowhere/gcc", "PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    env["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+    auto = "from nanodlm.device import pick_compile; print(*pick_compile('auto', 'cuda'), *pick_compile('auto', 'cpu'))"
+    decode = ["sample.py", "--cache=dual", "--block_size=4", "--max_new_tokens=8", "--compile", "--device=cpu"]
+    learn = ["train.py", "--compile=true", "--device=cpu", f"--out_dir={tmp_path / 'out'}"]
+
+    def said(*words):
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, _ = said("-c", auto)
+    assert code == 0 and out.startswith("False compile off (") and out.endswith(") False compile off\n")
+    for words, option in ((learn, "compile=true"), (decode, "compile=True")):
+        code, _, err = said(*words)
+        assert code == 1 and re.fullmatch(rf"{option} cannot be here: InvalidCxxCompiler: .*; install .*\n", err), err
+    assert not (tmp_path / "out").exists()
