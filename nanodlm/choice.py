@@ -111,6 +111,11 @@ def quota(masks, left, step, steps, schedule):
     return share(masks, step, steps, schedule)
 
 
+def rates(schedule):
+    """The schedule that has the mask rates of this one: Dream's differs from the linear one by its steps alone."""
+    return "linear" if schedule == "dream" else schedule
+
+
 def dream_time(step, steps):
     """t after `step` of `steps`, fp32: torch.linspace(1, 1e-3, steps + 1), to the bit, as the counts are rounded down;
     0 after the last."""
@@ -158,7 +163,7 @@ def ancestral_rates(t, s, options):
     Without remasking (alpha_s - alpha_t) / (1 - alpha_t) (MDLM, eq. 7). ReMDM-cap (arXiv 2503.00307, section 4.1):
     sigma = min(remask, (1 - alpha_s) / alpha_t), and (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) (eq. 6);
     off outside of remask_from and remask_until: section 4.2."""
-    rate_t, rate_s = mask_rate(t, options.schedule)[0], mask_rate(s, options.schedule)[0]
+    rate_t, rate_s = (mask_rate(time, rates(options.schedule))[0] for time in (t, s))
     rate_s = torch.where(s <= 1e-12, 0.0, rate_s)
     alpha_t = 1 - rate_t
     sigma = torch.minimum(torch.full_like(t, options.remask), rate_s / alpha_t.clamp(min=1e-12))

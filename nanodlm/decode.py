@@ -11,7 +11,7 @@ import torch
 from mdlm import Output, certainty, mask_rate
 from model import fp32
 from nanodlm.bounds import Above0, Amount, Seed, Steps, Unit, Whole, check
-from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, resolution, top_per_row
+from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
 from nanodlm.noise import share, uniform
 
 
@@ -55,7 +55,7 @@ class SampleOptions:
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
         if self.compile and self.cache != "dual":
             raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
-        mask_rate(torch.ones(1), self.schedule)
+        mask_rate(torch.ones(1), rates(self.schedule))
 
 
 def pad(sequences, value):

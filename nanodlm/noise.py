@@ -36,10 +36,8 @@ def fold(seed, *counters):
 
 def schedule(t, name):
     """The probability 1 - alpha(t) that a token is hidden at time t, and its derivative, of the schedules besides the
-    linear one (mdlm.mask_rate): poly2, poly3, … (t^k) and cosine (MD4, arXiv 2406.04329, table 4), cosine_mdlm (MDLM's
-    code's, the other way round), and dream (as linear; it differs in a sampler's steps only)."""
-    if name == "dream":
-        return t, torch.ones_like(t)
+    linear one (mdlm.mask_rate): poly2, poly3, … (t^k) and cosine (MD4, arXiv 2406.04329, table 4), and cosine_mdlm
+    (MDLM's code's, the other way round)."""
     if name == "cosine":
         a = torch.pi / 2 * (1 - t)
         return a.cos(), torch.pi / 2 * a.sin()

@@ -354,6 +354,7 @@ def generate(net=BLOCKS, prompt=7, new=4, **keys):
         (lambda: fast_bd3lm.log_likelihood(BLOCKS, [ids(*[7] * 9)], [ids(*[8] * 4)], mask_id=M), "13 tokens.*of 12"),
         (lambda: SampleOptions(cache="keep"), "keep.*kept, block, none"),
         (lambda: SampleOptions(window=-1), "window=-1 .*at least 0"),
+        (lambda: SampleOptions(compile=True), "compile does nothing for bd3lm"),
     ],
 )
 def test_bad_input_is_refused_with_the_value_and_the_way_out(make, message):

@@ -500,6 +500,8 @@ def test_the_bound_of_a_prompted_target_is_its_nelbo(module):
         (lambda: LossOptions(corruption="counts"), "counts.*count"),
         (lambda: LossOptions(objective="elbo"), "elbo.*nelbo"),
         (lambda: LossOptions(schedule="linera"), "linera.*linear, poly2"),
+        (lambda: LossOptions(schedule="dream"), "dream.*linear, poly2"),  # the steps of a sampler, and no rates
+        (lambda: mdlm.SampleOptions(schedule="dream"), "dream.*linear, poly2"),  # which has not these steps
         (lambda: LossOptions(see_ahead=1.5), "see_ahead=1.5 .*from 0 to 1"),
         (lambda: LossOptions(t_min=0.6, t_max=0.5), "t_min=0.6 exceeds t_max=0.5"),
         (lambda: mdlm.LikelihoodOptions("l2r"), "l2r.*left_to_right"),
