@@ -16,8 +16,9 @@ from model import fp32
 from nanodlm.bounds import Above0, Amount, Seed, Size, Whole, check
 from nanodlm.choice import choose_tokens
 from nanodlm.decode import pad
+from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
-from nanodlm.noise import evaluating, uniform
+from nanodlm.noise import uniform
 
 CAUSAL = True
 

@@ -27,6 +27,7 @@ from model import Config, Transformer, fp32
 from nanodlm import noise
 from nanodlm.attention import as_masks
 from nanodlm.bounds import Size, Whole
+from nanodlm.guard import evaluating
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
 PASSES = 2  # a training step takes nearly two passes over the text
@@ -159,7 +160,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
-@noise.evaluating()
+@evaluating()
 def adapt(model, windows, options, *, mask_id, seed=0):
     """clip=adaptive: {"t_min", "t_max"}, as far apart as they are, where the blocks' loss varies least (BD3LM, section
     5.3), from an iterable of (x0, maskable). One sweep over t in [0, 1] measures all intervals: what fell into an
@@ -198,7 +199,7 @@ def trained_block_size(model):
     return model.config.block_size
 
 
-@noise.evaluating("config.block_size", "config.seq_len", "config.window")
+@evaluating("config.block_size", "config.seq_len", "config.window")
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
     """An unbiased estimate of each row's NELBO in nats, float64 (B,): over all t in [0, 1], one pass per sample. The
     arguments are mdlm.nelbo's; the fixed-count estimator is applied to every block by itself (BD3LM, eq. 8).
@@ -245,7 +246,7 @@ def logits_of(model, x, block, size, window):
     return position // size == block, lambda at: model(x[None, : len(i)], mask=mask[None], rows=at)
 
 
-@noise.evaluating("config.block_size", "config.seq_len", "config.window")
+@evaluating("config.block_size", "config.seq_len", "config.window")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
@@ -290,7 +291,7 @@ def generate(
 # ---- 5 · likelihood -------------------------------------------------------------------------------------------------
 
 
-@noise.evaluating("config.block_size", "config.seq_len", "config.window")
+@evaluating("config.block_size", "config.seq_len", "config.window")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
     """log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,), one pair at a time: the sum over
     blocks of log p(x^b | x^{<b}) (BD3LM, eq. 4), each by mdlm.log_likelihood's methods."""

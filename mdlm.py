@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from model import Config, Transformer, fp32
 from nanodlm import noise
 from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
-from nanodlm.noise import draw, evaluating, share, uniform
+from nanodlm.guard import evaluating
+from nanodlm.noise import draw, share, uniform
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
 

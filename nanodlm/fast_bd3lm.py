@@ -13,8 +13,8 @@ from mdlm import Output, certainty
 from nanodlm import decode
 from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
+from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
-from nanodlm.noise import evaluating
 
 
 @dataclass

@@ -6,8 +6,8 @@ from mdlm import CAUSAL, LossOptions, Output, nelbo  # noqa: F401
 from model import Transformer
 from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.device import compiler_lacks
+from nanodlm.guard import evaluating
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
-from nanodlm.noise import evaluating
 
 
 def compiled(model):

@@ -11,7 +11,8 @@ from mdlm import certainty, hide_by_count, nelbo_masks
 from nanodlm.bounds import Amount, Seed, Size, check
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.decode import check_length, pad, reader, scatter, states
-from nanodlm.noise import evaluating, of_masks, uniform
+from nanodlm.guard import evaluating
+from nanodlm.noise import of_masks, uniform
 
 
 def llada_masks(maskable, row, j, samples, seed, batch):
