@@ -554,32 +554,25 @@ def test_accumulation_over_micro_batches_equals_one_large_batch(trained, made, l
     assert_same(trained[name][1], small, 5e-5)
 
 
-RANKS = """
-import os, sys
+RANK = """
+import sys
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import train
 from nanodlm import batches, corpus
 corpus.ROOT, batches.CHUNK = Path(sys.argv[1]), 32
-children = []
-for rank in range(2):
-    child = os.fork()
-    if not child:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-        train.main(sys.argv[2:])
-        sys.stdout.flush()
-        os._exit(0)
-    children.append(child)
-sys.exit(max(os.waitpid(c, 0)[1] for c in children) and 1)
+sys.exit(train.main(sys.argv[2:]))
 """
 
 
 def test_two_gloo_processes_equal_one_process(trained, made, lines, tmp_path, elsewhere):
     args = [*TINY, f"--init_from={made / 'bert'}", f"--dataset={lines}", f"--out_dir={tmp_path}", "--batch_size=2"]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    command = [sys.executable, "-c", RANKS, elsewhere, *args]
-    done = subprocess.run(command, cwd=CODE, env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CODE)}
+    command += [str(tmp_path / "rank.py"), str(elsewhere), *args]
+    done = subprocess.run(command, cwd=CODE, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     path, one, _ = trained["mdlm"]
     assert_same(one, ckpt.load_train_state(tmp_path / "last"), 5e-5)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-from hub_server import free_port
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train import ROOT, TEXT, TINY, assert_same, run, stop_at, text_data  # noqa: F401
@@ -251,9 +251,11 @@ def driven(text_data, tmp_path_factory):  # noqa: F811
     leaves the second one to us: (directory, [(stdout, stderr), …], Popens)."""
     out, driver = tmp_path_factory.mktemp("driven"), DRIVER.replace("LONG", repr(LONG))
     words = [*TINY, f"--dataset={text_data}", "--batch_size=4", str(out)]
-    ports = ",".join(str(free_port()) for _ in ENDS)
+    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in ENDS]
+    ports = ",".join(str(store.port) for store in stores)
     command = [sys.executable, "-c", driver, str(ROOT), ",".join(ENDS), ports, *words]
     env = {**ONE_THREAD, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     keys = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     ranks = [subprocess.Popen(command, env={**env, "RANK": r, "LOCAL_RANK": r}, **keys) for r in "01"]
     try:
@@ -326,8 +328,8 @@ def test_a_lost_process_and_a_signal_cost_the_steps_since_the_last_save_and_noth
     assert process.returncode and "resumed at iteration" in said and "saved; go on with" in said, said
     assert lost < iteration() < 240
 
-    launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7"]
-    launch += [f"--rdzv_endpoint=127.0.0.1:{free_port()}", *words, "--init_from=auto"]
+    launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7", "--rdzv_conf=store_type=file"]
+    launch += [f"--rdzv_endpoint={tmp_path / 'rendezvous'}", *words, "--init_from=auto"]  # no port, which may be taken
     for node in [torchrun(*launch) for _ in range(2)]:
         said, _ = node.communicate(timeout=300)
         assert node.returncode == 0, said
