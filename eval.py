@@ -24,19 +24,7 @@ from typing import Literal
 
 import torch
 
-from nanodlm import (
-    algorithms,
-    configurator,
-    console,
-    conversations,
-    corpus,
-    fast_bd3lm,
-    fast_mdlm,
-    files,
-    measures,
-    parallel,
-    presets,
-)
+from nanodlm import algorithms, configurator, console, conversations, corpus, files, measures, parallel, presets
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
@@ -196,11 +184,7 @@ def main(argv):
     if "help" in values:
         from nanodlm import tasks
 
-        options = (
-            fast_mdlm.SampleOptions,
-            fast_bd3lm.SampleOptions,
-            fast_mdlm.LikelihoodOptions,
-        )  # which have them all
+        options = [o for a in algorithms.named(values) for o in (a.SampleOptions, a.LikelihoodOptions)]
         configurator.fill(values, Settings, tasks.Options, *options)
     own = {k: v for k, v in values.items() if hasattr(Settings, k)}
     s = configurator.fill(own, Settings, quiet=True)

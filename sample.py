@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, fast_mdlm, files, memory, presets, replay
+from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, files, memory, presets, replay
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Size, check
@@ -137,7 +137,7 @@ def refuse_idle(s, values):
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
-        configurator.fill(values, Settings, fast_mdlm.SampleOptions, fast_bd3lm.SampleOptions)  # which have them all
+        configurator.fill(values, Settings, *(a.SampleOptions for a in algorithms.named(values)))
     s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k)}, Settings, quiet=True)
     refuse_idle(s, values)
     files.check_file(s.html, "html", (".html", ".htm"))

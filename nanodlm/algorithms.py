@@ -4,7 +4,8 @@ import importlib
 import sys
 from dataclasses import fields, is_dataclass
 
-from nanodlm.files import ROOT, holding, holds, load_module
+from nanodlm import checkpoint as ckpt
+from nanodlm.files import ROOT, holding, holds, load_module, read_json
 
 PARTS = ("CAUSAL", "loss", "nelbo", "log_likelihood", "generate", "LossOptions", "LikelihoodOptions", "SampleOptions")
 
@@ -24,6 +25,18 @@ def load(name):
     if lacks := {"max_new_tokens", "temperature", "seed"} - {f.name for f in fields(module.SampleOptions)}:
         sys.exit(f"{path.name}: SampleOptions has no {' and no '.join(sorted(lacks))}")
     return module
+
+
+def named(values):
+    """What decodes and measures by the values of a command line, which name an algorithm, or checkpoints that are at
+    hand; or else ours, which have every option."""
+    said = values.get("algorithm", values.get("checkpoint", ((),)))[0]
+    names = said if isinstance(said, tuple) else str(said).split(",")
+    if "algorithm" not in values:
+        found = [read_json(path / "config.json") for name in names if (path := ckpt.at_hand(name))]
+        found = [own if isinstance(own := facts.get("nanodlm"), dict) else facts for facts in found]
+        names = [facts["algorithm"] for facts in found if "algorithm" in facts]
+    return [engine(load(name)) for name in names or ("mdlm", "bd3lm")]
 
 
 def engine(algorithm, plain=False):

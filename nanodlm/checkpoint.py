@@ -44,16 +44,22 @@ class Checkpoint:
         return files_of(self.path)
 
 
-def find(path, pickle=False):
-    """The checkpoint directory that `path` means: itself, or its best/ or last/, here or in the project; or else the
-    snapshot of the hub's `org/name` or `org/name@revision`, downloaded where it is not in the cache yet.
-
-    last.old is what save() leaves if it is killed between its two renames."""
+def at_hand(path):
+    """find() without the hub, or None."""
     for base in (Path(path), ROOT / path):
         inside = [base / name for name in ("best", "last", "best.old", "last.old")]
         for candidate in (base, *inside, Path(f"{base}.old")):
             if (candidate / "config.json").is_file():
                 return candidate
+
+
+def find(path, pickle=False):
+    """The checkpoint directory that `path` means: itself, or its best/ or last/, here or in the project; or else the
+    snapshot of the hub's `org/name` or `org/name@revision`, downloaded where it is not in the cache yet.
+
+    last.old is what save() leaves if it is killed between its two renames."""
+    if here := at_hand(path):
+        return here
     there = re.fullmatch(r"([\w.-]+)/[\w.-]+(@[\w./-]+)?", str(path))
     if there and not any((base / there[1]).exists() for base in (Path(), ROOT)):
         return download(str(path), pickle)

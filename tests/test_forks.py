@@ -152,6 +152,23 @@ def test_a_copy_trains_as_the_original(name, project, text_data, tmp_path, monke
     assert facts["val_nats"] == others["val_nats"] and facts["model"] == others["model"]
 
 
+def test_help_has_the_options_of_the_algorithm_that_is_named(project, pairs, capsys):
+    """By its name, or by its checkpoint; others' options it has not."""
+    ours = (project / "copy_of_mdlm.py").read_text(encoding="utf-8")
+    new = "class SampleOptions:\n    sharpness: float = 2.5  # how sharp it is\n"
+    (project / "copy_of_mdlm.py").write_text(ours.replace("class SampleOptions:\n", new), encoding="utf-8")
+    for main in (sample.main, evaluation.main):
+        for word in ("--algorithm=copy_of_mdlm", f"--checkpoint={pairs['mdlm'][1]}"):
+            if main is sample.main or "checkpoint" in word:
+                with pytest.raises(SystemExit) as e:
+                    main([word, "--help"])
+                said = capsys.readouterr().out
+                assert e.value.code == 0 and "--sharpness=2.5  (" in said and "how sharp it is" in said
+                assert "--quota=steps" in said and "--cfg_scale" not in said and "--window=" not in said
+    with pytest.raises(SystemExit, match="no algorithm 'nobody'"):
+        sample.main(["--algorithm=nobody", "--help"])
+
+
 # ---- what lies beside ours -------------------------------------------------------------------------------------------
 
 BROKEN = {
