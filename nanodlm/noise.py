@@ -40,10 +40,10 @@ def schedule(t, name):
     if name == "cosine_mdlm":
         a = torch.pi / 2 * t
         return 2 * (a / 2).sin() ** 2, torch.pi / 2 * a.sin()  # 1 - cos(a), without the cancellation
-    if name.startswith("poly") and name[4:].replace(".", "", 1).isdigit() and float(name[4:]) > 0:
+    if name.startswith("poly") and name[4:].replace(".", "", 1).isdecimal() and 0 < float(name[4:]) <= 64:
         k = float(name[4:])
         return t**k, k * t ** (k - 1)
-    raise ValueError(f"unknown schedule {name!r}; use linear, poly2 (any power), cosine or cosine_mdlm")
+    raise ValueError(f"unknown schedule {name!r}; use linear, poly2 (a power up to 64), cosine or cosine_mdlm")
 
 
 def stratified(seed, total, device=None, low_discrepancy=True):
