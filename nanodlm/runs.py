@@ -220,11 +220,18 @@ class Stop:
 
 @contextlib.contextmanager
 def signals():
-    """Stop, whose `asked` turns true when the process is told to end: by a cluster (SIGTERM, SIGUSR1) or by Ctrl-C."""
-    stop = Stop()
+    """Stop, whose `asked` turns true when the process is told to end: by a cluster (SIGTERM, SIGUSR1) or by Ctrl-C. The
+    first is answered at once; a second Ctrl-C ends all at once, which costs no file: each is whole or not there."""
+    stop, first = Stop(), math.inf
 
     def told(number, frame):
-        stop.asked = True
+        nonlocal first
+        if number == signal.SIGINT and time.monotonic() > first + 1:  # torchrun repeats the first one
+            raise KeyboardInterrupt
+        if not stop.asked and int(os.environ.get("RANK", 0)) == 0:
+            answer = "asked to stop: after this step, or this batch of the evaluation, all is saved; Ctrl-C once more"
+            os.write(2, f"\n{answer} stops at once, with what was saved before\n".encode())  # print is for no handler
+        first, stop.asked = min(first, time.monotonic()), True
 
     names = [n for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n)]  # Windows has no SIGUSR1
     before = {n: signal.signal(getattr(signal, n), told) for n in names}

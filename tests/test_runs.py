@@ -202,6 +202,39 @@ def test_a_signal_does_not_wait_for_an_evaluation(text_data, tmp_path, monkeypat
     assert [x["iter"] for x in lines if "val_nats" in x] == [2, 4]  # the one that was cut short comes first
 
 
+def test_ctrl_c_is_answered_at_once_and_the_second_stops_at_once_with_whole_files(text_data, tmp_path):  # noqa: F811
+    """A real process within an evaluation that would take hours."""
+    args = [*TINY, f"--dataset={text_data}", f"--out_dir={tmp_path / 'run'}"]
+    train.main(args)
+    before = {p: p.read_bytes() for p in (tmp_path / "run/last").iterdir()}
+    command = [sys.executable, ROOT / "train.py", *args, "--init_from=resume", "--max_iters=9", "--eval_interval=5"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen([*command, "--eval_samples=1000000"], stdout=said, stderr=said)
+
+    def wait_for(words, seconds):
+        end = time.time() + seconds
+        while words not in (text := (tmp_path / "said").read_text()):
+            assert time.time() < end and process.poll() is None, text
+            time.sleep(0.02)
+
+    try:
+        wait_for("iterations", 100)
+        while '"iter": 5' not in (tmp_path / "run/metrics.jsonl").read_text():  # from here on it evaluates
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        wait_for("asked to stop", 10)
+        process.send_signal(signal.SIGINT)  # torchrun's repetition of the same
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+    text = (tmp_path / "said").read_text()
+    assert text.count("asked to stop") == 1 and text.rstrip().endswith("stopped") and "Traceback" not in text
+    assert {p: p.read_bytes() for p in (tmp_path / "run/last").iterdir()} == before
+
+
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 DRIVER = """
