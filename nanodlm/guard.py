@@ -1,10 +1,25 @@
 """What a function of a network and of texts asks of the two, in one decorator: no dropout, no gradients, texts that are
 rows of ids, a network that can do what will be asked of it; or one sentence that says what is not so."""
 
+import contextlib
 import functools
 import inspect
 
 import torch
+
+
+@contextlib.contextmanager
+def still(model):
+    """Without gradients and dropout."""
+    active = [m for m in model.modules() if m.training] if isinstance(model, torch.nn.Module) else []
+    try:
+        for m in active:
+            m.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for m in active:  # each as it was: a part may be frozen
+            m.training = True
 
 
 def evaluating(*needs):
@@ -22,15 +37,8 @@ def evaluating(*needs):
             check_network(model, needs)
             for name in bound.arguments.keys() & {"prompts", "targets"}:
                 bound.arguments[name] = texts(bound.arguments[name], name, model)
-            active = [m for m in model.modules() if m.training] if isinstance(model, torch.nn.Module) else []
-            try:
-                for m in active:
-                    m.training = False
-                with torch.no_grad():
-                    return function(*bound.args, **bound.kwargs)
-            finally:
-                for m in active:  # each as it was: a part may be frozen
-                    m.training = True
+            with still(model):
+                return function(*bound.args, **bound.kwargs)
 
         return evaluated
 

@@ -9,7 +9,7 @@ import torch
 
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, lora, runs
+from nanodlm import configurator, conversations, lora, runs
 from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
@@ -112,6 +112,11 @@ def network_of(s, config, source):
         if not isinstance(model, Transformer):
             sys.exit("random_weights: this model runs through transformers; use a family that is known here")
         model = Transformer(config)
+    if not isinstance(model, Transformer) and not config.causal:
+        pairs, padded = model.decoder or s.anneal_iters, conversations.holds_chat(s.dataset)
+        if (pairs or padded) and not model.follows("pairs") and (pairs or not model.follows("padding")):
+            what = "who sees whom" if pairs else "padding, which conversations need"
+            sys.exit(f"{source.path}, through transformers, does not follow a mask of {what}; use another model")
     base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
     changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
     for name, module in model.named_modules():  # what is not a weight follows this run's settings

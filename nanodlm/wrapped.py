@@ -7,6 +7,7 @@ import torch
 
 from model import Config, KVCache
 from nanodlm.families import BERT_IGNORE, FAMILIES
+from nanodlm.guard import still
 from nanodlm.hub import first_line
 from nanodlm.weights import refuse
 
@@ -18,7 +19,7 @@ class Wrapped(torch.nn.Module):
 
     def __init__(self, hf, causal):
         super().__init__()
-        self.hf, self.decoder = hf, causal
+        self.hf, self.decoder, self.followed = hf, causal, {}
         length = getattr(hf.config, "max_position_embeddings", 0) or 2048
         self.first = 0  # what the first position is called: padding_idx + 1 among RoBERTa's descendants
         for name, table in hf.named_modules():
@@ -29,7 +30,8 @@ class Wrapped(torch.nn.Module):
 
     def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
         B, T = ids.shape
-        if mask is not None and (not torch.is_tensor(mask) or cache is not None and mask.dim() != 2):
+        whole = mask is None or torch.is_tensor(mask) and (mask.dim() == 2 or cache is None and mask.shape[-2] == T)
+        if not whole:
             raise ValueError("this model runs through transformers, which has no attention by blocks; use mdlm or ar")
         if cache is None:
             order = {} if positions is None else {"position_ids": positions.clamp(min=0) + self.first}
@@ -47,17 +49,42 @@ class Wrapped(torch.nn.Module):
         return logits if rows is None else logits.flatten(0, 1)[rows.flatten()]
 
     def attention_mask(self, mask, ids):
-        """transformers' form of a mask: 2-D where it is one of real tokens, else 4-D, 0 or the least number."""
+        """transformers' form of a mask: 2-D where it is one of real tokens and the model follows it, else 4-D, 0 or the
+        least number; None where there is nothing to say."""
         ahead = self.decoder and not self.config.causal
-        if not ahead and (mask is None or mask.dim() == 2):
-            return None if mask is None else mask.long()
+        if mask is not None and mask.dim() == 2:
+            mask = None if mask.all() else mask
+        if mask is None and not ahead:
+            return None
+        if not ahead and mask.dim() == 2 and (self.decoder or self.follows("padding")):
+            return mask.long()
+        if not self.follows("pairs"):
+            what = "padding: give it texts of one length" if mask is not None and mask.dim() == 2 else "who sees whom"
+            raise ValueError(f"{type(self.hf).__name__}, through transformers, does not follow a mask of {what}")
         if mask is None or mask.dim() == 2:
-            mask = (torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)[:, None].expand(
-                -1, ids.shape[1], -1
-            )
-        mask = (mask[:, None] if mask.dim() == 3 else mask).expand(len(ids), -1, -1, -1)
-        dtype = self.hf.dtype
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+            mask = mask[:, None].expand(-1, ids.shape[1], -1)
+        return additive((mask[:, None] if mask.dim() == 3 else mask).expand(len(ids), -1, -1, -1), self.hf.dtype)
+
+    @torch.compiler.disable
+    def follows(self, kind):
+        """Whether the model obeys a mask of this kind, which some ignore without a word: tried once, on four tokens of
+        which the last one, or the third, is another. Who may not see it must not notice; of two pairs, who may must."""
+        if kind not in self.followed:
+            ids = torch.tensor([[8, 9, 10, 11], [8, 9, 10, 12], [8, 9, 12, 11]], device=self.hf.device)
+            at = torch.arange(4, device=ids.device)
+            mask = (at < 3).long().expand(3, -1)
+            if kind == "pairs":
+                mask = additive((at // 2 == at[:, None] // 2).expand(3, 1, -1, -1), self.hf.dtype)
+            with still(self.hf):
+                try:
+                    a, last, third = self.hf(input_ids=ids % self.config.vocab_size, attention_mask=mask).logits
+                except Exception:  # whatever a model says to a mask that it does not take
+                    return self.followed.setdefault(kind, False)
+            last, third = ((a - b).abs().amax(-1).tolist() for b in (last, third))
+            blind = last[:2] + third[:2] if kind == "pairs" else last[:3]
+            self.followed[kind] = max(blind) <= 1e-3 * max(last) and (kind == "padding" or last[2] > 0)
+        return self.followed[kind]
 
     def head(self, x):
         return x
@@ -71,6 +98,11 @@ class Wrapped(torch.nn.Module):
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
+
+
+def additive(mask, dtype):
+    """A bool mask as what is added to attention's logits."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def is_causal(name):
