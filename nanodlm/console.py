@@ -20,8 +20,8 @@ def visible(text):
 
 
 def run(main, *args):
-    """Call main as a command, which ends the process: with main's exit status, and without a traceback where somebody
-    presses Ctrl-C or stops reading (as `| head` does)."""
+    """Call main as a command, which ends the process where main says or fails so: with its exit status, and without a
+    traceback where somebody presses Ctrl-C or stops reading (as `| head` does)."""
     streams = [s for s in (sys.stdin, sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
     for stream in streams:  # what an encoding lacks is no reason to end
         stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
@@ -39,7 +39,8 @@ def run(main, *args):
         if not any(map(mute, streams[1:])):
             raise
         status = 141 if isinstance(e, BrokenPipeError) else f"what was to be said could not be written: {e}"
-    sys.exit(status)
+    if status:
+        sys.exit(status)
 
 
 def mute(stream):

@@ -109,7 +109,7 @@ class Row(SimpleNamespace):
 
 def stand_in(recipe):
     """What settings_of asks of a checkpoint, and its algorithm."""
-    model = SimpleNamespace(config=SimpleNamespace(block_size=0))
+    model = SimpleNamespace(config=SimpleNamespace(block_size=0, vocab_size=2**17))
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     return checkpoint, fast_bd3lm if PRESETS[recipe] == "bd3lm" else fast_mdlm
 

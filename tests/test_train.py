@@ -469,7 +469,7 @@ def test_scripts_print_help(capsys):
         with pytest.raises(SystemExit):
             main([*args, "--help"])
     text = capsys.readouterr().out
-    assert "--learning_rate=0.001  (float)  AdamW's" in text
+    assert "--learning_rate=0.001  (a number from 0 to 1e15)  AdamW's" in text
     assert "--temperature" in text and "--infill" in text and "--chain_rule" in text
 
 
