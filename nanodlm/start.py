@@ -101,7 +101,7 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     return replace(config, causal=algorithm.CAUSAL, block_size=block_size)
 
 
-def network_of(s, config, source):
+def network_of(s, config, source, packing=False):
     """(the network to train, what its checkpoints say of where it comes from)."""
     if source is None:
         if s.lora_r:
@@ -112,11 +112,13 @@ def network_of(s, config, source):
         if not isinstance(model, Transformer):
             sys.exit("random_weights: this model runs through transformers; use a family that is known here")
         model = Transformer(config)
-    if not isinstance(model, Transformer) and not config.causal:
-        pairs, padded = model.decoder or s.anneal_iters, conversations.holds_chat(s.dataset)
+    if not isinstance(model, Transformer):
+        pairs = packing or not config.causal and (model.decoder or s.anneal_iters)
+        padded = not config.causal and conversations.holds_chat(s.dataset)
         if (pairs or padded) and not model.follows("pairs") and (pairs or not model.follows("padding")):
             what = "who sees whom" if pairs else "padding, which conversations need"
-            sys.exit(f"{source.path}, through transformers, does not follow a mask of {what}; use another model")
+            instead = "leave out packing" if packing else "use another model"
+            sys.exit(f"{source.path}, through transformers, does not follow a mask of {what}; {instead}")
     base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
     changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
     for name, module in model.named_modules():  # what is not a weight follows this run's settings

@@ -1,9 +1,14 @@
 """Models that run through transformers: a mask that one of them would ignore, or misread, is followed or refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
 
+import train
+from nanodlm import start
+from nanodlm.checkpoint import Checkpoint
 from nanodlm.wrapped import Wrapped
 
 SIZES = dict(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
@@ -59,6 +64,18 @@ def test_a_causal_model_that_is_converted_looks_ahead_and_stays_as_it_was():
     change(model, None)
     assert all(m.training for m in model.modules())
     assert min(change(model.eval(), None)) > 0 and max(change(model, PADDING)[:3]) == 0
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_rows_are_packed_for_a_model_that_keeps_their_texts_apart_and_no_other(packing):
+    for name in ("OPT", "GPTNeoX"):
+        model = wrapped(f"{name}ForCausalLM")
+        source, s = Checkpoint(model, None, "ar", {}, Path(name)), train.Settings(dataset="talk.jsonl")
+        if packing and name == "OPT":
+            with pytest.raises(SystemExit, match="OPT, .* does not follow a mask of who sees whom; leave out packing"):
+                start.network_of(s, model.config, source, packing)
+        else:
+            assert start.network_of(s, model.config, source, packing)[0] is model
 
 
 @pytest.mark.parametrize("mask", [(PAIRS, PAIRS), PAIRS[:, :2], torch.ones(1, 2, 3, 4).bool()])
