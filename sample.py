@@ -70,7 +70,11 @@ def canvas_of(s, tokenizer):
     if s.template:
         if s.infill or not s.prompt or tokenizer.chat is None:
             sys.exit("--template needs --prompt, and a checkpoint with a chat template")
-        return torch.tensor(chat.ask(tokenizer, s.system, [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]))
+        try:
+            asked = [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]
+            return torch.tensor(chat.ask(tokenizer, s.system, asked))
+        except ValueError as e:
+            sys.exit(str(e))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
     ids = [*before]
     for part in re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]:
@@ -181,9 +185,9 @@ def show(s, options, canvas, out, seconds, checkpoint):
         print(f"--- sample {i + 1} " + "-" * 60)
         if s.stop and not s.infill:
             given, made = (tokenizer.decode(part.tolist()) for part in (tokens[: len(canvas)], tokens[len(canvas) :]))
-            print(given + chat.cut(made, s.stop))
+            print(console.visible(given + chat.cut(made, s.stop)))
         else:
-            print(tokenizer.decode(tokens.tolist()))
+            print(console.visible(tokenizer.decode(tokens.tolist())))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)
@@ -191,12 +195,16 @@ def show(s, options, canvas, out, seconds, checkpoint):
     print(f"{made} tokens in {forwards} forwards ({made / max(forwards, 1):.2f} tokens per forward), ", end="")
     print(f"{made / seconds:.0f} tokens/s{' (slowed down by watch)' if s.watch else ''}")
     starts = [torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=mask_id)] * s.num_samples
-    if s.html:
-        replay.write_html(s.html, starts, out, tokenizer, f"{checkpoint.path.name}: {len(starts[0])} tokens denoised")
-        print(f"wrote {s.html}")
-    if s.gif:
-        replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer)
-        print(f"wrote {s.gif}")
+    title = f"{checkpoint.path.name}: {len(starts[0])} tokens denoised"
+    try:
+        if s.html:
+            replay.write_html(s.html, starts, out, tokenizer, title)
+            print(f"wrote {s.html}")
+        if s.gif:
+            replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer)
+            print(f"wrote {s.gif}")
+    except OSError as e:  # a full disk
+        sys.exit(f"the samples above were not written as a page: {e}")
 
 
 if __name__ == "__main__":

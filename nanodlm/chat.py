@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 
 from nanodlm import replay
+from nanodlm.console import visible
+from nanodlm.files import replace_file
 
 HELP = "/reset forgets the conversation, /save FILE writes it as JSON, /quit or Ctrl-D ends; a \\ at the end goes on"
 
 
 def ask(tokenizer, system, messages):
-    """The ids of a conversation, up to where the assistant answers."""
+    """The ids of a conversation, up to where the assistant answers; ValueError where they cannot be had."""
     try:
         return tokenizer.chat([*([{"role": "system", "content": system}] if system else []), *messages])
-    except Exception as e:  # a template may refuse a role, in its own words
-        sys.exit(f"the checkpoint's chat template refuses this conversation: {e}")
+    except Exception as e:  # a template may refuse a role, in its own words, and a tokenizer a character
+        raise ValueError(f"the checkpoint's chat template refuses this conversation: {e}") from e
 
 
 def cut(text, stop):
@@ -38,18 +40,18 @@ def fit(tokenizer, system, messages, room):
 
 
 def read_line():
-    """What the user types, None at the end of the input."""
-    lines = []
+    """What the user types, None at the end of the input. (Python's input() would lose what follows a null byte.)"""
+    said = ""
     try:
         while True:
-            lines.append(input("… " if lines else "you> "))
-            if not lines[-1].endswith("\\"):
-                return "\n".join(lines).strip()
-            lines[-1] = lines[-1][:-1]
+            print("… " if said else "you> ", end="", flush=True)
+            line = sys.stdin.readline()
+            said += line.rstrip("\n")
+            if not line.rstrip("\n").endswith("\\"):
+                return said.strip() if line or said else None
+            said = said[:-1] + "\n"
     except KeyboardInterrupt:
         return None
-    except EOFError:
-        return "\n".join(lines).strip() or None
 
 
 def talk(s, checkpoint, algorithm, options, stop_ids, device):
@@ -79,15 +81,19 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             path = Path(rest.strip() or "chat.json")
             content = [*([{"role": "system", "content": s.system}] if s.system else []), *messages]
             try:
-                path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-                print(f"(wrote {path})")
-            except OSError as e:
-                print(f"(not written: {e})")
+                replace_file(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+                print(f"(wrote {visible(path)})")
+            except (OSError, ValueError) as e:  # no place for it, or no name
+                print(f"(not written: {visible(e)})")
         elif word.startswith("/"):
             print(HELP)
         else:
             asked = [*messages, {"role": "user", "content": said}]
-            ids, kept = fit(tokenizer, s.system, asked, room)
+            try:
+                ids, kept = fit(tokenizer, s.system, asked, room)
+            except ValueError as e:
+                print(f"({visible(e)}; nothing was added to it)")
+                continue
             if ids is None:
                 print(f"(too long: more than the {room} tokens that max_new_tokens={options.max_new_tokens} leaves)")
                 continue
@@ -101,9 +107,13 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             except KeyboardInterrupt:
                 print("\n(stopped; nothing was added to the conversation)")
                 continue
+            except ValueError as e:
+                print(f"({visible(e)}; nothing was added to the conversation)")
+                continue
             text = cut(text, s.stop).strip()
             messages = [*kept, {"role": "assistant", "content": text}]
-            print(f"model> {text}\n({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")
+            print(f"model> {visible(text)}")
+            print(f"({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")
 
 
 def answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device):
@@ -113,9 +123,6 @@ def answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device):
     watch = (lambda canvases: draw([canvases[0][len(ids) :]])) if s.watch else None  # the answer, not the question
     start = time.time()
     keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, watch=watch)
-    try:
-        out = algorithm.generate(model, [prompt], options, **keys)
-    except ValueError as e:
-        sys.exit(str(e))
+    out = algorithm.generate(model, [prompt], options, **keys)
     made = out.tokens[0][len(ids) :].tolist()
     return tokenizer.decode(made), len(made), out.num_forwards[0], time.time() - start

@@ -3,61 +3,138 @@
 All three draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
 """
 
+import functools
 import html
+import io
+import itertools
 import json
+import math
 import re
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from wcwidth import wcwidth
+
+from nanodlm.console import visible
+from nanodlm.files import replace_file
+
 MASK = "░"
+PART = "▒"  # of a character whose other tokens are hidden
 
 
 def pieces(ids, tokenizer):
-    """The text of each id by itself; None for the mask token."""
-    return [None if i in (tokenizer.mask_id, -1) else tokenizer.decode([i]) for i in ids]
+    """The text of each id, None for the mask token.
+
+    A token by itself may have none: a character may take several, a space may stand only between two. So neighbours
+    that are known are decoded together: joined, their pieces are that text, and a character of several tokens is the
+    piece of the one that completes it."""
+    out = []
+    for known, run in itertools.groupby(ids, lambda i: i not in (tokenizer.mask_id, -1)):
+        run = tuple(run)
+        behind = len(out) + len(run) < len(ids)
+        out += cut(run, tokenizer.decode, bool(out), behind) if known else [None] * len(run)
+    return out
+
+
+@functools.lru_cache(2**8)  # from one frame to the next most runs stay as they are
+def cut(ids, decode, before, behind):
+    """The text of a run of ids, in a piece for each; whether a mask is before it, or behind it."""
+    given = int(before)  # a decoder may take the space from the first token: then that is a second one
+    ids = ids[:given] + ids
+    text = decode(list(ids))[len(decode(list(ids[:given]))) :]
+    ends, begin, middle = [0], 0, given  # up to `middle` all is complete; what follows is read with what is before it
+    for end in range(given + 1, len(ids) + 1):
+        new = decoded(ids[begin:end], decode)[len(decoded(ids[begin:middle], decode)) :]
+        if new and not new.endswith("\ufffd"):
+            ends.append(ends[-1] + len(new))
+            begin, middle = middle, end
+        else:
+            ends.append(ends[-1])
+    for edge in ["^\ufffd+"] * before + ["\ufffd+$"] * behind:
+        text = re.sub(edge, lambda halves: PART * len(halves[0]), text)
+    return [text[a:b] for a, b in zip(ends, [*ends[1:-1], len(text)])]
+
+
+@functools.lru_cache(2**16)
+def decoded(ids, decode):
+    return decode(list(ids))
+
+
+def frames(canvas, trace, tokenizer, length):
+    """[(pieces, {position: probability} of what was revealed)] before the first step and after each one. The last step
+    leaves `length` tokens."""
+    ids, steps = canvas.tolist(), [{} for _ in range(1 + max((e[0] for e in trace), default=-1))]
+    for step, i, token, p in trace:
+        steps[step][i] = token, p
+    out = [(pieces(ids, tokenizer), {})]
+    for number, events in enumerate(steps, 1):
+        for i, (token, _) in events.items():
+            ids[i] = token
+        now = ids[:length] if number == len(steps) else ids
+        out.append((pieces(now, tokenizer), {i: p for i, (_, p) in events.items()}))
+    return out
+
+
+def layout(parts, columns):
+    """([[line, column, character, number of its part]], the number of lines) of a text in parts, wrapped to columns of
+    a terminal: a Chinese character takes two, an accent none."""
+    cells, line, column = [], 0, 0
+    for number, part in enumerate(parts):
+        for c in part:
+            wide = max(0, wcwidth(c)) + (c == "\ufe0f")  # which may make the sign before it an emoji, twice as wide
+            if c == "\n" or wide and column + wide > columns:
+                line, column = line + 1, 0
+            if c == "\n":
+                continue
+            if not wcwidth(c) and cells and cells[-1][0] == line:
+                cells[-1][2] += c
+            else:
+                cells.append([line, column, c, number])
+            column += wide
+    return cells, line + 1
 
 
 def live(tokenizer, row=0, delay=0.0):
     """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
-    before, height, out = [], 0, sys.stdout
-    tty = out.isatty()
+    before, height, masks, out = [], 0, math.inf, sys.stdout
+    tty, encoding = out.isatty(), out.encoding or "utf-8"
     columns, lines = shutil.get_terminal_size((100, 30))
+    mask = MASK if MASK.encode(encoding, "ignore") else "_"
+
+    def shown(piece):
+        text = visible(piece).replace("\t", " ")  # a tab would shift the line
+        return text.encode(encoding, "backslashreplace").decode(encoding)  # as the stream will write it
 
     def watch(canvases):
-        nonlocal before, height
-        now = pieces(canvases[row].tolist(), tokenizer)
-        if now == before:
+        nonlocal before, height, masks
+        ids = canvases[row].tolist()
+        if ids == before:
             return
-        fresh = [i >= len(before) or p != before[i] for i, p in enumerate(now)] if before else [False] * len(now)
-        text, column, drawn = "", 0, 1
-        for piece, new in zip(now, fresh):
-            shown = MASK if piece is None else re.sub(r"[^\S\n]|[\x00-\x08]", " ", piece)  # tabs would shift the line
-            part = ""
-            for c in shown:
-                if c == "\n" or column == columns - 1:
-                    part, column, drawn = part + "\n", 0, drawn + 1
-                if c != "\n":
-                    part, column = part + c, column + 1
-            if tty and piece is None:
-                part = f"\033[90m{part}\033[0m"
-            elif tty and new:
-                part = f"\033[1;32m{part}\033[0m"
-            text += part
-        rows = text.split("\n")
+        now = pieces(ids, tokenizer)
+        fresh = [bool(before) and (i >= len(before) or x != before[i]) for i, x in enumerate(ids)]
+
+        def paint(number, text):
+            if tty and now[number] is None:
+                return f"\033[90m{text}\033[0m"
+            return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
+
+        cells, count = layout([mask if p is None else shown(p) for p in now], columns - 1)
+        rows = [""] * count
+        for (line, number), same in itertools.groupby(cells, lambda cell: (cell[0], cell[3])):
+            rows[line] += paint(number, "".join(cell[2] for cell in same))
         if tty:  # what does not fit the window cannot be redrawn in place: keep to its last lines
             rows = rows[-(lines - 2) :]
             out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
             height = len(rows)
-        elif not before or sum(fresh) and now.count(None) <= before_masks[0] * 0.6 or now.count(None) == 0:
-            before_masks[0] = now.count(None)
+        elif not before or any(fresh) and now.count(None) <= masks * 0.6 or now.count(None) == 0:
+            masks = now.count(None)
             out.write("\n".join(rows) + "\n" + "-" * 20 + "\n")
         out.flush()
-        before = now
+        before = ids
         time.sleep(delay)
 
-    before_masks = [10**9]
     return watch
 
 
@@ -65,18 +142,23 @@ def write_html(path, canvases, output, tokenizer, title):
     """A self-contained page that replays the denoising of every sample: play, pause, drag, colours by probability.
 
     canvases: the ids each sample started from (prompt and masks); output: generate's, with its trace."""
-    samples = [
-        {
-            "start": pieces(canvas.tolist(), tokenizer),
-            "events": [[s, i, *pieces([t], tokenizer), round(p, 4)] for s, i, t, p in trace],
-            "length": len(tokens),
-            "forwards": n,
-        }
-        for canvas, tokens, trace, n in zip(canvases, output.tokens, output.trace, output.num_forwards)
-    ]
+    samples = []
+    for canvas, tokens, trace, n in zip(canvases, output.tokens, output.trace, output.num_forwards):
+        (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
+        steps, before = [], start
+        for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
+            changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
+            steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
+            before = now
+        samples.append({"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": n})
     data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
-    before, after = PAGE.replace("TITLE", html.escape(title)).split("DATA")
-    Path(path).write_text(before + data + after, encoding="utf-8")
+    before, after = PAGE.split("DATA")
+    before = before.replace("TITLE", html.escape(visible(title)))
+    replace_file(Path(path), (before + data + after).encode())
+
+
+def seen(piece):
+    return piece and visible(piece)
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>
@@ -95,17 +177,20 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>
 <div class="bar"><button id="play">pause</button><input id="step" type="range" min="0" value="0">
 <span id="where"></span><select id="which"></select></div>
 <div id="text"></div>
-<p><small>Grey: still hidden. Light blue: given. Green background: revealed in this step. The colour of a revealed token
-goes from red (the model was unsure) to white (sure); hover for its probability and step.</small></p>
+<p><small>Grey: still hidden (▒: a part of a character). Light blue: given. Green background: revealed in this step.
+The colour of a revealed token goes from red (the model was unsure) to white (sure); hover for its probability and
+step.</small></p>
 <script>
 const samples = DATA, $ = id => document.getElementById(id);
 let s = 0, k = 0, playing = true, last = 0;
 samples.forEach((_, i) => $("which").add(new Option("sample " + (i + 1), i)));
 $("which").hidden = samples.length < 2;
-const steps = () => samples[s].events.reduce((a, e) => Math.max(a, e[0] + 1), 0);
+const steps = () => samples[s].steps.length;
 function draw() {
   const x = samples[s], now = x.start.map(p => ({p, given: p !== null}));
-  for (const [t, i, p, c] of x.events) if (t < k) now[i] = {p, c, t, fresh: t === k - 1};
+  x.steps.slice(0, k).forEach((changes, t) => {  // of a token that was not revealed then, only the text may change
+    for (const [i, p, c] of changes) now[i] = c === null ? {...now[i], p} : {p, c, t, fresh: t === k - 1};
+  });
   const shown = k >= steps() ? now.slice(0, x.length) : now;
   $("text").replaceChildren(...shown.map(o => {
     const e = document.createElement("span");
@@ -143,35 +228,21 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64)
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     font = ImageFont.truetype(str(fonts / "DejaVuSansMono.ttf"), 15)
     wide, high = font.getlength("m"), 20
-    start = pieces(canvas.tolist(), tokenizer)
-    steps = max((e[0] for e in trace), default=-1) + 1
-    shown_steps = sorted({round(i * steps / max_frames) for i in range(max_frames)} | {steps}) if steps else [0]
-
-    def layout(state):
-        """(line, column, character, kind) of every character, wrapped; a mask is one character."""
-        line = column = 0
-        for piece, kind in state:
-            for c in MASK if piece is None else piece:
-                if c == "\n" or column == columns:
-                    line, column = line + 1, 0
-                if c != "\n":
-                    yield line, column, c, kind
-                    column += 1
-
-    def state_at(k):
-        state = [[p, "given" if p is not None else "mask"] for p in start]
-        for t, i, token, _ in trace:
-            if t < k:
-                p = pieces([token], tokenizer)[0]
-                state[i] = [p, "mask" if p is None else "new" if t >= before and k < steps else "text"]
-        return state[:length] if k == steps else state
-
+    every = frames(canvas, trace, tokenizer, length)
+    last = len(every) - 1
+    shown_frames = {round(i * last / max_frames) for i in range(max_frames)} | {last}
+    drawn, height, made, new = [], 1, set(), set()
+    for k, (now, revealed) in enumerate(every):
+        made |= revealed.keys()
+        new |= revealed.keys()
+        if k in shown_frames:
+            kinds = ["mask" if p is None else "given" if i not in made else "text" for i, p in enumerate(now)]
+            if k < last:
+                kinds = ["new" if i in new and kind == "text" else kind for i, kind in enumerate(kinds)]
+            cells, count = layout([MASK if p is None else visible(p) for p in now], columns)
+            drawn.append([(*cell[:3], kinds[cell[3]]) for cell in cells])
+            height, new = max(height, count), set()
     colours = {"mask": "#4c566a", "given": "#8fbcbb", "new": "#a3be8c", "text": "#d8dee9"}
-    drawn, before = [], 0
-    for k in shown_steps:
-        drawn.append(list(layout(state_at(k))))
-        before = k
-    height = max((line for frame in drawn for line, *_ in frame), default=0) + 1
     # One palette for all frames: each colour in eight steps from the background, for the letters' soft edges.
     background = ImageColor.getrgb("#16181d")
     palette = Image.new("P", (1, 1))
@@ -184,5 +255,6 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64)
         for line, column, c, kind in frame:
             pen.text((16 + column * wide, 16 + line * high), c, font=font, fill=colours[kind])
         images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
-    times = [90] * (len(images) - 1) + [2500]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)
+    times, content = [90] * (len(images) - 1) + [2500], io.BytesIO()
+    images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)
+    replace_file(Path(path), content.getvalue())

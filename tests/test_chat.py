@@ -3,11 +3,20 @@
 Where only the conversation matters, generate() is replaced by one that answers from a list and notes what it is asked.
 """
 
+import io
 import json
+import os
+import re
+import select
 import shlex
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import test_convert
 import torch
 import transformers
 
@@ -18,6 +27,7 @@ from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, fast_bd3lm, fast_mdlm
 from nanodlm import tokenizer as tokenizers
+from nanodlm.files import ROOT
 
 torch.set_num_threads(1)
 CONTEXT = 128
@@ -260,18 +270,10 @@ def talk(made, fake, monkeypatch, capsys):
     """talk(lines, *args, answers=…): types the lines, then Ctrl-D. Returns what was printed."""
 
     def talk(lines, *args, answers=(), path=made / "chatty"):
-        typed = iter(lines)
         fake.answers = list(answers)
-
-        def read(prompt=""):
-            try:
-                return next(typed)
-            except StopIteration:
-                raise EOFError from None
-
-        monkeypatch.setattr("builtins.input", read)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
         command(path, "--chat", "--max_new_tokens=16", *args)
-        assert not [*typed], "it ended before everything was said"
+        assert not sys.stdin.read(), "it ended before everything was said"
         return capsys.readouterr().out
 
     return talk
@@ -304,8 +306,7 @@ def test_a_conversation_asks_and_answers(talk, fake, tokenizer, typed, answers, 
 
 
 def test_a_network_answers(made, monkeypatch, capsys):
-    lines = iter(["to be?", "or not?", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("to be?\nor not?\n/quit\n"))
     command(made / "chatty", "--chat", "--max_new_tokens=8", "--block_size=4", "--cache=prefix")
     out = capsys.readouterr().out
     assert out.count("model> ") == 2 and "decoded by mdlm" in out and "forwards" in out and "<|" not in out
@@ -379,3 +380,45 @@ def test_a_template_of_plain_text_brings_its_own_stop_text(made, talk):
     path = write(made / "bert", SPECIAL, template + "{{ m.content }}[/Answer]{% endif %}{% endfor %}")
     for stop, printed in ([], "model> yes\n"), (["--stop=s"], "model> ye\n"):
         assert printed in talk(["to be?"], *stop, answers=["yes[/Answer][Question]"], path=path)
+
+
+def test_whatever_is_typed_and_written_the_conversation_goes_on(tmp_path):
+    """A real terminal, and a network that writes any bytes."""
+    import pty
+
+    test_convert.write("llama", tmp_path / "llama", chat_template=test_convert.TEMPLATE)
+    command = [sys.executable, ROOT / "sample.py", f"--checkpoint={tmp_path / 'llama'}", "--chat", "--algorithm=ar"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "--max_new_tokens=60", "--temperature=1.5", "--stop_at_eos=false"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    typed = [
+        b"hi",
+        b"a\x16\0b",
+        b"\xff\xfe\x80",
+        b"\x16\x1b]0;x\x16\x07",
+        "日本 \u202e e\u0301".encode(),
+        b"/save nowhere/x",
+    ]
+    typed += [b"/save " + b"y" * 300, b"/save good.json", b"/quit"]
+    said, begun = b"", time.time()
+    try:
+        while time.time() < begun + 30:
+            with suppress(OSError):  # the terminal is gone when the process is
+                if select.select([ours], [], [], 0.1)[0]:
+                    said += os.read(ours, 65536)
+            if said.count(b"you> ") > 9 - len(typed) and typed:
+                os.write(ours, typed.pop(0) + b"\n")
+            if process.poll() is not None:
+                break
+        assert process.poll() == 0 and not typed, said
+    finally:
+        process.kill()
+    text = said.decode(errors="replace")
+    answers = re.findall(r"model> (.*?)\r\n\(60 tokens", text, re.S)
+    assert len(answers) == 5 and "Traceback" not in text and text.count("(not written: ") == 2, text
+    for answer in answers:
+        assert not re.search("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", answer), ascii(answer)
+    assert len(json.loads((tmp_path / "good.json").read_text("utf-8"))) == 10
