@@ -53,7 +53,7 @@ class Settings:
     only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names or labels
     include_path: str = ""  # a directory with more tasks, as lm-eval's YAML files
     local_data: str = ""  # a directory with copies of data sets, by their hub ids: org/name
-    run_code: bool = False  # allow code tasks to run what the model wrote, in a subprocess without network
+    run_code: Literal["false", "true", "unguarded"] = "false"  # run what the model wrote: inside bubblewrap, or without
 
     def __post_init__(self):
         check(self)

@@ -1,191 +1,215 @@
-"""Run programs that a model wrote, for HumanEval and MBPP: each in a process of its own, with little to break.
+"""Run programs that a model wrote, for HumanEval and MBPP, where they can do no harm.
 
     passed, why = sandbox.run("assert 1 + 1 == 2", seconds=10)
-    with sandbox.installed(allowed=run_code): ...        lm-eval's code tasks, run by this file instead of the hub's
+    with sandbox.installed(allowed="true"): ...          lm-eval's code tasks, run by this file instead of the hub's
 
-A program gets a temporary directory, an empty environment and limits of time, memory and file size. It gets no network
-and no process but its own: on Linux because it lives in namespaces, where the kernel grants them; everywhere because an
-audit hook refuses what Python reports of sockets, of processes and of changes to files elsewhere. Many containers grant
-no namespaces, nor does macOS: the hook alone is what there is then, and ctypes or an extension walks past it.
+The boundary is the kernel's, drawn by bubblewrap. Inside are the system's programs and this interpreter, read-only, a
+/tmp and a /dev/shm of their own, small and gone afterwards, and nothing else: no network, no process but the program's,
+no /home, /root, /proc, /sys, no data, nothing of this project, and a user who owns nothing and may do nothing. Time,
+memory, processes and files are limited. Memory is what the processes hold together, looked at every 50 ms; what the
+kernel holds for them beside that is bounded by the number of their files.
 
-This is a seat belt against careless programs, not a jail for hostile ones: those can read what you can read. Whoever
-does not trust a model runs the whole evaluation in a container or a virtual machine.
+What a program shares with us is the kernel and its faults: against those helps a virtual machine. And that it came to
+its end it says itself, by a token hidden in its own process: leaving early is no pass, but code written to search its
+own memory for that token could pretend.
 """
 
-import ctypes
+import functools
 import math
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from tqdm import tqdm
 
-FILE_MB = 64  # the largest file a program may write, its stderr among them
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, PR_SET_PDEATHSIG = 0x10000000, 0x20000000, 0x40000000, 1  # Linux
+from nanodlm.files import ROOT
 
-
-# ---- outside: start the process, wait, clean up ----------------------------------------------------------------------
+INSIDE = Path(__file__).with_name("inside.py")
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
+SYSTEM += ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")  # what libraries are looked up in, and the time
+NOBODY, LOOK_EVERY = 65534, 0.05
 
 
-def run(program, seconds=10.0, megabytes=4096, namespaces=True):
+class Refused(ValueError):
+    """Model-written code does not run here, or not so."""
+
+
+# ---- the boundary ----------------------------------------------------------------------------------------------------
+
+
+def view():
+    """bubblewrap's arguments for all that can be seen. Directories are made first: those that bubblewrap makes for
+    what it mounts in them are closed to others."""
+    python = dict.fromkeys([sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)])
+    # Only these parts: an environment may be made in the project's own directory, or in somebody's home.
+    parts = [f"{prefix}/{part}" for prefix in python for part in ("bin", "lib", "lib64", "pyvenv.cfg")]
+    return [
+        *("--dir", "/etc", *(x for path in SYSTEM for x in ("--ro-bind-try", path, path))),
+        *("--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/dev/shm"),
+        *("--size", str(256 << 20), "--tmpfs", "/tmp"),
+        *("--dir", str(ROOT), "--tmpfs", str(ROOT)),  # it may lie in /usr
+        *(x for prefix in python for x in ("--dir", prefix)),
+        *(x for path in parts for x in ("--ro-bind-try", path, path)),
+        *(x for path in (str(ROOT), "/dev", "/") for x in ("--remount-ro", path)),
+    ]
+
+
+def boundary(status, calls):
+    """The command in front of a program's. Two file descriptors: bubblewrap writes to `status` how it went, and reads
+    from `calls` which system calls to refuse."""
+    bwrap = shutil.which("bwrap")
+    user = f"--uid {NOBODY} --gid {NOBODY} --cap-drop ALL --unshare-all --unshare-user --disable-userns"
+    # It is the first process, so that none is there whose files and memory it could look into, and ends all others.
+    first = f"--as-pid-1 --die-with-parent --chdir /tmp --json-status-fd {status} --seccomp {calls}"
+    command = [bwrap, *view(), *user.split(), *first.split()]
+    if os.geteuid():
+        return command
+    # Root stays the owner of its files in any namespace, of /dev/null as well, and may fork without end. So root only
+    # draws the view, as the interpreter may lie in /root, and within it nobody draws the boundary.
+    rights = "--cap-add CAP_SETUID --cap-add CAP_SETGID --die-with-parent"
+    become = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
+    return [bwrap, "--bind", "/proc", "/proc", *view(), *rights.split(), *become.split(), *command]
+
+
+# Of the system calls that no namespace keeps inside: add_key, request_key, keyctl see the keys of whoever started us;
+# shmget, msgget, memfd_create take memory that is no process's.
+REFUSED_CALLS = {
+    "x86_64": (0xC000003E, (248, 249, 250, 29, 68, 319)),
+    "aarch64": (0xC00000B7, (217, 218, 219, 194, 186, 279)),
+}
+
+
+def refused_calls():
+    """They as a program for the kernel (linux/filter.h); none for other machines."""
+    machine, numbers = REFUSED_CALLS.get(os.uname().machine, (None, ()))
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050001  # with EPERM
+    steps = [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
+    if machine:
+        steps = [(equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)] + steps
+        # Other numbers mean the same in another machine's programs, which ours may run: 32 bits, x32.
+        steps = [(load, 0, 0, 0), (at_least, len(numbers) + 1, 0, 0x40000000)] + steps
+        steps = [(load, 0, 0, 4), (equal, 0, len(steps) - 1, machine)] + steps
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+@functools.cache
+def missing():
+    """ "" where there is a boundary, else a sentence that says why not, and what to do."""
+    how = "install it (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
+    if sys.platform != "linux":
+        why, how = f"does not exist for {sys.platform}", "run it on Linux"
+    elif shutil.which("bwrap") is None:
+        why = "is not installed"
+    else:
+        try:
+            passed, said = run("")
+        except (Refused, OSError) as e:
+            passed, said = False, str(e)
+        why = "" if passed else f"does not work here ({said})"
+        how = "it must be version 0.8 or newer, and the kernel or the container must allow user namespaces"
+    instead = "--run_code=unguarded does without any protection"
+    return why and f"model-written code runs inside bubblewrap, which {why}: {how}; {instead}"
+
+
+# ---- one program, and many -------------------------------------------------------------------------------------------
+
+
+def run(program, seconds=10.0, megabytes=4096, guarded=True):
     """(whether `program` ran to its end, "passed" or what went wrong).
 
-    Leaving early is no pass, even with exit status 0. `megabytes` bounds the address space (macOS knows no such limit).
-    namespaces=False does without them, as a kernel that refuses them does."""
-    if resource is None:
-        raise RuntimeError("this system cannot limit what model-written code does: run it on Linux, macOS or WSL")
-    home = os.path.realpath(tempfile.mkdtemp(prefix="execute-"))
+    Leaving early is no pass, even with exit status 0. `megabytes` bounds the address space of each process, and what
+    all of them hold together. Without a guard are only the limits, and a temporary directory."""
+    if sys.platform == "win32":
+        raise Refused("this system cannot limit what model-written code does: run it on Linux, macOS or WSL")
+    home = "/tmp" if guarded else os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
     # BLAS would start a thread for each core, here in as many programs at once.
-    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1"}
-    python, this = os.path.abspath(sys.executable), os.path.abspath(__file__)
-    command = [python, "-I", "-B", this, str(seconds), str(megabytes), str(namespaces)]
+    env = {"PATH": os.defpath, "HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1"}
+    python = [os.path.abspath(sys.executable), "-I", "-B", "-c", INSIDE.read_text(), str(seconds), str(megabytes)]
     token = os.urandom(16).hex().encode()
+    # Files, not pipes: nobody waits for a reader, and the limit on files bounds them. They have no name.
+    file = tempfile.TemporaryFile
     try:
-        # Files, not pipes: nobody waits for a reader, and the limit on files bounds them. They have no name.
-        with tempfile.TemporaryFile() as script, tempfile.TemporaryFile() as receipt, tempfile.TemporaryFile() as err:
+        with file() as script, file() as receipt, file() as err, file() as status, file() as calls:
             script.write(token + program.encode("utf-8", "surrogatepass"))
-            script.seek(0)
-            streams = {"stdin": script, "stdout": receipt, "stderr": err}
+            calls.write(refused_calls())
+            for x in (script, calls):
+                x.seek(0)
+            fds = (status.fileno(), calls.fileno()) if guarded else ()
+            command = [*boundary(*fds), *python] if guarded else python
+            streams = {"stdin": script, "stdout": receipt, "stderr": err, "pass_fds": fds}
             process = subprocess.Popen(command, **streams, cwd=home, env=env, start_new_session=True)
             try:
-                status = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                return False, f"timed out after {seconds:g} s"
+                stopped = watch(process, seconds, megabytes)
             finally:
                 with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: only a zombie
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            receipt.seek(0)
+            for x in (receipt, status):
+                x.seek(0)
             err.seek(max(0, err.seek(0, os.SEEK_END) - 4096))
-            lines = err.read().decode(errors="replace").split("\n")
-            if status == 0:
-                passed = receipt.read(len(token) + 1) == token
-                return passed, "passed" if passed else "left before its last line"
-            if status < 0:
-                return False, f"killed by signal {-status}"
-            return False, next((line.strip()[:200] for line in reversed(lines) if line.strip()), f"status {status}")
+            lines = [line.strip()[:200] for line in err.read().decode(errors="replace").split("\n") if line.strip()]
+            if stopped:
+                return False, stopped
+            if guarded and b'"exit-code"' not in status.read():  # the program never began, and did nothing wrong
+                raise Refused(lines[-1] if lines else "bwrap: no reason given")
+            return ended(process.returncode, receipt.read(len(token) + 1) == token, lines)
     finally:
-        remove(home)
+        if not guarded:
+            remove(home)
+
+
+def watch(process, seconds, megabytes):
+    """Wait for the process to end; or say why it may not go on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(LOOK_EVERY, max(0, end - time.monotonic())))
+            return ""
+        if memory(process.pid) > megabytes << 20:
+            return f"took more than {megabytes} MB in all its processes"
+    return f"timed out after {seconds:g} s"
+
+
+def memory(pid):
+    """The bytes that a process holds, and all that descend from it. (psutil would look at every process there is.)"""
+    process, held = Path(f"/proc/{pid}"), 0
+    with suppress(OSError):  # it is gone; macOS has no /proc
+        held = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        for thread in (process / "task").iterdir():
+            held += sum(map(memory, (thread / "children").read_text().split()))
+    return held
+
+
+def ended(status, passed, lines):
+    """What run() says of a program that ended by itself."""
+    if status == 0:
+        return passed, "passed" if passed else "left before its last line"
+    if status < 0 or status > 128:  # which is how bubblewrap says it
+        return False, f"killed by signal {-status if status < 0 else status - 128}"
+    return False, lines[-1] if lines else f"status {status}"
 
 
 def remove(directory):
-    """Delete what a program left, whatever it is."""
-    for _ in range(100):  # processes that were just killed may still be writing
-        with suppress(RecursionError):
-            shutil.rmtree(directory, ignore_errors=True)
-        if not os.path.exists(directory):
-            return
-        # Directories may be closed to us, or lie a thousand deep: these two take no offence.
-        for command in (["chmod", "-R", "u+rwx", directory], ["rm", "-rf", directory]):
-            subprocess.run(command, stderr=subprocess.DEVNULL)
-        time.sleep(0.01)
+    """Delete what a program left: directories may be closed to us, or lie a thousand deep."""
+    for command in (["chmod", "-R", "u+rwx", directory], ["rm", "-rf", directory]):
+        subprocess.run(command, stderr=subprocess.DEVNULL)
 
 
 def check(programs, workers=None, **limits):
     """What run() says of each program, in their order; `workers` at once, by default one for each core."""
-    from concurrent.futures import ThreadPoolExecutor  # here: the process inside needs neither, and starts faster
-
-    from tqdm import tqdm
-
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         done = pool.map(lambda program: run(program, **limits), programs)
         quiet = len(programs) == 1 or None  # lm-eval comes with one at a time
         return list(tqdm(done, total=len(programs), desc="running code", disable=quiet, leave=False))
-
-
-# ---- inside: the first things that the new process does --------------------------------------------------------------
-
-
-def inside(seconds, megabytes, namespaces):
-    """Give up what the program must not have, run it, and say that it has come to its end."""
-    with open(0, "rb", buffering=0, closefd=False) as script:
-        token, program = script.read(32), script.read().decode("utf-8", "surrogatepass")
-    limit("CPU", math.ceil(seconds) + 1)  # the clock outside comes first
-    limit("AS", megabytes << 20)
-    limit("FSIZE", FILE_MB << 20)
-    limit("CORE", 0)
-    if sys.platform == "linux":
-        separate(namespaces)
-    arm(token, sys._getframe())
-    del token
-    sys.addaudithook(guard(os.getcwd()))
-    # An empty namespace, as in the original: what stands under `if __name__ == "__main__"` does not run.
-    exec(compile(program, "<program>", "exec", dont_inherit=True), {})
-    sys.audit("execute.ended")
-
-
-def limit(kind, most):
-    with suppress(ValueError, OSError):  # it is lower already, or macOS does not know it
-        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
-
-
-def separate(namespaces):
-    """Go on in a child that is the first process of new namespaces: with it dies all that it starts, in any session.
-
-    Every user may ask for them, and the kernel may refuse."""
-    libc = ctypes.CDLL(None)
-    granted = namespaces and libc.unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) == 0
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not granted:
-        return
-    limit("NPROC", 256)  # it counts within the namespace; outside, it would count all that the user runs
-    child = os.fork()
-    if child:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status < 0:
-            os.kill(os.getpid(), -status)
-        os._exit(status)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a child does not inherit it
-
-
-def arm(token, frame):
-    """Let `frame`, and no other, give the token back to the process outside, as a proof that it got that far.
-
-    What keeps the token is the closure of an audit hook, and Python has no list of those. stdin and stdout, which it
-    came from and goes to, become /dev/null."""
-    receipt, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    getframe, write = sys._getframe, os.write  # the program may put others in their place
-
-    def hook(event, args):
-        if event == "execute.ended" and getframe().f_back is frame:
-            write(receipt, token)
-
-    sys.addaudithook(hook)
-
-
-def guard(home):
-    """An audit hook that refuses sockets, other processes, changes to files outside of `home`, and looking for arm()'s
-    hook among all objects."""
-    refused = {f"socket.{name}" for name in "connect bind sendto sendmsg getaddrinfo getnameinfo sethostname".split()}
-    refused |= {"socket.gethostbyname", "socket.gethostbyaddr", "subprocess.Popen", "pty.spawn", "signal.pthread_kill"}
-    refused |= {f"os.{name}" for name in "fork forkpty system exec spawn posix_spawn kill killpg".split()}
-    refused |= {"gc.get_objects", "gc.get_referrers", "sys._current_frames"}
-    changes = {f"os.{name}" for name in "remove rename rmdir mkdir truncate chmod chown link symlink".split()}
-    changes |= {"shutil.rmtree"}
-    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    realpath, fsdecode = os.path.realpath, os.fsdecode
-
-    def hook(event, args):
-        paths = args[:1] if event == "open" and args[2] & writing else args if event in changes else ()
-        for path in paths:
-            if isinstance(path, str | bytes | os.PathLike):
-                path = realpath(fsdecode(path))
-                if path != os.devnull and path != home and not path.startswith(home + os.sep):
-                    raise PermissionError(f"model-written code may not change {path}")
-        if event in refused:
-            raise PermissionError(f"model-written code may not call {event}")
-
-    return hook
 
 
 # ---- the metric ------------------------------------------------------------------------------------------------------
@@ -221,13 +245,10 @@ class CodeEval:
         return {f"pass@{n}": sum(pass_at_k(*count, n) for count in counts) / len(counts) for n in possible}, results
 
 
-class Refused(ValueError):
-    pass
-
-
 @contextmanager
 def installed(allowed, **limits):
-    """While active, evaluate.load("code_eval") gives a CodeEval, or refuses where model-written code is not `allowed`.
+    """While active, evaluate.load("code_eval") gives a CodeEval, or refuses where model-written code is not `allowed`:
+    "false", "true", or "unguarded", without any boundary.
 
     lm-eval's tasks load it while they are imported, so that nothing is generated before the refusal."""
     import evaluate
@@ -237,16 +258,16 @@ def installed(allowed, **limits):
     def load(path, *args, **keys):
         if path != "code_eval":
             return original(path, *args, **keys)
-        if not allowed:
+        if allowed == "false":
             raise Refused("this task runs code that the model wrote: allow it with --run_code")
-        return CodeEval(**limits)
+        if allowed == "true" and missing():
+            raise Refused(missing())
+        if allowed == "unguarded":
+            print("warning: model-written code runs with nothing between it and this machine (run_code=unguarded)")
+        return CodeEval(guarded=allowed == "true", **limits)
 
     evaluate.load = load
     try:
         yield
     finally:
         evaluate.load = original
-
-
-if __name__ == "__main__":
-    inside(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True")

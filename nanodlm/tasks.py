@@ -125,8 +125,6 @@ class Tasks(lm_eval.tasks.TaskManager):
             del sys.modules[name]
         try:
             self.loaded = super().load(names)
-        except sandbox.Refused as e:
-            sys.exit(str(e))
         except ImportError as e:
             sys.exit(f"{' '.join(names)} needs what is not installed: {hub.first_line(e)}")
         except Exception as e:  # whatever lm-eval, or a task's own code, makes of its YAML
@@ -135,6 +133,16 @@ class Tasks(lm_eval.tasks.TaskManager):
             if getattr(task, "UNSAFE_CODE", False) and not sandboxed(task):
                 sys.exit(f"the task {name} runs code that the model wrote in a way of its own, without our sandbox")
         return self.loaded
+
+
+@contextlib.contextmanager
+def code_runs(allowed):
+    """sandbox.installed; what it refuses is one sentence."""
+    try:
+        with sandbox.installed(allowed):
+            yield
+    except sandbox.Refused as e:
+        sys.exit(str(e))
 
 
 def sandboxed(task):
@@ -291,7 +299,7 @@ def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, s
     if checkpoint.tokenizer.template is None and any(options.apply_chat_template for _, _, options, *_ in ready):
         sys.exit(f"{checkpoint.path} has no chat template; leave out --apply_chat_template")
     out = []
-    with local_copies(s.local_data), sandbox.installed(s.run_code):
+    with local_copies(s.local_data), code_runs(s.run_code):
         for name in [*dict.fromkeys(name for name, *_ in ready)][1:]:  # what is refused is refused now, not in hours
             manager.load([name])
         for name, overridden, options, likelihood, sampling in ready:

@@ -239,7 +239,7 @@ def test_shots_are_said_and_obeyed(recipe, recipes, index):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_code_is_run_only_by_who_says_so(recipe, recipes, index):
     code = {row.name for row in recipes[recipe].values() if any(c.get("unsafe_code") for c in leaves(row.name, index))}
-    assert not any(row.settings.run_code for row in recipes[recipe].values())
+    assert all(row.settings.run_code == "false" for row in recipes[recipe].values())
     assert ("--run_code" in docstring(recipe)) == bool(code)
     assert code <= {"humaneval", "humaneval_instruct", "mbpp", "mbpp_instruct"}
 
