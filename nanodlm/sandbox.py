@@ -35,7 +35,7 @@ from nanodlm.files import ROOT
 INSIDE = Path(__file__).with_name("inside.py")
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
 SYSTEM += ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")  # what libraries are looked up in, and the time
-NOBODY, LOOK_EVERY = 65534, 0.05
+NOBODY, HOME, LOOK_EVERY = 65534, "/tmp/home", 0.05  # seconds
 
 
 class Refused(ValueError):
@@ -54,7 +54,7 @@ def view():
     return [
         *("--dir", "/etc", *(x for path in SYSTEM for x in ("--ro-bind-try", path, path))),
         *("--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/dev/shm"),
-        *("--size", str(256 << 20), "--tmpfs", "/tmp"),
+        *("--size", str(256 << 20), "--tmpfs", "/tmp", "--dir", HOME),
         *("--dir", str(ROOT), "--tmpfs", str(ROOT)),  # it may lie in /usr
         *(x for prefix in python for x in ("--dir", prefix)),
         *(x for path in parts for x in ("--ro-bind-try", path, path)),
@@ -65,18 +65,19 @@ def view():
 def boundary(status, calls):
     """The command in front of a program's. Two file descriptors: bubblewrap writes to `status` how it went, and reads
     from `calls` which system calls to refuse."""
-    bwrap = shutil.which("bwrap")
+    bwrap = shutil.which("bwrap") or "bwrap"
     user = f"--uid {NOBODY} --gid {NOBODY} --cap-drop ALL --unshare-all --unshare-user --disable-userns"
     # It is the first process, so that none is there whose files and memory it could look into, and ends all others.
-    first = f"--as-pid-1 --die-with-parent --chdir /tmp --json-status-fd {status} --seccomp {calls}"
+    first = f"--as-pid-1 --die-with-parent --chdir {HOME} --json-status-fd {status} --seccomp {calls}"
     command = [bwrap, *view(), *user.split(), *first.split()]
     if os.geteuid():
         return command
     # Root stays the owner of its files in any namespace, of /dev/null as well, and may fork without end. So root only
-    # draws the view, as the interpreter may lie in /root, and within it nobody draws the boundary.
-    rights = "--cap-add CAP_SETUID --cap-add CAP_SETGID --die-with-parent"
+    # draws the view, as the interpreter may lie in /root, and within it nobody draws the boundary. The first process
+    # is root's here: nobody would not hear that we died.
+    rights = "--cap-add CAP_SETUID --cap-add CAP_SETGID --unshare-pid --die-with-parent"
     become = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
-    return [bwrap, "--bind", "/proc", "/proc", *view(), *rights.split(), *become.split(), *command]
+    return [bwrap, "--proc", "/proc", *view(), *rights.split(), *become.split(), *command]
 
 
 # Of the system calls that no namespace keeps inside: add_key, request_key, keyctl see the keys of whoever started us;
@@ -103,7 +104,7 @@ def refused_calls():
 
 @functools.cache
 def missing():
-    """ "" where there is a boundary, else a sentence that says why not, and what to do."""
+    """Why there is no boundary here, and what to do, in a sentence; empty where there is one."""
     how = "install it (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
     if sys.platform != "linux":
         why, how = f"does not exist for {sys.platform}", "run it on Linux"
@@ -111,7 +112,7 @@ def missing():
         why = "is not installed"
     else:
         try:
-            passed, said = run("")
+            passed, said = run("", seconds=60)
         except (Refused, OSError) as e:
             passed, said = False, str(e)
         why = "" if passed else f"does not work here ({said})"
@@ -130,10 +131,18 @@ def run(program, seconds=10.0, megabytes=4096, guarded=True):
     all of them hold together. Without a guard are only the limits, and a temporary directory."""
     if sys.platform == "win32":
         raise Refused("this system cannot limit what model-written code does: run it on Linux, macOS or WSL")
-    home = "/tmp" if guarded else os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
+    home = HOME if guarded else os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
     # BLAS would start a thread for each core, here in as many programs at once.
     env = {"PATH": os.defpath, "HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1"}
-    python = [os.path.abspath(sys.executable), "-I", "-B", "-c", INSIDE.read_text(), str(seconds), str(megabytes)]
+    python = [
+        os.path.abspath(sys.executable),
+        "-I",
+        "-B",
+        "-c",
+        INSIDE.read_text("utf-8"),
+        str(seconds),
+        str(megabytes),
+    ]
     token = os.urandom(16).hex().encode()
     # Files, not pipes: nobody waits for a reader, and the limit on files bounds them. They have no name.
     file = tempfile.TemporaryFile
@@ -146,7 +155,9 @@ def run(program, seconds=10.0, megabytes=4096, guarded=True):
             fds = (status.fileno(), calls.fileno()) if guarded else ()
             command = [*boundary(*fds), *python] if guarded else python
             streams = {"stdin": script, "stdout": receipt, "stderr": err, "pass_fds": fds}
-            process = subprocess.Popen(command, **streams, cwd=home, env=env, start_new_session=True)
+            process = subprocess.Popen(
+                command, **streams, cwd="/" if guarded else home, env=env, start_new_session=True
+            )
             try:
                 stopped = watch(process, seconds, megabytes)
             finally:
@@ -160,7 +171,7 @@ def run(program, seconds=10.0, megabytes=4096, guarded=True):
             if stopped:
                 return False, stopped
             if guarded and b'"exit-code"' not in status.read():  # the program never began, and did nothing wrong
-                raise Refused(lines[-1] if lines else "bwrap: no reason given")
+                raise Refused(lines[-1] if lines else "bwrap ended without a word")
             return ended(process.returncode, receipt.read(len(token) + 1) == token, lines)
     finally:
         if not guarded:
@@ -253,18 +264,19 @@ def installed(allowed, **limits):
     lm-eval's tasks load it while they are imported, so that nothing is generated before the refusal."""
     import evaluate
 
+    if allowed == "unguarded":
+        print("warning: nothing guards this machine from what the model wrote (run_code=unguarded)")
     original = evaluate.load
 
     def load(path, *args, **keys):
         if path != "code_eval":
             return original(path, *args, **keys)
-        if allowed == "false":
+        if allowed not in ("true", "unguarded"):
             raise Refused("this task runs code that the model wrote: allow it with --run_code")
-        if allowed == "true" and missing():
+        guarded = allowed == "true"
+        if guarded and missing():
             raise Refused(missing())
-        if allowed == "unguarded":
-            print("warning: model-written code runs with nothing between it and this machine (run_code=unguarded)")
-        return CodeEval(guarded=allowed == "true", **limits)
+        return CodeEval(guarded=guarded, **limits)
 
     evaluate.load = load
     try:
