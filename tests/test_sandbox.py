@@ -249,7 +249,7 @@ ATTACKS = {
         os._exit(0)
     assert child > 0
 raise Exception('got out')""",
-    "write /dev/shm": "open('/dev/shm/' + marker, 'w').write('x')",
+    "write /dev/shm": "libc.creat(('/dev/shm/' + marker).encode(), 0o644)",
     "fill /tmp": """for i in range(9):
     open(str(i), 'wb').write(bytes(60 << 20))
 raise Exception('got out')""",
@@ -274,9 +274,10 @@ time.sleep(0.3)""",
     "user namespaces": f"assert libc.unshare({NEW_USER}) == 0\nraise Exception('got out')",
     "mount": f"libc.unshare({NEW_USER | NEW_MOUNTS})\nassert libc.mount(b'x', b'/tmp', b'tmpfs', 0, 0) == 0\n"
     "raise Exception('got out')",
-    "the kernel's settings": "open('/proc/sys/kernel/core_pattern', 'r+')\nraise Exception('got out')",
-    "the kernel's settings in /sys": "open('/sys/kernel/mm/transparent_hugepage/enabled', 'r+')\n"
+    "the kernel's settings": "assert libc.open(b'/proc/sys/kernel/core_pattern', os.O_RDWR) >= 0\n"
     "raise Exception('got out')",
+    "the kernel's settings in /sys": "path = b'/sys/kernel/mm/transparent_hugepage/enabled'\n"
+    "assert libc.open(path, os.O_RDWR) >= 0\nraise Exception('got out')",
     "the rights of devices": "os.chmod('/dev/null', 0o666)\nraise Exception('got out')",
     "keys of the session": """search, read = 10, 11
 key = libc.syscall(keyctl, search, -3, b'user', marker.encode(), 0)

@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 
 import eval as evaluation
 from nanodlm import checkpoint as ckpt
-from nanodlm import corpus, fast_mdlm, harness, measures, tasks
+from nanodlm import corpus, fast_mdlm, harness, measures, sandbox, tasks
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
 from nanodlm.decode import SampleOptions
@@ -157,13 +157,30 @@ def test_humaneval_is_refused_where_code_may_not_run(run, local, monkeypatch):
     assert "\n" not in str(e.value)
 
 
+def test_without_bubblewrap_code_runs_only_unguarded(run, local, monkeypatch, capsys):
+    """One sentence, before anything is generated; and the way around says on the screen what it is."""
+    words = (f"--local_data={local}", "--limit=1", "--max_new_tokens=4", "--steps=1")
+    generated = []
+    monkeypatch.setattr(harness.Answers, "compute", lambda *_: generated.append(1) or 1 / 0)
+    with monkeypatch.context() as m:
+        m.setattr(sandbox, "missing", sandbox.missing.__wrapped__)  # what it said before is not kept
+        m.setenv("PATH", "")
+        with pytest.raises(SystemExit, match=r"apt install bubblewrap; .*\); --run_code=unguarded") as e:
+            run("humaneval", *words, "--run_code", checkpoint=str(SHIPPED))
+    assert "\n" not in str(e.value) and not generated
+    with pytest.raises(ZeroDivisionError):
+        run("humaneval", *words, "--run_code=unguarded", checkpoint=str(SHIPPED))
+    assert generated and "warning: nothing guards this machine" in capsys.readouterr().out
+
+
 def test_humaneval_counts_the_programs_that_pass(run, local, monkeypatch):
     """Two canonical solutions and a wrong one; prompts are the problems' own; the stops end them."""
     import gzip
 
     with gzip.open(local / "openai/openai_humaneval/test.jsonl.gz") as f:
         docs = [json.loads(line) for line in f][:3]
-    words = (f"--local_data={local}", "--limit=3", "--max_new_tokens=4", "--steps=1", "--run_code")
+    words = (f"--local_data={local}", "--limit=3", "--max_new_tokens=4", "--steps=1")
+    words += ("--run_code=unguarded" if sandbox.missing() else "--run_code",)
     seen = recorded(monkeypatch)
 
     def answer(prompt):
