@@ -134,15 +134,8 @@ def run(program, seconds=10.0, megabytes=4096, guarded=True):
     home = HOME if guarded else os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
     # BLAS would start a thread for each core, here in as many programs at once.
     env = {"PATH": os.defpath, "HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1"}
-    python = [
-        os.path.abspath(sys.executable),
-        "-I",
-        "-B",
-        "-c",
-        INSIDE.read_text("utf-8"),
-        str(seconds),
-        str(megabytes),
-    ]
+    python = [os.path.abspath(sys.executable), "-I", "-B", "-c", INSIDE.read_text("utf-8")]
+    python += [str(seconds), str(megabytes)]
     token = os.urandom(16).hex().encode()
     # Files, not pipes: nobody waits for a reader, and the limit on files bounds them. They have no name.
     file = tempfile.TemporaryFile
@@ -153,11 +146,9 @@ def run(program, seconds=10.0, megabytes=4096, guarded=True):
             for x in (script, calls):
                 x.seek(0)
             fds = (status.fileno(), calls.fileno()) if guarded else ()
-            command = [*boundary(*fds), *python] if guarded else python
+            command, where = ([*boundary(*fds), *python], "/") if guarded else (python, home)
             streams = {"stdin": script, "stdout": receipt, "stderr": err, "pass_fds": fds}
-            process = subprocess.Popen(
-                command, **streams, cwd="/" if guarded else home, env=env, start_new_session=True
-            )
+            process = subprocess.Popen(command, **streams, cwd=where, env=env, start_new_session=True)
             try:
                 stopped = watch(process, seconds, megabytes)
             finally:
