@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from nanodlm import replay
-from nanodlm.console import visible
+from nanodlm.console import UNSEEN, visible
 from nanodlm.files import replace_file
 
 HELP = "/reset forgets the conversation, /save FILE writes it as JSON, /quit or Ctrl-D ends; a \\ at the end goes on"
@@ -81,7 +81,8 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             path = Path(rest.strip() or "chat.json")
             content = [*([{"role": "system", "content": s.system}] if s.system else []), *messages]
             try:
-                replace_file(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+                text = json.dumps(content, indent=1, ensure_ascii=False)  # readable, and harmless to whom it is shown
+                replace_file(path, UNSEEN.sub(lambda c: f"\\u{ord(c[0]):04x}", text).encode())
                 print(f"(wrote {visible(path)})")
             except (OSError, ValueError) as e:  # no place for it, or no name
                 print(f"(not written: {visible(e)})")
@@ -92,7 +93,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             try:
                 ids, kept = fit(tokenizer, s.system, asked, room)
             except ValueError as e:
-                print(f"({visible(e)}; nothing was added to it)")
+                print(f"({visible(e)}; nothing was added to the conversation)")
                 continue
             if ids is None:
                 print(f"(too long: more than the {room} tokens that max_new_tokens={options.max_new_tokens} leaves)")

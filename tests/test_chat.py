@@ -421,4 +421,5 @@ def test_whatever_is_typed_and_written_the_conversation_goes_on(tmp_path):
     assert len(answers) == 5 and "Traceback" not in text and text.count("(not written: ") == 2, text
     for answer in answers:
         assert not re.search("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", answer), ascii(answer)
-    assert len(json.loads((tmp_path / "good.json").read_text("utf-8"))) % 2 == 0
+    saved = (tmp_path / "good.json").read_text("utf-8")
+    assert len(json.loads(saved)) % 2 == 0 and not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]", saved)

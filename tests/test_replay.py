@@ -1,13 +1,13 @@
 """A text being denoised is shown as what it will be: whatever the tokenizer, whatever the order, on any terminal."""
 
+import contextlib
 import io
 import json
 import os
 import random
 import re
-import shutil
-import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import tokenizers as hf
@@ -16,16 +16,34 @@ import transformers
 import wcwidth
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mdlm import Output
-from nanodlm import replay
+from nanodlm import console, replay
 from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("TIKTOKEN_CACHE_DIR", ROOT.parent / "shared/data/tiktoken_cache"))
-WORDS = ["東京は", "مرحبا", "\U0001f469\u200d\U0001f469\u200d\U0001f467", "🇩🇪", "é", "e\u0301", "the", " ", "  ", "\n"]
-WORDS += ["ไทย", "ß", "\u200d", ".", "class Stack", "🌊", "1"]
+WORDS = [
+    "東京は",
+    "مرحبا",
+    "👩‍👩‍👧",
+    "🇩🇪",
+    "é",
+    "e\u0301",
+    "the",
+    " ",
+    "  ",
+    "\n",
+    "ไทย",
+    "ß",
+    "\u200d",
+    ".",
+    "class Stack",
+    "🌊",
+    "1",
+]
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map("".join) | st.text(min_size=1, max_size=12)
 
 
@@ -113,17 +131,22 @@ def test_a_text_is_shown_as_it_is_decoded_in_whatever_order_it_is_revealed(token
     assert when == [order.index(n) if n in order else None for n in range(len(ids))]
 
 
-@given(text=TEXTS, columns=st.integers(4, 20))
-@settings(max_examples=60, deadline=None)
-def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(text, columns):
-    parts = [text[i : i + 3] for i in range(0, len(text), 3)]
-    cells, count = replay.layout(parts, columns)
-    lines = [[c for c in cells if c[0] == line] for line in range(count)]
-    assert "".join(c[2] for c in cells) == text.replace("\n", "")
-    for line in lines:
-        assert not line or line[-1][1] + max(0, wcwidth.wcwidth(line[-1][2][0])) <= columns
-        assert [c[1] for c in line] == sorted(c[1] for c in line)
-        assert all(wcwidth.wcwidth(c[2][0]) for c in line[1:])  # an accent stays with its letter
+PIECES = [  # of a text whose last token but one is hidden
+    (sentence_pieces, "a 🌊 as", ["", "a", " ", "", "", "", "🌊", " ", None, "s"]),
+    (word_pieces, "the class the", ["the", None, " the"]),
+    (tiny_bytes, "a 🌊 as", ["a", " ", "", "", "", "🌊", " ", None, "s"]),
+]
+
+
+@pytest.mark.parametrize("kind, text, expected", PIECES)
+def test_a_space_and_a_character_of_several_tokens_stand_where_they_end(tmp_path, kind, text, expected):
+    tokenizer = kind(tmp_path)
+    ids = tokenizer.encode(text)
+    assert replay.pieces([*ids[:-2], tokenizer.mask_id, ids[-1]], tokenizer) == expected
+    if "🌊" in text:
+        third = expected.index("🌊") - 1
+        shown = replay.pieces([*ids[:third], tokenizer.mask_id, *ids[third + 1 :]], tokenizer)
+        assert re.sub("▒+", "▒", "".join("_" if p is None else p for p in shown)) == "a ▒_▒ as"
 
 
 class Terminal(io.StringIO):
@@ -132,47 +155,60 @@ class Terminal(io.StringIO):
     def isatty(self):
         return True
 
+    def screen(self, columns):
+        """The lines that a terminal of so many columns shows of all that was written."""
+        rows, y = [""], 0
+        for code, text in re.findall(r"\033\[(\d*[FJm]|[\d;]+m)|(\n|[^\033\n]+)", self.getvalue()):
+            if code.endswith("F"):
+                y -= int(code[:-1])
+            elif code == "J":
+                del rows[y:]
+                rows.append("")
+            for c in text:
+                if c == "\n" or wcwidth.wcswidth(rows[y] + c) > columns:
+                    y += 1
+                    rows += [""] * (y == len(rows))
+                rows[y] += c.strip("\n")
+        return rows
 
-def test_a_terminal_is_redrawn_in_as_many_lines_as_it_took(tokenizer, monkeypatch):
-    """Wide characters at the edge would leave a line of the frame before behind."""
-    text = "東京は " * 40 + "e\u0301" * 60 + "the class Stack. " * 5
+
+@given(text=TEXTS, seed=st.integers(0, 99), columns=st.integers(8, 30))
+@settings(max_examples=40, deadline=None)
+def test_the_terminal_holds_the_text_and_no_trail_of_older_lines(tokenizer, text, seed, columns):
     try:
         ids = tokenizer.encode(text)
     except ValueError:
-        ids = tokenizer.encode("the ")
-    monkeypatch.setattr(sys, "stdout", screen := Terminal())
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback: os.terminal_size((40, 1000)))
-    watch, drawn = replay.live(tokenizer), []
-    for known in range(0, len(ids) + 1, max(1, len(ids) // 5)):
-        watch([torch.tensor(ids[:known] + [tokenizer.mask_id] * (len(ids) - known))])
-        drawn.append(screen.getvalue())
-        screen.truncate(0)
-        screen.seek(0)
-    heights = []
-    for frame in drawn:
-        up = re.match(r"(?:\033\[(\d+)F)?\033\[J", frame)
-        assert (int(up[1]) if up[1] else 0) == (heights[-1] if heights else 0)
-        rows = re.sub(r"\033\[[\d;]*[mJF]", "", frame).split("\n")[:-1]
-        assert all(0 <= wcwidth.wcswidth(row) < 40 for row in rows)
-        heights.append(len(rows))
+        return
+    order, terminal = random.Random(seed).sample(range(len(ids)), len(ids)), Terminal()
+    size = {"COLUMNS": str(columns), "LINES": "1000"}
+    with mock.patch.dict(os.environ, size), contextlib.redirect_stdout(terminal):
+        watch = replay.live(tokenizer)
+        for k in range(len(ids) + 1):
+            hidden = set(order[k:])
+            watch([torch.tensor([tokenizer.mask_id if n in hidden else i for n, i in enumerate(ids)])])
+    shown = replay.visible(tokenizer.decode(ids)).replace("\t", " ").replace("\n", "")
+    assert "".join(terminal.screen(columns)) == shown
 
 
-HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202e<script>alert(1)</script>\0\x7f\u2028"
+def test_a_wide_character_takes_two_columns_and_an_accent_none():
+    cells, lines = replay.layout(["ab", "中e", "\u0301中\n", "x"], 4)
+    where = [(0, 0, "a", 0), (0, 1, "b", 0), (0, 2, "中", 1), (1, 0, "e\u0301", 1), (1, 1, "中", 2), (2, 0, "x", 3)]
+    assert [*map(tuple, cells)] == where and lines == 3
 
 
-def test_what_a_model_writes_is_shown_and_not_obeyed(tmp_path, monkeypatch):
+HOSTILE = "\033]0;title\a\033[2J\r\0\x9b2J\u202eevil\u2066\x7f</script><script>alert(1)</script>"
+
+
+def test_a_page_and_a_gif_show_what_a_model_writes_and_obey_none_of_it(tmp_path):
     tokenizer = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(HOSTILE)))})
-    ids = tokenizer.encode(HOSTILE)
-    canvas, trace = torch.full((len(ids),), tokenizer.mask_id), [(k, k, i, 0.5) for k, i in enumerate(ids)]
-    out = Output([torch.tensor(ids)], [len(ids)], [trace])
-    replay.write_html(tmp_path / "a.html", [canvas], out, tokenizer, HOSTILE)
-    page = (tmp_path / "a.html").read_text("utf-8")
-    shown, _ = pieces_of_page(page, len(ids))
-    for text in (page.replace("\n", ""), "".join(shown)):
-        assert not re.search("[\0-\x1f\x7f-\x9f\u202e\u2028]", text)
-    assert "<script>alert" not in page and "".join(shown).startswith("␛]0;owned␇␛[2J␍\\x9b31m\\u202e<script>")
-    replay.write_gif(tmp_path / "a.gif", canvas, trace, len(ids), tokenizer)
-    monkeypatch.setattr(sys, "stdout", screen := Terminal())
-    replay.live(tokenizer)([torch.tensor(ids)])
-    assert set(re.findall("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]", screen.getvalue())) == {"\x1b"}  # of the frame itself
-    assert screen.getvalue().count("\x1b") == 1
+    ids = torch.tensor(tokenizer.encode(HOSTILE))
+    canvas, trace = torch.full_like(ids, tokenizer.mask_id), [(n, n, int(i), 0.5) for n, i in enumerate(ids)]
+    replay.write_html(tmp_path / "x.html", [canvas], Output([ids], [len(ids)], [trace]), tokenizer, HOSTILE)
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert not console.UNSEEN.search(page) and page.count("<script>") == page.count("</script>") == 1
+    shown = "".join(pieces_of_page(page, len(ids))[0])
+    assert shown.startswith("␛]0;title␇␛[2J␍␀\\x9b2J\\u202eevil\\u2066\\x7f</script>")
+    replay.write_gif(tmp_path / "x.gif", canvas, trace, len(ids), tokenizer)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames > 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gif", "x.html"]
