@@ -125,6 +125,8 @@ class Tasks(lm_eval.tasks.TaskManager):
             del sys.modules[name]
         try:
             self.loaded = super().load(names)
+        except sandbox.Refused as e:
+            sys.exit(f"{' '.join(names)}: {e}")
         except ImportError as e:
             sys.exit(f"{' '.join(names)} needs what is not installed: {hub.first_line(e)}")
         except Exception as e:  # whatever lm-eval, or a task's own code, makes of its YAML

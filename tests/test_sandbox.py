@@ -376,7 +376,8 @@ else:
 def test_a_program_does_not_outlive_us(guarded, kill, tmp_path):
     """Killed evaluations leave nothing running, and those that can clean up leave nothing at all."""
     marker = str(float(f"1000.{time.time_ns()}"))
-    outer = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from nanodlm import sandbox\n"
+    outer = f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); from nanodlm import sandbox\n"
+    outer += "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background takes away\n"
     outer += f"sandbox.run('import time; time.sleep(100)', seconds={marker}, guarded={guarded})"
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", outer], **streams, env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -385,8 +386,8 @@ def test_a_program_does_not_outlive_us(guarded, kill, tmp_path):
         time.sleep(0.5)
     finally:
         process.send_signal(kill)
-        process.wait()
-    assert wait_for(lambda: gone(marker), 2)
+        process.wait(60)
+    assert wait_for(lambda: gone(marker), 10)
     assert kill == signal.SIGKILL or not list(tmp_path.iterdir())
 
 
