@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,8 @@ for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FAC
     del os.environ[name]
 os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{PORT}", "HF_HOME": HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+# What a shell starts in the background hears no Ctrl-C, nor does what it starts; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config):
