@@ -185,12 +185,10 @@ def acceptable(key, what, text):
     """Whether that is how a bad value of a setting may end."""
     if what == "hung":
         return key in PATIENT
-    named = {"checkpoint": "model a/b", "dataset": "data set", "init_from": "no checkpoint in", "infill": "the prompt"}
-    return (
-        what == "ran"
-        or what == "refused"
-        and any(w in text for w in (key, "bad.py", "not finite", named.get(key, key)))
-    )
+    # Where the key is not named, what it holds is.
+    others = {"checkpoint": "model a/b", "init_from": "no checkpoint in", "dataset": "data set", "infill": "the prompt"}
+    named = key in text or "bad.py" in text or "model a/b" in text or others.get(key, key) in text
+    return what == "ran" or what == "refused" and (named or "not finite" in text)
 
 
 def tried(name, paths, key, words, content):
