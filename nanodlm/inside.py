@@ -64,4 +64,5 @@ def arm(token, frame):
     sys.addaudithook(hide)
 
 
-main(float(sys.argv[1]), int(sys.argv[2]))
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]))

@@ -635,7 +635,11 @@ def test_answers_of_another_checkpoint_precision_or_setting_are_not_used(run, ma
         "the weights": (asked_for, 24),
     }
     out, kept, remove = tmp_path / "results.requests", tmp_path / "kept", shutil.rmtree
-    monkeypatch.setattr(evaluation.shutil, "rmtree", lambda path, **keys: shutil.copytree(path, kept))
+
+    def keep(path, **keys):
+        return shutil.copytree(path, kept) if path == out else remove(path, **keys)
+
+    monkeypatch.setattr(evaluation.shutil, "rmtree", keep)
     run(*asked_for, checkpoint=str(tmp_path / "net"))
     monkeypatch.setattr(evaluation.shutil, "rmtree", remove)
     for what, (words, count) in new.items():

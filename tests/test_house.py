@@ -68,7 +68,7 @@ def test_every_command_begins_and_ends_in_one_place():
     main = 'if __name__ == "__main__":\n'
     ends = {p: text.split(main)[1] for p in scripts if main in (text := p.read_text(encoding="utf-8"))}
     others = {p.stem for p, end in ends.items() if not end.startswith("    console.run(")}
-    assert others == {"model", "mdlm", "bd3lm"} and len(ends) > 18
+    assert others == {"model", "mdlm", "bd3lm", "inside"} and len(ends) > 18
 
 
 def test_who_copies_an_algorithm_has_its_own_functions_and_ours_have_their_fast_ones(tmp_path, monkeypatch):
