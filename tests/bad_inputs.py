@@ -2,6 +2,7 @@
 
     python tests/bad_inputs.py            the counts, and what was no plain sentence
     python tests/bad_inputs.py train      … of one command
+    python tests/bad_inputs.py --every=8  … of every eighth input
 
 The processes are forked, so that an input costs what it costs, not the imports. test_fuzz.py draws some of the same.
 """
@@ -254,18 +255,19 @@ def tried_checkpoint(name, paths, spoil):
 
 def main(argv):
     torch.set_num_threads(1)
-    counts, wrong = {}, []
+    counts, wrong, every = {}, [], int(next((word[8:] for word in argv if word.startswith("--every=")), 1))
+    argv = [word for word in argv if not word.startswith("--")]
     with tempfile.TemporaryDirectory() as where:
         paths = make(where)
         for name in argv or ("mdlm", "llama", "bert", "adapter"):
-            for label, spoil in tqdm(spoiled(name, paths), desc=name) if name in paths else ():
+            for label, spoil in tqdm(spoiled(name, paths)[::every], desc=name) if name in paths else ():
                 what, text = tried_checkpoint(name, paths, spoil)
                 counts[what] = counts.get(what, 0) + 1
                 if what not in ("ran", "refused"):
                     wrong.append(label)
                     print(name, label, what, text[-700:], sep=" | ", flush=True)
         for name in [name for name in argv or COMMANDS if name in COMMANDS]:
-            for key, words, content in tqdm(inputs(name), desc=name):
+            for key, words, content in tqdm(inputs(name)[::every], desc=name):
                 what, text = tried(name, paths, key, words, content)
                 counts[what] = counts.get(what, 0) + 1
                 if not acceptable(key, what, text):
