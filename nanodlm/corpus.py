@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nanodlm import tokenizer as tokenizers
-from nanodlm.files import ROOT, holding, replace_file, to_json
+from nanodlm.files import ROOT, holding, read_json, replace_file, to_json
 
 
 def find(dataset):
@@ -78,12 +78,7 @@ def load_meta(dataset, *splits):
         if dataset in known:
             sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
         sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        sys.exit(f"{path} cannot be read: {type(e).__name__}: {e}")
-    if not isinstance(meta, dict):
-        sys.exit(f"{path} holds no object in braces")
+    meta = read_json(path)
     for key in ("tokenizer", "dtype"):
         if not FACTS[key][0](meta.get(key), meta):
             sys.exit(f"{path}: {key}={meta.get(key)!r} must be {FACTS[key][1]}")

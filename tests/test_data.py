@@ -122,9 +122,9 @@ def test_a_fact_that_cannot_be_is_one_sentence_before_any_work(key, value, tmp_p
 @pytest.mark.parametrize(
     "file, content, said",
     [
-        ("meta.json", b"[1]", "holds no object"),
-        ("meta.json", b"\xff{", "cannot be read: UnicodeDecodeError"),
-        ("meta.json", b"[" * 10**5, "cannot be read: RecursionError"),
+        ("meta.json", b"[1]", "cannot be read: it holds a list"),
+        ("meta.json", b"\xff{", "cannot be read: .utf-8. codec"),
+        ("meta.json", b"[" * 10**5, "cannot be read: it is nested too deeply"),
         ("val.bin", b"", "does not hold what its meta.json says"),
         ("train.bin", b"\0\0\0", "does not hold what its meta.json says"),
         ("train.bin", b"\5\0" * 99, "the mask id 5 occurs in the .*train.bin text.*; prepare the data again"),
