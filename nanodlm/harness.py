@@ -15,7 +15,6 @@ a file, and a run that was killed goes on where it was.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -32,6 +31,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from nanodlm import corpus, files, lora
+from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
 from nanodlm.files import ROOT
 
@@ -128,7 +128,7 @@ class Harness(LM):
             self.counts["truncated"] += sum(len(p) > room for p in prompts)
             prompts = [p[-room:] for p in prompts]
             for i, a in zip(mine, self.ask("text", o, [(p, stops) for p in prompts])):
-                out[i] = functools.reduce(lambda text, stop: text.split(stop)[0], stops, a["text"])
+                out[i] = a["text"]
         return out
 
     def ask(self, kind, options, requests, questions=None):
@@ -284,15 +284,15 @@ class Answers:
             return [{"same": m == list(t), "forwards": n} for m, t, n in zip(made, rest, out.num_forwards)]
         stops = rest[0]  # the same for all
 
-        def until(ids):
-            text = tokenizer.decode(ids.tolist())
-            return any(stop in text for stop in stops)
+        def until(ids, begin):
+            ids = ids.tolist()
+            return texts.answer(tokenizer, ids[:begin], ids[begin:], stops)[1]
 
         ends = dict(eos_id=tokenizer.stop_ids or None, until=until if stops else None)
         out = algorithm.generate(model, prompts, options, **keys, **ends)
         made = [x[len(job[2]) :].tolist() for x, job in zip(out.tokens, batch)]
-        texts = [tokenizer.decode(ids) for ids in made]
-        return [{"text": t, "tokens": len(m), "forwards": n} for t, m, n in zip(texts, made, out.num_forwards)]
+        said = [texts.answer(tokenizer, job[2], ids, stops)[0] for job, ids in zip(batch, made)]
+        return [{"text": t, "tokens": len(m), "forwards": n} for t, m, n in zip(said, made, out.num_forwards)]
 
 
 @contextlib.contextmanager

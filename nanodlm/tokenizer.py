@@ -14,8 +14,10 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from nanodlm import text as texts
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,18 @@ class Tokenizer:
     vocab_size: int  # all ids, end-of-text, mask and unused ones included
     eos_id: int | None  # end-of-text: separates documents, stops generation
     mask_id: int | None  # never occurs in text; None for an autoregressive model that has no such token
-    encode: Callable[[str], list[int]]  # ValueError where a character is outside the vocabulary
+    encode: Callable[[str], list[int]]  # of a text with markup; ValueError where a character is outside the vocabulary
     decode: Callable[[list[int]], str]  # special ids decode to nothing
     stop_ids: tuple[int, ...] = ()  # end-of-text, end of a turn: what generation stops at
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids before and behind a text, as [CLS] and [SEP]
     chat: Callable[[list[dict]], list[int]] | None = None  # messages, as ids up to where the assistant answers
-    template: Callable[[list[dict], bool], str] | None = None  # messages as text, up to the next answer or as they are
+    template: Callable[[list[dict], bool], str] | None = None  # … as text for encode(), or, where False, without asking
     stop_text: str = ""  # what ends an answer where no token does
     ends: tuple[str, ...] = ()  # what ends an answer in the template's text: stop tokens and stop_text
     mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
+    joins: bool = False  # words are joined by spaces that no token holds, as in WordPiece
+    escape: Callable[[str], str] = str  # content, so that encode() gives none of the control tokens that it may spell
+    controls: dict[int, str] = field(default_factory=dict)  # ids that only markup gives, and their texts
 
 
 def load(spec, directory=None):
@@ -207,8 +212,12 @@ def hf_tokenizer(spec, directory):
     mask = next(iter(ids_of("mask_token_id", hf.mask_token_id)), None)
     mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
 
-    def encode(text):
-        return hf.encode(text, add_special_tokens=False)
+    controls = {i: token for i, token in hf.added_tokens_decoder.items() if token.special}
+    found = texts.pattern(token.content for token in controls.values())
+    encode = texts.encoder(hf, controls, found)
+
+    def escape(content):
+        return texts.escape(found, content)
 
     framed, plain = hf.encode("a"), encode("a")
     at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
@@ -217,7 +226,7 @@ def hf_tokenizer(spec, directory):
     thinking = {"enable_thinking": False} if "A2D" in str(config.get("architectures")) else {}
 
     def template(messages, ask):
-        return hf.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False, **thinking)
+        return hf.apply_chat_template(escape(messages), add_generation_prompt=ask, tokenize=False, **thinking)
 
     # What ids mean, and how conversations look: data prepared for one tokenizer does not fit another.
     content = [sorted(vocab.items()), encode("Hello, World! 1234\n  \u00e9"), hf.chat_template, thinking]
@@ -240,6 +249,9 @@ def hf_tokenizer(spec, directory):
         stop_text,
         tuple(t for t in (*hf.convert_ids_to_tokens(list(stops)), stop_text) if t),
         bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
+        encode(" a") == encode("a") and " " in hf.decode(encode("a") * 2),
+        escape,
+        {i: token.content for i, token in controls.items()},
     )
 
 

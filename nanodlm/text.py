@@ -1,0 +1,133 @@
+"""Parts of texts. A tokenizer's ids are those of a whole text: a part encoded or decoded by itself may lose a space, a
+character or a merge, so that here alone is decided what the text of new tokens is, which ids are those of a
+continuation, where a stop ends an answer, and what in a text was written by a person and what by a template.
+
+1 the text of new tokens · 2 the ids of a continuation · 3 contents and markup
+"""
+
+import os
+import re
+import secrets
+
+# ------------------------------------------------------------------------------------------------------------------
+# 1 · the text of new tokens
+
+CONTEXT = 32  # tokens in front of new ones that may decide how they are written: a space, the bytes of a character
+
+
+def continuation(tokenizer, before, new):
+    """How the text of the ids `before` goes on with the ids `new`: decode(before + new) minus decode(before).
+
+    SentencePiece drops a text's first space and WordPiece joins words, so that new ids alone would give another text.
+    A character that `before` holds in part is counted as new."""
+    near = before[-CONTEXT:] if tokenizer.decode(before[-CONTEXT:]) else before
+    old, whole = tokenizer.decode(near), tokenizer.decode([*near, *new])
+    return whole[len(os.path.commonprefix([old, whole])) :]
+
+
+def answer(tokenizer, before, new, stops=()):
+    """(text, stopped): what the ids `new` say behind the ids `before`, up to the first of the strings `stops`, and
+    whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows. A space in
+    front that no token holds, as WordPiece puts one between any two words, is no part of an answer."""
+    shown, plain, done = "", [], 0  # `shown` with the text of control tokens; `plain`: (where in it, text), without
+    for i, token in enumerate([*new, None]):
+        if token is None or token in tokenizer.controls:
+            text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
+            text = text[1:] if tokenizer.joins and not shown and text.startswith(" ") else text
+            plain.append((len(shown), text))
+            shown += text + ("" if token is None else tokenizer.controls[token])
+            done = i + 1
+    end = min((at for s in stops if s and (at := shown.find(s)) >= 0), default=None)
+    if end is None:
+        return "".join(text for _, text in plain), False
+    return "".join(text[: max(0, end - at)] for at, text in plain), True
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 2 · the ids of a continuation
+
+
+def common(a, b):
+    """How many items at their beginning two lists share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def split(before, whole):
+    """(ids of the prompt, of what follows): `whole`, the ids of a text, cut where those of its beginning, `before`,
+    part from them. A token in which the beginning ends and the rest begins is part of the rest: it is predicted."""
+    n = common(before, whole)
+    return whole[:n], whole[n:]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3 · contents and markup
+
+# What a person wrote may spell a control token, as HTML's </s> does Llama 2's end. In a text with markup, MARK behind
+# its first character says that it is no more than that; a MARK of the content itself is doubled. (Unicode promises that
+# U+FDD0 to U+FDEF will never be characters.)
+MARK, OPEN, CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
+
+
+def pattern(controls):
+    """What finds any of these texts, the longest first, as `tokenizers` does; None where there are none."""
+    words = sorted(map(re.escape, filter(None, controls)), key=len, reverse=True)
+    return re.compile("|".join(words)) if words else None
+
+
+def escape(found, content):
+    """The content with marks in what the pattern `found` finds there; of messages, in all their texts."""
+    if isinstance(content, dict):
+        return {escape(found, k): escape(found, v) for k, v in content.items()}
+    if isinstance(content, list):
+        return [escape(found, x) for x in content]
+    if not isinstance(content, str) or not found:
+        return content
+    content = content.replace(MARK, MARK + MARK) if MARK in content else content
+    return found.sub(lambda m: m[0][0] + MARK + m[0][1:], content)
+
+
+def plain(text):
+    """A marked text without its marks."""
+    return re.sub(f"{MARK}({MARK}?)", r"\1", text) if MARK in text else text
+
+
+def encoder(hf, controls, found):
+    """text, marked by escape() -> ids, as `transformers` has them where there are no marks. `controls`: the added
+    tokens {id: AddedToken} that only markup may give; `found`: their pattern().
+
+    Where there are marks, a copy of the tokenizer is asked that knows the control tokens by other names, which nobody
+    can write; so that all the library does around a control token is done, and nothing around what only looks so."""
+    names, copy, ids_of = {}, None, {}
+
+    def prepare():
+        nonlocal copy
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(hf.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        copy.encode_special_tokens = True  # their texts are texts
+        nonce = secrets.token_hex(8)
+        names.update({token.content: f"{OPEN}{nonce} {i}{CLOSE}" for i, token in controls.items()})
+        for i, t in controls.items():
+            keys = dict(single_word=t.single_word, lstrip=t.lstrip, rstrip=t.rstrip, normalized=False, special=False)
+            copy.add_tokens([tokenizers.AddedToken(names[t.content], **keys)])
+            ids_of[copy.token_to_id(names[t.content])] = i
+
+    def encode(text):
+        if MARK not in text:
+            return hf.encode(text, add_special_tokens=False)
+        if not hf.is_fast:  # between markup, text by text
+            ids, last = [], 0
+            for m in [*found.finditer(text), None]:
+                part = plain(text[last : m.start() if m else len(text)])
+                ids += hf.encode(part, add_special_tokens=False, split_special_tokens=True) if part else []
+                ids += [hf.convert_tokens_to_ids(m[0])] if m else []
+                last = m.end() if m else last
+            return ids
+        if copy is None:
+            prepare()
+        sealed = plain(found.sub(lambda m: names[m[0]], text))
+        return [ids_of.get(i, i) for i in copy.encode(sealed, add_special_tokens=False).ids]
+
+    return encode
