@@ -22,6 +22,7 @@ import torch
 
 from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, files, memory, presets, replay
 from nanodlm import checkpoint as ckpt
+from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Size, check
 from nanodlm.device import pick_device
@@ -76,13 +77,9 @@ def canvas_of(s, tokenizer):
         except ValueError as e:
             sys.exit(str(e))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
-    ids = [*before]
-    for part in re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]:
-        hole = s.infill and re.fullmatch(HOLE, part)
-        if not hole and tokenizer.mask_takes_space and part.endswith(" ") and s.infill:
-            part = part[:-1]  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
-        text = part.replace("\\n", "\n")
-        ids += [tokenizer.mask_id] * masks(part) if hole else tokenizers.encode(tokenizer, text, "the prompt")
+    parts = [part.replace("\\n", "\n") for part in (re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt])]
+    holes = {i: masks(part) for i, part in enumerate(parts) if s.infill and re.fullmatch(HOLE, part)}
+    ids = [*before, *tokenizers.fill_in(tokenizer, [holes.get(i, part) for i, part in enumerate(parts)], "the prompt")]
     if s.infill and tokenizer.mask_id not in ids:
         sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
     return torch.tensor([*ids, *(behind if s.infill else ())], dtype=torch.int64)
@@ -171,7 +168,8 @@ def main(argv):
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
     start = time.time()
     try:
-        keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, trace=bool(s.html or s.gif), watch=watch)
+        until = texts.until(tokenizer, [s.stop]) if s.stop and not s.infill else None
+        keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, until=until, trace=bool(s.html or s.gif), watch=watch)
         out = algorithm.generate(model, prompts, options, **keys)
     except ValueError as e:
         sys.exit(str(e))
@@ -183,11 +181,11 @@ def show(s, options, canvas, out, seconds, checkpoint):
     tokenizer = checkpoint.tokenizer
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
-        if s.stop and not s.infill:
-            given, made = (tokenizer.decode(part.tolist()) for part in (tokens[: len(canvas)], tokens[len(canvas) :]))
-            print(console.visible(given + chat.cut(made, s.stop)))
-        else:
-            print(console.visible(tokenizer.decode(tokens.tolist())))
+        n, ids = len(canvas), tokens.tolist()
+        text = tokenizer.decode(ids)
+        if not s.infill:
+            text = tokenizer.decode(ids[:n]) + texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]
+        print(console.visible(text))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)

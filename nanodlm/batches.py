@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanodlm import corpus
+from nanodlm import corpus, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.conversations import (
     file_digest,
@@ -29,7 +29,6 @@ from nanodlm.conversations import (
     prepare,
     settle_system,
     system_hint,
-    tokenize,
 )
 
 CHUNK = 4096  # conversations that are shuffled and packed together
@@ -138,7 +137,7 @@ class Streamed:
                 continue
             messages = settle_system(asked, self.options.system)
             try:
-                found = tokenize(self.tokenizer, messages)
+                found = turns.tokenize(self.tokenizer, messages)
             except ValueError:
                 self.left_out += 1
                 continue

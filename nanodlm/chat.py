@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from nanodlm import replay
+from nanodlm import text as texts
 from nanodlm.console import UNSEEN, visible
 from nanodlm.files import replace_file
 
@@ -20,11 +21,6 @@ def ask(tokenizer, system, messages):
         return tokenizer.chat([*([{"role": "system", "content": system}] if system else []), *messages])
     except Exception as e:  # a template may refuse a role, in its own words, and a tokenizer a character
         raise ValueError(f"the checkpoint's chat template refuses this conversation: {e}") from e
-
-
-def cut(text, stop):
-    """The text before `stop`, where there is one and it occurs."""
-    return text.split(stop, 1)[0] if stop else text
 
 
 def fit(tokenizer, system, messages, room):
@@ -111,7 +107,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             except ValueError as e:
                 print(f"({visible(e)}; nothing was added to the conversation)")
                 continue
-            text = cut(text, s.stop).strip()
+            text = text.strip()
             messages = [*kept, {"role": "assistant", "content": text}]
             print(f"model> {visible(text)}")
             print(f"({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")
@@ -123,7 +119,9 @@ def answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device):
     draw = replay.live(tokenizer, delay=s.delay) if s.watch else None
     watch = (lambda canvases: draw([canvases[0][len(ids) :]])) if s.watch else None  # the answer, not the question
     start = time.time()
-    keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, watch=watch)
+    until = texts.until(tokenizer, [s.stop]) if s.stop else None
+    keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, until=until, watch=watch)
     out = algorithm.generate(model, [prompt], options, **keys)
     made = out.tokens[0][len(ids) :].tolist()
-    return tokenizer.decode(made), len(made), out.num_forwards[0], time.time() - start
+    text = texts.answer(tokenizer, ids, made, [s.stop])[0]
+    return text, len(made), out.num_forwards[0], time.time() - start

@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from nanodlm import corpus, hub
+from nanodlm import corpus, hub, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Whole, check
 from nanodlm.files import holding, holds, load_module
@@ -177,44 +177,6 @@ def settle_system(messages, system):
     return rest
 
 
-def tokenize(tokenizer, messages):
-    """(ids, learn), lists of int and bool: the conversation up to the end of its last answer, and what is an answer's.
-
-    Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. Where the
-    template writes earlier turns otherwise than it did when they were answered (Qwen3 takes out their thoughts), those
-    are given, as a sampler would be given them, but not learnt. ValueError where there is nothing to learn."""
-    text, ids, learn = "", [], []
-
-    def add(more, learnt):
-        nonlocal text
-        whole = tokenizer.encode(text + more) if ids else []
-        new = whole[len(ids) :] if ids and whole[: len(ids)] == ids else tokenizer.encode(more)
-        ids.extend(new)
-        learn.extend([learnt] * len(new))
-        text += more
-
-    for k, message in enumerate(messages):
-        if message["role"] != "assistant" or not message["content"].strip():
-            continue
-        before, whole = tokenizer.template(messages[:k], True), tokenizer.template(messages[: k + 1], False)
-        if not whole.startswith(before):
-            raise ValueError("the chat template does not write an answer behind what it writes to ask for one")
-        answer = whole[len(before) :]
-        stop = max((answer.rfind(end) + len(end) for end in tokenizer.ends if end in answer), default=0)
-        if not before.startswith(text):
-            text, ids, learn = "", [], []
-        add(before[len(text) :], False)
-        add(answer[:stop] if stop else answer.rstrip(), True)
-    if not any(learn):
-        raise ValueError("no answer, or only empty ones")
-    if not stop:  # a template without an end of turn
-        ids.append(tokenizer.eos_id)
-        learn.append(True)
-    if tokenizer.mask_id in ids:
-        raise ValueError("the mask token is part of the text")
-    return ids, learn
-
-
 def fit(ids, learn, room, options):
     """The conversation as the options want it, in `room` tokens; None where nothing to learn is left."""
     if len(ids) > room:
@@ -290,7 +252,7 @@ def tokenize_record(numbered):
         return f"fatal: conversation {number}: {e}"
     messages = settle_system(asked, work["system"])
     try:
-        ids, learn = tokenize(work["tokenizer"], messages)
+        ids, learn = turns.tokenize(work["tokenizer"], messages)
     except ValueError as e:
         return str(e)
     except Exception as e:  # what jinja or a template raises

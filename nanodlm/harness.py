@@ -283,15 +283,11 @@ class Answers:
             made = [x[len(job[2]) :][: len(job[3])].tolist() for x, job in zip(out.tokens, batch)]
             return [{"same": m == list(t), "forwards": n} for m, t, n in zip(made, rest, out.num_forwards)]
         stops = rest[0]  # the same for all
-
-        def until(ids, begin):
-            ids = ids.tolist()
-            return texts.answer(tokenizer, ids[:begin], ids[begin:], stops)[1]
-
-        ends = dict(eos_id=tokenizer.stop_ids or None, until=until if stops else None)
+        ends = dict(eos_id=tokenizer.stop_ids or None, until=texts.until(tokenizer, stops) if stops else None)
         out = algorithm.generate(model, prompts, options, **keys, **ends)
         made = [x[len(job[2]) :].tolist() for x, job in zip(out.tokens, batch)]
         said = [texts.answer(tokenizer, job[2], ids, stops)[0] for job, ids in zip(batch, made)]
+        said = [text.removeprefix(" ") if tokenizer.joins else text for text in said]  # a space that no token holds
         return [{"text": t, "tokens": len(m), "forwards": n} for t, m, n in zip(said, made, out.num_forwards)]
 
 

@@ -5,6 +5,7 @@ continuation, where a stop ends an answer, and what in a text was written by a p
 1 the text of new tokens · 2 the ids of a continuation · 3 contents and markup
 """
 
+import json
 import os
 import re
 import secrets
@@ -27,13 +28,11 @@ def continuation(tokenizer, before, new):
 
 def answer(tokenizer, before, new, stops=()):
     """(text, stopped): what the ids `new` say behind the ids `before`, up to the first of the strings `stops`, and
-    whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows. A space in
-    front that no token holds, as WordPiece puts one between any two words, is no part of an answer."""
+    whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows."""
     shown, plain, done = "", [], 0  # `shown` with the text of control tokens; `plain`: (where in it, text), without
     for i, token in enumerate([*new, None]):
         if token is None or token in tokenizer.controls:
             text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
-            text = text[1:] if tokenizer.joins and not shown and text.startswith(" ") else text
             plain.append((len(shown), text))
             shown += text + ("" if token is None else tokenizer.controls[token])
             done = i + 1
@@ -41,6 +40,11 @@ def answer(tokenizer, before, new, stops=()):
     if end is None:
         return "".join(text for _, text in plain), False
     return "".join(text[: max(0, end - at)] for at, text in plain), True
+
+
+def until(tokenizer, stops):
+    """What generate() asks whether a row has come to one of the strings `stops`: (its ids, its prompt's length)."""
+    return lambda ids, begin: answer(tokenizer, ids[:begin].tolist(), ids[begin:].tolist(), stops)[1]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -77,13 +81,13 @@ def pattern(controls):
 def escape(found, content):
     """The content with marks in what the pattern `found` finds there; of messages, in all their texts."""
     if isinstance(content, dict):
-        return {escape(found, k): escape(found, v) for k, v in content.items()}
+        return {k: escape(found, v) for k, v in content.items()}
     if isinstance(content, list):
         return [escape(found, x) for x in content]
-    if not isinstance(content, str) or not found:
+    if not isinstance(content, str):
         return content
     content = content.replace(MARK, MARK + MARK) if MARK in content else content
-    return found.sub(lambda m: m[0][0] + MARK + m[0][1:], content)
+    return found.sub(lambda m: m[0][0] + MARK + m[0][1:], content) if found and found.search(content) else content
 
 
 def plain(text):
@@ -92,18 +96,26 @@ def plain(text):
 
 
 def encoder(hf, controls, found):
-    """text, marked by escape() -> ids, as `transformers` has them where there are no marks. `controls`: the added
-    tokens {id: AddedToken} that only markup may give; `found`: their pattern().
+    """Two functions for a tokenizer of `transformers`; `controls`: the added tokens {id: AddedToken} that only markup
+    may give, `found`: their pattern().
+
+    encode  text, marked by escape() -> ids, as the library has them where there are no marks
+    cut     texts, marked -> (ids of their sum, how many of them are each text's), from one encoding; None where a
+            token belongs to two of them, or where the sum of the first few would have other ids than it has here
 
     Where there are marks, a copy of the tokenizer is asked that knows the control tokens by other names, which nobody
     can write; so that all the library does around a control token is done, and nothing around what only looks so."""
     names, copy, ids_of = {}, None, {}
 
-    def prepare():
+    def sealed():
         nonlocal copy
         import tokenizers
 
-        copy = tokenizers.Tokenizer.from_str(hf.backend_tokenizer.to_str())
+        content = json.loads(hf.backend_tokenizer.to_str())
+        if content["model"].get("type") == "Unigram":  # for which a control token is a word like any other
+            words = content["model"]["vocab"]
+            content["model"]["vocab"] = [[w, s - 1e6 * (i in controls)] for i, (w, s) in enumerate(words)]
+        copy = tokenizers.Tokenizer.from_str(json.dumps(content))
         copy.no_truncation()
         copy.no_padding()
         copy.encode_special_tokens = True  # their texts are texts
@@ -114,20 +126,54 @@ def encoder(hf, controls, found):
             copy.add_tokens([tokenizers.AddedToken(names[t.content], **keys)])
             ids_of[copy.token_to_id(names[t.content])] = i
 
+    def apart(text):
+        """For a tokenizer in Python, which has no such copy: between markup, text by text."""
+        ids, last = [], 0
+        for m in [*found.finditer(text), None]:
+            part = plain(text[last : m.start() if m else len(text)])
+            ids += hf.encode(part, add_special_tokens=False, split_special_tokens=True) if part else []
+            ids += [hf.convert_tokens_to_ids(m[0])] if m else []
+            last = m.end() if m else last
+        return ids
+
+    def encoded(parts):
+        """(parts as the library is given them, ids, [(where in their sum a token begins, ends)])."""
+        if not any(MARK in part for part in parts):
+            out = hf.backend_tokenizer.encode("".join(parts), add_special_tokens=False)
+            return parts, out.ids, out.offsets
+        if copy is None:
+            sealed()
+        parts = [plain(found.sub(lambda m: names[m[0]], part)) for part in parts]
+        out = copy.encode("".join(parts), add_special_tokens=False)
+        if hf.unk_token_id is not None:  # what a control token's text is that a vocabulary has as a word, too
+            return parts, [ids_of.get(i, hf.unk_token_id if i in controls else i) for i in out.ids], out.offsets
+        return parts, [ids_of.get(i, i) for i in out.ids], out.offsets
+
     def encode(text):
         if MARK not in text:
             return hf.encode(text, add_special_tokens=False)
-        if not hf.is_fast:  # between markup, text by text
-            ids, last = [], 0
-            for m in [*found.finditer(text), None]:
-                part = plain(text[last : m.start() if m else len(text)])
-                ids += hf.encode(part, add_special_tokens=False, split_special_tokens=True) if part else []
-                ids += [hf.convert_tokens_to_ids(m[0])] if m else []
-                last = m.end() if m else last
-            return ids
-        if copy is None:
-            prepare()
-        sealed = plain(found.sub(lambda m: names[m[0]], text))
-        return [ids_of.get(i, i) for i in copy.encode(sealed, add_special_tokens=False).ids]
+        return encoded([text])[1] if hf.is_fast else apart(text)
 
-    return encode
+    def cut(parts):
+        if not hf.is_fast:
+            return None
+        parts, ids, places = encoded(parts)
+        text, edge, counts = "".join(parts), 0, [0]
+        for k, part in enumerate(parts[:-1]):
+            edge, n = edge + len(part), counts[-1]
+            while n < len(ids) and places[n][0] < edge:
+                n += 1
+            counts.append(n)
+            if not 0 < n < len(ids) or places[n - 1][1] > edge:
+                return None
+            if ids[n - 1] in controls or ids[n] in controls:
+                continue  # what stands on both sides of a control token is encoded apart
+            # Of a space that a token begins with, places may say nothing; and where no space parts two characters,
+            # what stands before may have other tokens for what stands behind.
+            unsure = text[edge - 1] == " " or text[edge - 1].isspace() == text[edge].isspace()
+            if unsure and encoded(["".join(parts[: k + 1])])[1] != ids[:n]:
+                return None
+        counts.append(len(ids))
+        return ids, [b - a for a, b in zip(counts, counts[1:])]
+
+    return encode, cut

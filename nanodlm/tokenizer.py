@@ -37,6 +37,7 @@ class Tokenizer:
     mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
     joins: bool = False  # words are joined by spaces that no token holds, as in WordPiece
     escape: Callable[[str], str] = str  # content, so that encode() gives none of the control tokens that it may spell
+    cut: Callable[[list[str]], tuple | None] = lambda parts: None  # texts of a whole: its ids, how many are each one's
     controls: dict[int, str] = field(default_factory=dict)  # ids that only markup gives, and their texts
 
 
@@ -60,6 +61,23 @@ def encode(tokenizer, text, what):
         return tokenizer.encode(text)
     except ValueError as e:
         sys.exit(f"{what} does not fit the vocabulary: {e}")
+
+
+def fill_in(tokenizer, parts, what):
+    """The ids of a text with holes: its parts are texts, and how many masks a hole has. It is encoded as one text where
+    the mask can be written; by itself a part would begin as a text does, with SentencePiece's space."""
+    mask = tokenizer.controls.get(tokenizer.mask_id)
+    if mask and not tokenizer.mask_takes_space:
+        return encode(tokenizer, "".join(mask * part if isinstance(part, int) else part for part in parts), what)
+    ids = []
+    for i, part in enumerate(parts):
+        if isinstance(part, int):
+            ids += [tokenizer.mask_id] * part
+            continue
+        if tokenizer.mask_takes_space and i + 1 < len(parts):
+            part = part.removesuffix(" ")  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
+        ids += encode(tokenizer, part, what)
+    return ids
 
 
 def alike(a, b):
@@ -214,7 +232,7 @@ def hf_tokenizer(spec, directory):
 
     controls = {i: token for i, token in hf.added_tokens_decoder.items() if token.special}
     found = texts.pattern(token.content for token in controls.values())
-    encode = texts.encoder(hf, controls, found)
+    encode, cut = texts.encoder(hf, controls, found)
 
     def escape(content):
         return texts.escape(found, content)
@@ -226,7 +244,8 @@ def hf_tokenizer(spec, directory):
     thinking = {"enable_thinking": False} if "A2D" in str(config.get("architectures")) else {}
 
     def template(messages, ask):
-        return hf.apply_chat_template(escape(messages), add_generation_prompt=ask, tokenize=False, **thinking)
+        keys = dict(add_generation_prompt=ask, tokenize=False, **thinking)
+        return hf.apply_chat_template([escape(messages)], **keys)[0]  # a list of one, as it refuses an empty one
 
     # What ids mean, and how conversations look: data prepared for one tokenizer does not fit another.
     content = [sorted(vocab.items()), encode("Hello, World! 1234\n  \u00e9"), hf.chat_template, thinking]
@@ -234,6 +253,7 @@ def hf_tokenizer(spec, directory):
     if spec.get("sha256", digest) != digest:
         raise ValueError(f"{directory} has not the tokenizer that this data was made with; prepare it again")
 
+    word = next((t for t in vocab if t.isalnum() and t.isascii()), None)
     stop_text = "[/Answer]" if "[/Answer]" in str(hf.chat_template) else ""  # ModernBERT-chat's template is plain text
     return Tokenizer(
         {**spec, "sha256": digest},
@@ -249,8 +269,9 @@ def hf_tokenizer(spec, directory):
         stop_text,
         tuple(t for t in (*hf.convert_ids_to_tokens(list(stops)), stop_text) if t),
         bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
-        encode(" a") == encode("a") and " " in hf.decode(encode("a") * 2),
+        hf.decode([vocab[word]] * 2) == f"{word} {word}" if word else False,
         escape,
+        cut,
         {i: token.content for i, token in controls.items()},
     )
 

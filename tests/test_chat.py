@@ -95,7 +95,7 @@ class Answers:
     def __init__(self, tokenizer):
         self.tokenizer, self.answers, self.asked, self.options, self.stops = tokenizer, [], [], [], []
 
-    def __call__(self, model, prompts, options, *, mask_id, eos_id=None, trace=False, watch=None):
+    def __call__(self, model, prompts, options, *, mask_id, eos_id=None, until=None, trace=False, watch=None):
         self.asked.append(prompts[0].tolist())
         self.options.append(options)
         self.stops.append(eos_id)
@@ -289,7 +289,6 @@ TALKS = [  # what is typed, the answers, the conversations that were asked about
     ("to be,\\~or\\~not?~again", "yes~no", ["to be,\nor\nnot?", "to be,\nor\nnot?~yes~again"], ""),
     ("to be?~or not?~again", "yes~^C~no", [*BOTH, "to be?~yes~again"], "(stopped"),  # nothing of it is kept
     ("to be?~" + "so " * CONTEXT + "~or not?", "", BOTH, "(too long: more than the 112 tokens that max_new_tokens=16"),
-    (f"to be?~{SPECIAL[0]}~or not?", "", BOTH, "the conversation holds the mask token"),
     ("to be?~/save nowhere/chat.json~or not?", "", BOTH, "(not written: "),
     ("to be?~or not?", "yes END no~no", BOTH, "model> yes\n", "--stop=END"),
     ("to be?", "one\ntwo\n\nthree", ["to be?"], "model> one\ntwo\n(", r"--stop=\n\n"),

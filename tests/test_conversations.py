@@ -15,6 +15,7 @@ from talks import END, ENDTURN, MASK, answers, place, question, sentence, simple
 
 from nanodlm import batches, conversations
 from nanodlm import tokenizer as tokenizers
+from nanodlm import turns as in_tokens
 
 CODE = Path(__file__).resolve().parent.parent
 elsewhere, bpe, tokenizer_of, tok = talks.elsewhere, talks.bpe, talks.tokenizer_of, talks.tok
@@ -32,6 +33,7 @@ SYSTEM_FIRST = [{"role": "system", "content": "be brief"}, {"role": "assistant",
 LEARNT = {  # of other templates and dialogues, these messages
     "no end of turn": ("endless", turns("what may a fox eat", "a mouse  "), [1]),
     "an end of turn within": ("chatml", turns("what", f"a {ENDTURN} mouse"), [1]),
+    "a mask within": ("chatml", turns(f"what is {MASK}", f"a {MASK}"), [1]),
     "empty": ("chatml", turns("what", "", "and", "an apple"), [3]),
     "blank": ("chatml", turns("what", " \n ", "and", "an apple"), [3]),
     "a system turn first": ("chatml", conversations.settle_system(SYSTEM_FIRST, "merge"), [1]),
@@ -47,17 +49,18 @@ for template in ("chatml", "plain", "llada"):
 @pytest.mark.parametrize("template, messages, learnt", LEARNT.values(), ids=list(LEARNT))
 def test_answers_with_their_ends_are_learnt_behind_what_a_sampler_is_given(tokenizer_of, template, messages, learnt):
     tok, _ = tokenizer_of(template)
-    ids, learn = conversations.tokenize(tok, messages)
+    ids, learn = in_tokens.tokenize(tok, messages)
     assert len(spans(learn)) == len(learnt) and learn[-1]
     for k, (begin, end) in zip(learnt, spans(learn)):
         text = messages[k]["content"]
+        text = tok.escape(text)
         text = f" {text.strip()}{END}" if template in ("plain", "endless") else f"{text}{ENDTURN}"
         assert ids[:begin] == tok.chat(messages[:k]) and ids[begin:end] == tok.encode(text)
 
 
 def test_of_a_rewritten_history_a_sampler_is_given_the_answer_without_its_thoughts(tokenizer_of):
     tok, _ = tokenizer_of("thoughts")
-    ids, learn = conversations.tokenize(tok, LEARNT["rewritten"][1])
+    ids, learn = in_tokens.tokenize(tok, LEARNT["rewritten"][1])
     assert "hm" not in tok.decode(ids) and "a mouse" in tok.decode(ids[: learn.index(True)])
 
 
@@ -67,26 +70,17 @@ def test_of_a_rewritten_history_a_sampler_is_given_the_answer_without_its_though
         (turns("what"), "no answer"),
         (turns("what", ""), "only empty ones"),
         (turns("what", " \n "), "only empty ones"),
-        (turns("what" + MASK, "a mouse"), "mask token"),
-        (turns("what", "a mouse" + MASK), "mask token"),
     ],
 )
 def test_what_cannot_be_learnt_is_an_error(tok, messages, why):
     with pytest.raises(ValueError, match=why):
-        conversations.tokenize(tok, messages)
-
-
-def test_a_conversation_is_encoded_as_one_text(tok):
-    """As it would not be in pieces by a tokenizer that puts a space before every text."""
-    spaced = replace(tok, encode=lambda text: tok.encode(" " + text))
-    for messages in DIALOGUES[:4]:
-        assert conversations.tokenize(spaced, messages)[0] == spaced.encode(tok.template(messages, False).rstrip("\n"))
+        in_tokens.tokenize(tok, messages)
 
 
 def test_a_template_that_asks_otherwise_than_it_writes_is_refused(tok):
     broken = replace(tok, template=lambda messages, ask: tok.template(messages, ask) + ("?" if ask else ""))
     with pytest.raises(ValueError, match="does not write an answer behind"):
-        conversations.tokenize(broken, DIALOGUES[0])
+        in_tokens.tokenize(broken, DIALOGUES[0])
 
 
 def test_system_turns_are_kept_merged_or_dropped():
@@ -225,7 +219,7 @@ def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok,
     assert meta["left_out"] == {} and tokenizers.load(meta["tokenizer"], path).spec == tok.spec
     for split in ("train", "val"):
         here = [m for m in records if conversations.is_val(m) == (split == "val")]
-        mine = [conversations.tokenize(tok, m) for m in here]
+        mine = [in_tokens.tokenize(tok, m) for m in here]
         assert stored(path, split) == mine and len(mine) == meta[f"{split}_conversations"] > 0
         assert meta[f"{split}_tokens"] == sum(len(ids) for ids, _ in mine)
         assert meta[f"{split}_learnt"] == sum(sum(learn) for _, learn in mine)
@@ -248,10 +242,10 @@ def test_other_lines_another_template_or_treatment_have_files_of_their_own(prepa
 
 
 def test_what_is_left_out_is_counted_by_reason(prepared, capsys):
-    bad = [turns("what", ""), turns("and", " "), turns("or", f"a {MASK}"), turns("so")]
+    bad = [turns("what", ""), turns("and", " "), turns("so")]
     path = prepared([*bad, turns("what 1", "a mouse"), turns("what 2", "an apple")])
     meta = json.loads((path / "meta.json").read_text())
-    assert meta["left_out"] == {"no answer, or only empty ones": 3, "the mask token is part of the text": 1}
+    assert meta["left_out"] == {"no answer, or only empty ones": 3}
     assert meta["train_conversations"] + meta["val_conversations"] == 2
     assert "left out 3: no answer" in capsys.readouterr().out
     said = sentence(prepared, bad[:1] * 2)

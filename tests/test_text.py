@@ -1,0 +1,183 @@
+"""Where text meets tokens, for every kind of tokenizer, every manner of template and whatever is said: ids are the
+library's, what a person wrote gives no control token, new tokens go on with the text before them to the character, and
+what is learnt is the answers with their ends."""
+
+import os
+
+import pytest
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from talks import spans
+
+from nanodlm import text as texts
+from nanodlm import tokenizer as tokenizers
+from nanodlm import turns
+
+ROLES = dict(eos_token="</s>", bos_token="<s>", unk_token="<unk>", mask_token="<|mask|>")
+EXACT = [kind for kind in zoo.KINDS if "byte-level" in kind or "llama" in kind]  # whose ids hold the whole text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the library's tokenizer, ours) of a kind with a template."""
+    root, kept = tmp_path_factory.mktemp("zoo"), {}
+
+    def make(kind, template=None, roles=ROLES, special=zoo.SPECIAL):
+        key = kind, template, str(roles), str(special)
+        if key not in kept:
+            path = root / str(len(kept))
+            kept[key] = zoo.write(path, kind, template, special, **roles), tokenizers.load({"kind": "hf"}, path)
+        return kept[key]
+
+    return make
+
+
+SEEMING = [*zoo.SPECIAL, "[INST]", "</think>", "<", "|im_end|>", texts.MARK, "<" + texts.MARK + "/s>"]
+WORDS = [
+    "fox",
+    "a mouse",
+    "12",
+    "345",
+    ".",
+    "\n",
+    "\n\n",
+    "  ",
+    " ",
+    "\u00e9",
+    "\u2603",
+    "assistant",
+    "user no. 1",
+    "-",
+]
+words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map("".join)
+hostile = st.lists(st.sampled_from(WORDS + SEEMING), min_size=1, max_size=8).map("".join)
+kinds, templates = st.sampled_from(list(zoo.KINDS)), st.sampled_from(list(zoo.TEMPLATES))
+some = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+def conversations(contents):
+    """Conversations that end with a question or an answer, some with a system turn in front."""
+
+    def build(said, system):
+        turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+        return ([{"role": "system", "content": system}] if system else []) + turns
+
+    return st.builds(build, st.lists(contents, min_size=1, max_size=6), st.one_of(st.none(), contents))
+
+
+# ---- contents and markup ---------------------------------------------------------------------------------------------
+
+
+@some
+@given(kinds, templates, conversations(words), st.booleans())
+def test_ids_of_a_conversation_are_the_librarys(made, kind, template, messages, ask):
+    hf, tok = made(kind, template)
+    theirs = hf.apply_chat_template(messages, add_generation_prompt=ask, tokenize=True, return_dict=False)
+    assert tok.encode(tok.template(messages, ask)) == theirs
+
+
+@some
+@given(kinds, templates, conversations(hostile))
+def test_what_a_person_wrote_gives_no_control_token_and_is_there_to_the_character(made, kind, template, messages):
+    hf, tok = made(kind, template)
+    ids = tok.encode(tok.template(messages, True))
+    tame = [{**m, "content": m["content"].translate(str.maketrans("<[|", "({;"))} for m in messages]
+    marks = [[i for i in tok.encode(tok.template(m, True)) if i in tok.controls] for m in (messages, tame)]
+    unknown = hf.unk_token_id  # which a character may be
+    if template != "thoughts":  # where what is said decides what is written
+        assert [i for i in marks[0] if i != unknown] == [i for i in marks[1] if i != unknown]
+    written = hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if kind in ("byte-level", "byte-level, ids with a hole"):
+        assert hf.decode(ids) == written == texts.plain(tok.template(messages, True))
+
+
+OTHERS = {t: f"<{i}>" for i, t in enumerate(zoo.SPECIAL[4:])}  # names that nobody writes, for what no vocabulary has
+UNTOUCHED = [kind for kind in zoo.KINDS if "hole" not in kind]
+spelling = st.lists(st.sampled_from([*WORDS, *OTHERS]), min_size=1, max_size=8).map("".join)
+
+
+@some
+@given(st.sampled_from(UNTOUCHED), st.sampled_from(["chatml", "llama 3"]), conversations(spelling))
+def test_what_spells_a_control_token_is_encoded_as_if_that_had_another_name(made, kind, template, messages):
+    """Which is the library's way with it, around it, too."""
+    _, tok = made(kind, template)
+    other, _ = made(kind, template, special=[*zoo.SPECIAL[:4], *OTHERS.values()])
+    text = tok.template(messages, True)
+    renamed = texts.plain(texts.pattern(OTHERS).sub(lambda m: OTHERS[m[0]], text))
+    assert tok.encode(text) == other.encode(renamed, add_special_tokens=False)
+
+
+# ---- the text of new tokens ------------------------------------------------------------------------------------------
+
+tokens = st.lists(st.integers(0, 400), max_size=40)
+
+
+@some
+@given(kinds, tokens, tokens, words, st.booleans())
+def test_new_tokens_go_on_with_the_text_before_them(made, kind, before, new, text, said):
+    """Whatever the ids are, those of a text or any, half characters and control tokens included."""
+    hf, tok = made(kind)
+    before = tok.encode(text) if said else [i for i in before if i < len(hf)]
+    new = [i for i in new if i < len(hf)]
+    old, whole = tok.decode(before), tok.decode(before + new)
+    n = len(os.path.commonprefix([old, whole]))
+    assert texts.continuation(tok, before, new) == whole[n:]
+    assert whole[:n] == old or not said or kind not in EXACT
+
+
+@some
+@given(st.sampled_from(EXACT), words, words)
+def test_a_prompt_and_its_answer_are_one_text(made, kind, prompt, rest):
+    """As HumanEval's programs are: to the character, its first spaces included."""
+    _, tok = made(kind)
+    ids, whole = tok.encode(prompt), tok.encode(prompt + rest)
+    first, new = texts.split(ids, whole)
+    assert first + new == whole and ids[: len(first)] == first
+    if first == ids:
+        text, stopped = texts.answer(tok, first, new)
+        assert (tok.decode(first) + text, stopped) == (tok.decode(whole), False)
+        assert prompt + text == prompt + rest or kind == "byte-level, a space in front"
+
+
+@some
+@given(kinds, words, words, st.sampled_from(["</s>", "<|im_end|>", "mouse", "\n", "<|im_end|>\n", "12"]), words)
+def test_an_answer_ends_in_front_of_a_stop_whether_or_not_it_is_a_control_token(made, kind, prompt, said, stop, more):
+    hf, tok = made(kind)
+    before = tok.encode(prompt)
+    ids = tok.encode(prompt + said + stop + more)
+    if ids[: len(before)] == before:
+        new = ids[len(before) :]
+        shown = hf.decode(new, skip_special_tokens=False).strip()
+        text, stopped = texts.answer(tok, before, new, (stop, "never"))
+        plain = texts.answer(tok, before, new)[0]
+        assert plain.startswith(text) and stop not in text
+        assert stopped == (stop.strip() in shown and (stop in shown or stop in "".join(map(str, shown))))
+
+
+# ---- what is learnt --------------------------------------------------------------------------------------------------
+
+
+@some
+@given(kinds, templates, conversations(hostile))
+def test_what_is_learnt_are_the_answers_with_their_ends_behind_what_a_sampler_is_given(made, kind, template, messages):
+    hf, tok = made(kind, template)
+    try:
+        asked = turns.answer_by_answer(tok.template, tok.ends, messages)
+    except ValueError:
+        return
+    assert turns.at_once(tok.template, tok.ends, messages) in (None, asked)
+    try:
+        ids, learn = turns.tokenize(tok, messages)
+    except ValueError as e:
+        assert not asked or "mask" in str(e) or "the text that ends one" in str(e)
+        return
+    learnt = [k for k, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()]
+    found = spans(learn)
+    for k, (begin, end) in zip(learnt[-len(found) :], found):
+        assert ids[:begin] == tok.chat(messages[:k])
+        if kind == "byte-level":
+            ends = [i for i in ids[begin:end] if i in tok.stop_ids]
+            text = texts.answer(tok, ids[:begin], ids[begin:end], [tok.stop_text])[0]
+            assert len(ends) == (template != "modernbert-chat")
+            assert text.strip().endswith(messages[k]["content"].strip()) or template == "thoughts"
