@@ -36,7 +36,8 @@ def answer(tokenizer, before, new, stops=()):
             plain.append((len(shown), text))
             shown += text + ("" if token is None else tokenizer.controls[token])
             done = i + 1
-    end = min((at for s in stops if s and (at := shown.find(s)) >= 0), default=None)
+    first = int(tokenizer.joins and shown.startswith(" "))  # a space that no token holds is nobody's stop
+    end = min((at for s in stops if s and (at := shown.find(s, first)) >= 0), default=None)
     if end is None:
         return "".join(text for _, text in plain), False
     return "".join(text[: max(0, end - at)] for at, text in plain), True
