@@ -423,7 +423,9 @@ class Chats:
     def __init__(self, s, options, source, config, seq_len, sizes, fixed):
         """sizes: of the blocks that the rows are cut into; fixed: rows of one width, for a compiled network."""
         self.options = o = self.settled(s, options, source, config.causal, sizes)
-        self.tokenizer, self.files, self.vocab_size = source.tokenizer, source.files, config.vocab_size
+        thoughts = source.tokenizer.thoughts if o.thoughts == "auto" else o.thoughts
+        self.tokenizer = tokenizers.with_thoughts(source.tokenizer, thoughts)
+        self.files, self.vocab_size = source.files, config.vocab_size
         self.seq_len, self.fixed, self.taken = seq_len, fixed, {}
         given = s.dataset, self.tokenizer, self.files, seq_len
         self.source, self.alone = Conversations(*given, o, s.seed), replace(o, packing=False)

@@ -243,7 +243,8 @@ def load_adapter(path, facts, device, dtype, pickle):
     except (TypeError, ValueError) as e:
         sys.exit(f"{path}/config.json: its adapter's network cannot be read: {e}")
     facts = facts | {"adapter": asdict(adapter) | {"network": network}}
-    return Checkpoint(model.eval(), base.tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
+    tokenizer = tokenizers.with_thoughts(base.tokenizer, facts.get("thoughts", base.tokenizer.thoughts))
+    return Checkpoint(model.eval(), tokenizer, facts["algorithm"], {**base.facts, **facts}, path)
 
 
 # ------------------------------------------------------------------------------------------------------------------

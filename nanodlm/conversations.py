@@ -42,6 +42,8 @@ class Options:
     # 1 adds none. Where nothing is said: 0, as LLaDA, or with packing 32; block_size (bd3lm); 1 (ar)
     packing: bool = False  # several conversations in a row, each with its own attention, positions and mask rate
     system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the turn behind
+    thoughts: Literal["auto", "learn", "drop", "empty"] = "auto"  # before </think> in answers; auto: as the checkpoint
+    # has it. empty: dropped, and the template asks with an empty one, as Qwen3's for enable_thinking=False
     streaming: bool = False  # read records while training, for data larger than the disk
 
     def __post_init__(self):
@@ -217,7 +219,8 @@ def system_hint(error, messages):
 def directory_of(name, tokenizer, system):
     """Where the token files of these records, this tokenizer and this treatment of system turns lie."""
     _, digest, home = find_records(name)
-    key = hashlib.sha256(json.dumps([digest, tokenizer.spec, system, VAL_ONE_IN]).encode()).hexdigest()[:12]
+    content = [digest, tokenizer.spec, tokenizer.thoughts, system, VAL_ONE_IN]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
     return home / key
 
 
@@ -239,8 +242,9 @@ def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None):
 work = {}  # of a worker process: its tokenizer and settings
 
 
-def start_worker(tokenizer_dir, spec, system):
-    work.update(tokenizer=tokenizers.load(spec, tokenizer_dir), system=system)
+def start_worker(tokenizer_dir, spec, thoughts, system):
+    tokenizer = tokenizers.with_thoughts(tokenizers.load(spec, tokenizer_dir), thoughts)
+    work.update(tokenizer=tokenizer, system=system)
 
 
 def tokenize_record(numbered):
@@ -279,7 +283,7 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
     files = {(s, k): (part / f"{s}{k}.bin").open("wb") for s in starts for k in ("", ".learn")}
     pool = None
     if workers > 1:
-        keys = (str(tokenizer_dir), {"kind": tokenizer.spec["kind"]}, system)
+        keys = (str(tokenizer_dir), {"kind": tokenizer.spec["kind"]}, tokenizer.thoughts, system)
         pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, keys)
     work.update(tokenizer=tokenizer, system=system)
     records = iter(enumerate(tqdm(records, desc=f"tokenizing {name}", disable=None), 1))
@@ -335,6 +339,11 @@ def main(name, doc):
     parser.add_argument(
         "--system", choices=["keep", "merge", "drop"], default="keep", help="what becomes of system turns"
     )
+    parser.add_argument(
+        "--thoughts",
+        choices=["learn", "drop", "empty"],
+        help="what becomes of answers' (default: as the checkpoint has it)",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: half of the cores)")
     if name == "chat_jsonl":
         parser.add_argument("--file", required=True, help="the JSONL file")
@@ -344,4 +353,6 @@ def main(name, doc):
 
     path = ckpt.find(args.tokenizer)
     source = args.file if name == "chat_jsonl" else name
-    print(prepare(source, ckpt.tokenizer_of(path), ckpt.files_of(path), args.system, args.workers))
+    tokenizer = ckpt.tokenizer_of(path)
+    tokenizer = tokenizers.with_thoughts(tokenizer, args.thoughts or tokenizer.thoughts)
+    print(prepare(source, tokenizer, ckpt.files_of(path), args.system, args.workers))

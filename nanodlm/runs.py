@@ -169,6 +169,8 @@ def save(run, name, options):
             "optimizers": parallel.whole([o.state_dict() for o in run.optimizers]),
         }
     content = {"dataset": s.dataset, "iter": place.iter, **place.facts, "train": asdict(s), "loss": asdict(options)}
+    if run.data.tokenizer.template:  # an adapter's base may say otherwise
+        content["thoughts"] = run.data.tokenizer.thoughts
     files = run.data.files if run.data.files.is_dir() else run.out / "last"  # resumed from last.old, which is gone now
     given = run.config, run.data.tokenizer, files, s.algorithm, content | run.said, getattr(torch, s.save_dtype), state
     failed = False

@@ -9,12 +9,13 @@ data set's meta.json and in a checkpoint's config.json:
 The vocabularies of the first three are laid out the same way: text ids first, then end-of-text, then the mask token.
 """
 
+import functools
 import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nanodlm import text as texts
@@ -36,6 +37,9 @@ class Tokenizer:
     ends: tuple[str, ...] = ()  # what ends an answer in the template's text: stop tokens and stop_text
     mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
     joins: bool = False  # words are joined by spaces that no token holds, as in WordPiece
+    thoughts: str = (
+        "learn"  # what becomes of those of answers: learn, drop; empty: an empty one before each, not learnt
+    )
     escape: Callable[[str], str] = str  # content, so that encode() gives none of the control tokens that it may spell
     cut: Callable[[list[str]], tuple | None] = lambda parts: None  # texts of a whole: its ids, how many are each one's
     controls: dict[int, str] = field(default_factory=dict)  # ids that only markup gives, and their texts
@@ -243,8 +247,9 @@ def hf_tokenizer(spec, directory):
     # Converted Qwen3s were trained, and are evaluated, with an empty thought in front of every answer.
     thinking = {"enable_thinking": False} if "A2D" in str(config.get("architectures")) else {}
 
-    def template(messages, ask):
-        keys = dict(add_generation_prompt=ask, tokenize=False, **thinking)
+    def template(messages, ask, thoughts=""):
+        keys = dict(add_generation_prompt=ask, tokenize=False)
+        keys |= {"enable_thinking": False} if thoughts == "empty" else {}
         return hf.apply_chat_template([escape(messages)], **keys)[0]  # a list of one, as it refuses an empty one
 
     # What ids mean, and how conversations look: data prepared for one tokenizer does not fit another.
@@ -254,8 +259,10 @@ def hf_tokenizer(spec, directory):
         raise ValueError(f"{directory} has not the tokenizer that this data was made with; prepare it again")
 
     word = next((t for t in vocab if t.isalnum() and t.isascii()), None)
+    own = config.get("nanodlm", config)  # what a checkpoint of ours says of how it was trained
+    thoughts = own.get("thoughts", "empty" if thinking else "learn") if isinstance(own, dict) else "learn"
     stop_text = "[/Answer]" if "[/Answer]" in str(hf.chat_template) else ""  # ModernBERT-chat's template is plain text
-    return Tokenizer(
+    made = Tokenizer(
         {**spec, "sha256": digest},
         len(hf),
         ends[0] if ends else None,
@@ -264,16 +271,27 @@ def hf_tokenizer(spec, directory):
         lambda ids: hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
         tuple(stops),
         (tuple(framed[:at]), tuple(framed[at + len(plain) :])),
-        (lambda messages: encode(template(messages, True))) if hf.chat_template else None,
+        None,
         template if hf.chat_template else None,
         stop_text,
         tuple(t for t in (*hf.convert_ids_to_tokens(list(stops)), stop_text) if t),
-        bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
-        hf.decode([vocab[word]] * 2) == f"{word} {word}" if word else False,
-        escape,
-        cut,
-        {i: token.content for i, token in controls.items()},
+        mask_takes_space=bool(mask in hf.added_tokens_decoder and hf.added_tokens_decoder[mask].lstrip),
+        joins=hf.decode([vocab[word]] * 2) == f"{word} {word}" if word else False,
+        escape=escape,
+        cut=cut,
+        controls={i: token.content for i, token in controls.items()},
     )
+    return with_thoughts(made, thoughts)
+
+
+def with_thoughts(tokenizer, thoughts):
+    """The tokenizer whose template writes thoughts so: learn, drop or empty. For `empty`, templates like Qwen3's put an
+    empty thought in front of an answer."""
+    if not tokenizer.template:
+        return tokenizer
+    template = functools.partial(tokenizer.template, thoughts=thoughts)
+    chat = lambda messages: tokenizer.encode(template(messages, True))  # noqa: E731
+    return replace(tokenizer, template=template, chat=chat, thoughts=thoughts)
 
 
 # A conversation in plain text, for a model that has no template of its own.

@@ -19,11 +19,9 @@ THOUGHT = "<think>", "</think>"
 
 
 def without_thoughts(messages):
-    """The messages, their answers without what stands in front of the last </think>."""
-    return [
-        {**m, "content": m["content"].rpartition(THOUGHT[1])[2].lstrip("\n")} if m["role"] == "assistant" else m
-        for m in messages
-    ]
+    """The messages, their answers without their thoughts: what stands in front of the last </think>."""
+    said = [m["content"].rpartition(THOUGHT[1])[2].lstrip("\n") for m in messages]
+    return [{**m, "content": text} if m["role"] == "assistant" else m for m, text in zip(messages, said)]
 
 
 def is_answer(message):
@@ -141,6 +139,8 @@ def tokenize(tokenizer, messages):
 
     Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. ValueError
     where there is nothing to learn."""
+    if tokenizer.thoughts != "learn" and any(THOUGHT[1] in m["content"] for m in messages):
+        messages = without_thoughts(messages)
     if not any(map(is_answer, messages)):
         raise ValueError("no answer, or only empty ones")
     stop = tokenizer.stop_text

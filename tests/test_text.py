@@ -3,6 +3,7 @@ library's, what a person wrote gives no control token, new tokens go on with the
 what is learnt is the answers with their ends."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import zoo
@@ -30,6 +31,7 @@ def made(tmp_path_factory):
             kept[key] = zoo.write(path, kind, template, special, **roles), tokenizers.load({"kind": "hf"}, path)
         return kept[key]
 
+    make.root = root
     return make
 
 
@@ -181,3 +183,73 @@ def test_what_is_learnt_are_the_answers_with_their_ends_behind_what_a_sampler_is
             text = texts.answer(tok, ids[:begin], ids[begin:end], [tok.stop_text])[0]
             assert len(ends) == (template != "modernbert-chat")
             assert text.strip().endswith(messages[k]["content"].strip()) or template == "thoughts"
+
+
+ASKED = "<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    "thoughts, given, learnt",
+    [
+        ("learn", ASKED, "<think>\nso\n</think>\n\nyes<|im_end|>"),
+        ("drop", ASKED, "<think>\n\n</think>\n\nyes<|im_end|>"),  # which is how this template writes no thought
+        ("empty", ASKED + "<think>\n\n</think>\n\n", "yes<|im_end|>"),
+    ],
+)
+def test_thoughts_are_learnt_dropped_or_given_as_an_empty_one(made, thoughts, given, learnt):
+    hf, tok = made("byte-level", "thoughts")
+    tok = tokenizers.with_thoughts(tok, thoughts)
+    asked = [{"role": "user", "content": "why"}]
+    ids, learn = turns.tokenize(tok, [*asked, {"role": "assistant", "content": "<think>\nso\n</think>\n\nyes"}])
+    assert (hf.decode(ids), learn.index(True)) == (given + learnt, len(tok.encode(given)))
+    assert tok.chat(asked) == ids[: learn.index(True)]  # what is asked with afterwards
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama 3", "llada", "thoughts"])
+def test_of_a_conversation_that_the_assistant_opens_all_answers_are_learnt_or_given(made, template):
+    hf, tok = made("byte-level", template)
+    said = [{"role": role, "content": text} for role, text in (("assistant", "Welcome!"), ("user", "2 + 2"))]
+    ids, learn = turns.tokenize(tok, [*said, {"role": "assistant", "content": "4"}])
+    found = [hf.decode(ids[a:b]).removeprefix("<think>\n\n</think>\n\n") for a, b in spans(learn)]
+    assert found == (["Welcome!<|im_end|>"] * (template != "thoughts")) + ["4<|im_end|>"]
+    assert "Welcome!" in hf.decode(ids)
+
+
+@pytest.mark.parametrize("end", ["", "</s>"])
+def test_an_answer_that_spells_the_end_is_learnt_whole(made, end):
+    """As HTML's does, of a tokenizer like Llama 2's: a sampler that has learnt it stops behind it."""
+    hf, tok = made("byte-level")
+    hf.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "\n{% endfor %}"
+    hf.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    answer = "Write <s>word</s> around it, and close the tag."
+    messages = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": answer}]
+    path = made.root / f"ends with {end.strip('</>')}"
+    hf.save_pretrained(path)
+    tok = tokenizers.load({"kind": "hf"}, path)
+    ids, learn = turns.tokenize(tok, messages)
+    first = learn.index(True)
+    assert texts.answer(tok, ids[:first], ids[first:])[0] == answer
+    assert [i for i in ids if i in tok.stop_ids] == [tok.eos_id] * (1 + bool(end)) and ids[-1] == tok.eos_id
+
+
+def test_a_long_conversation_takes_as_many_encodings_and_renderings_as_a_short_one(made):
+    """Linear work: neither grows with the number of turns."""
+    _, tok = made("byte-level", "chatml")
+    count = []
+
+    def template(*args, **keys):
+        count.append("rendering")
+        return tok.template(*args, **keys)
+
+    def cut(parts):
+        count.append("encoding")
+        return tok.cut(parts)
+
+    counting, costs = replace(tok, template=template, cut=cut, encode=None), []
+    for n in (2, 2, 60):
+        said = [{"role": ("user", "assistant")[i % 2], "content": f"the fox {i}"} for i in range(n)]
+        count.clear()
+        ids, learn = turns.tokenize(counting, said)
+        assert len(spans(learn)) == n / 2
+        costs.append(list(count))
+    assert costs[1] == costs[2] == ["rendering", "rendering", "encoding"]  # the first finds the template's manner, too

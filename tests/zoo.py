@@ -123,7 +123,7 @@ TEMPLATES = {
     + ASKING
     + "<|im_start|>assistant[SEP]\n\n{% endif %}",
     "llama 2": LLAMA2,
-    "llada": "<s>" + EACH + TURN + DONE + "<|im_start|>assistant\n",
+    "llada": "<s>" + EACH + TURN + DONE + "{{ '<|im_start|>assistant\n' }}",
     "modernbert-chat": EACH + "{% if m.role == 'assistant' %}[Answer]{{ m.content }}[/Answer]\n{% else %}"
     "[Question]{{ m.content }}[/Question]\n{% endif %}" + DONE + ASKING + "[Answer]{% endif %}",
     "plain": tokenizers.PLAIN_TEMPLATE.replace("BEGIN", "[CLS]").replace("END", "</s>"),
