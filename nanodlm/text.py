@@ -81,14 +81,12 @@ def pattern(controls):
 
 def escape(found, content):
     """The content with marks in what the pattern `found` finds there; of messages, in all their texts."""
+    if isinstance(content, str):
+        content = content.replace(MARK, MARK + MARK) if MARK in content else content
+        return found.sub(lambda m: m[0][0] + MARK + m[0][1:], content) if found and found.search(content) else content
     if isinstance(content, dict):
         return {k: escape(found, v) for k, v in content.items()}
-    if isinstance(content, list):
-        return [escape(found, x) for x in content]
-    if not isinstance(content, str):
-        return content
-    content = content.replace(MARK, MARK + MARK) if MARK in content else content
-    return found.sub(lambda m: m[0][0] + MARK + m[0][1:], content) if found and found.search(content) else content
+    return [escape(found, x) for x in content] if isinstance(content, list) else content
 
 
 def plain(text):
@@ -101,8 +99,8 @@ def encoder(hf, controls, found):
     may give, `found`: their pattern().
 
     encode  text, marked by escape() -> ids, as the library has them where there are no marks
-    cut     texts, marked -> (ids of their sum, how many of them are each text's), from one encoding; None where a
-            token belongs to two of them, or where the sum of the first few would have other ids than it has here
+    cut     lists of texts, marked -> for each (ids of their sum, how many of them are each text's), from one encoding;
+            None where a token belongs to two texts, or where the first few alone would have other ids than they have
 
     Where there are marks, a copy of the tokenizer is asked that knows the control tokens by other names, which nobody
     can write; so that all the library does around a control token is done, and nothing around what only looks so."""
@@ -122,6 +120,8 @@ def encoder(hf, controls, found):
         copy.encode_special_tokens = True  # their texts are texts
         nonce = secrets.token_hex(8)
         names.update({token.content: f"{OPEN}{nonce} {i}{CLOSE}" for i, token in controls.items()})
+        holes = max(hf.get_vocab().values()) + 1 - copy.get_vocab_size()  # a new token's id is the number of others
+        copy.add_tokens([f"{OPEN}{nonce} no. {i}{CLOSE}" for i in range(holes)])
         for i, t in controls.items():
             keys = dict(single_word=t.single_word, lstrip=t.lstrip, rstrip=t.rstrip, normalized=False, special=False)
             copy.add_tokens([tokenizers.AddedToken(names[t.content], **keys)])
@@ -137,42 +137,52 @@ def encoder(hf, controls, found):
             last = m.end() if m else last
         return ids
 
-    def encoded(parts):
-        """(parts as the library is given them, ids, [(where in their sum a token begins, ends)])."""
-        if not any(MARK in part for part in parts):
-            out = hf.backend_tokenizer.encode("".join(parts), add_special_tokens=False)
-            return parts, out.ids, out.offsets
-        if copy is None:
-            sealed()
-        parts = [plain(found.sub(lambda m: names[m[0]], part)) for part in parts]
-        out = copy.encode("".join(parts), add_special_tokens=False)
-        if hf.unk_token_id is not None:  # what a control token's text is that a vocabulary has as a word, too
-            return parts, [ids_of.get(i, hf.unk_token_id if i in controls else i) for i in out.ids], out.offsets
-        return parts, [ids_of.get(i, i) for i in out.ids], out.offsets
+    def encoded(many):
+        """For each list of texts: (the texts as the library is given them, ids, what it knows of their sum)."""
+        plain_ones = [not any(MARK in part for part in parts) for parts in many]
+        texts = ["".join(parts) for parts, is_plain in zip(many, plain_ones) if is_plain]
+        outs = iter(hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False))  # on all cores
+        for parts, is_plain in zip(many, plain_ones):
+            if is_plain:
+                out = next(outs)
+                yield parts, out.ids, out
+                continue
+            if copy is None:
+                sealed()
+            parts = [plain(found.sub(lambda m: names[m[0]], part)) for part in parts]
+            out = copy.encode("".join(parts), add_special_tokens=False)
+            ids, unknown = [ids_of.get(i, i) for i in out.ids], hf.unk_token_id
+            if unknown is not None:  # what a control token's text is that a vocabulary has as a word, too
+                ids = [unknown if i in controls and j not in ids_of else i for i, j in zip(ids, out.ids)]
+            yield parts, ids, out
 
     def encode(text):
         if MARK not in text:
             return hf.encode(text, add_special_tokens=False)
-        return encoded([text])[1] if hf.is_fast else apart(text)
+        return next(encoded([[text]]))[1] if hf.is_fast else apart(text)
 
-    def cut(parts):
+    def cut(many):
         if not hf.is_fast:
-            return None
-        parts, ids, places = encoded(parts)
+            return [None] * len(many)
+        return [counted(given, *what) for given, what in zip(many, encoded(many))]
+
+    def counted(given, parts, ids, out):
         text, edge, counts = "".join(parts), 0, [0]
         for k, part in enumerate(parts[:-1]):
-            edge, n = edge + len(part), counts[-1]
-            while n < len(ids) and places[n][0] < edge:
-                n += 1
-            counts.append(n)
-            if not 0 < n < len(ids) or places[n - 1][1] > edge:
+            edge += len(part)
+            # The token of the first character that has one: of a space, the library may say that it has none.
+            n = next((n for at in range(edge, len(text)) if (n := out.char_to_token(at)) is not None), len(ids))
+            while n and out.token_to_chars(n - 1)[0] >= edge:
+                n -= 1
+            if not 0 < n < len(ids) or out.token_to_chars(n - 1)[1] > edge or out.token_to_chars(n)[0] < edge:
                 return None
+            counts.append(n)
             if ids[n - 1] in controls or ids[n] in controls:
                 continue  # what stands on both sides of a control token is encoded apart
             # Of a space that a token begins with, places may say nothing; and where no space parts two characters,
             # what stands before may have other tokens for what stands behind.
             unsure = text[edge - 1] == " " or text[edge - 1].isspace() == text[edge].isspace()
-            if unsure and encoded(["".join(parts[: k + 1])])[1] != ids[:n]:
+            if unsure and encode("".join(given[: k + 1])) != ids[:n]:
                 return None
         counts.append(len(ids))
         return ids, [b - a for a, b in zip(counts, counts[1:])]

@@ -41,7 +41,7 @@ class Tokenizer:
         "learn"  # what becomes of those of answers: learn, drop; empty: an empty one before each, not learnt
     )
     escape: Callable[[str], str] = str  # content, so that encode() gives none of the control tokens that it may spell
-    cut: Callable[[list[str]], tuple | None] = lambda parts: None  # texts of a whole: its ids, how many are each one's
+    cut: Callable[[list], list] | None = None  # [texts of a whole] -> [(its ids, how many are each text's)]; text.py
     controls: dict[int, str] = field(default_factory=dict)  # ids that only markup gives, and their texts
 
 

@@ -139,6 +139,31 @@ def tokenize(tokenizer, messages):
 
     Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. ValueError
     where there is nothing to learn."""
+    (found,) = tokenize_all(tokenizer, [messages])
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def tokenize_all(tokenizer, conversations):
+    """What tokenize() gives for each conversation, or raises; they are encoded together, on all cores."""
+    found = [attempt(parts_of, tokenizer, messages) for messages in conversations]
+    there = [i for i, parts in enumerate(found) if not isinstance(parts, Exception)]
+    for i, cut in zip(there, tokenizer.cut([[text for text, _ in found[i]] for i in there])):
+        found[i] = attempt(learnt_of, tokenizer, found[i], cut)
+    return found
+
+
+def attempt(function, *args):
+    """What it gives, or the exception that it raises."""
+    try:
+        return function(*args)
+    except Exception as e:
+        return e
+
+
+def parts_of(tokenizer, messages):
+    """[(text, whether it is an answer's)], none of them empty."""
     if tokenizer.thoughts != "learn" and any(THOUGHT[1] in m["content"] for m in messages):
         messages = without_thoughts(messages)
     if not any(map(is_answer, messages)):
@@ -150,10 +175,14 @@ def tokenize(tokenizer, messages):
     parts = at_once(template, ends, messages) or answer_by_answer(template, ends, messages)
     if not parts:
         raise ValueError("no answer that was asked for")
-    texts, learnt = zip(*[part for part in parts if part[0]])
-    ids, counts = tokenizer.cut(texts) or in_pieces(tokenizer.encode, texts)
+    return [part for part in parts if part[0]]
+
+
+def learnt_of(tokenizer, parts, cut):
+    texts, learnt = zip(*parts)
+    ids, counts = cut or in_pieces(tokenizer.encode, texts)
     learn = [x for x, n in zip(learnt, counts) for _ in range(n)]
-    if not any(texts[-1].endswith(end) for end in ends):  # a template without an end of turn
+    if not texts[-1].endswith(tokenizer.ends):  # a template without an end of turn
         ids, learn = [*ids, tokenizer.eos_id], [*learn, True]
     if tokenizer.mask_id in ids:
         raise ValueError("the mask token is part of the text")
