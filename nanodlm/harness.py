@@ -58,23 +58,40 @@ class Harness(LM):
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(self.alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
         self.first = self.encode("") or ([self.tokenizer.eos_id] if self.alone else [])  # stands before a text alone
+        a, b = self.encode(""), self.encode("a")
+        if options.apply_chat_template and self.tokenizer.template:
+            system = [{"role": "system", "content": options.system}] if options.system else []
+            a, b = (self.encode(self.apply_chat_template([*system, {"role": "user", "content": x}])) for x in "ab")
+        self.front = a[: texts.common(a, b)]  # of every prompt: begin-of-text, a prefix, a system turn
         self.behind = [self.tokenizer.eos_id] if getattr(likelihood, "method", "") == "dream" else []
 
     def encode(self, text):
-        """Ids of a prompt. A template's text has its special tokens; elsewhere they stand in front, as in training."""
+        """Ids of a prompt. A template's text has its special tokens, and marks where contents spell one (text.py);
+        elsewhere they stand in front, as in training, and a task's text is read as the library reads it: some tasks
+        write control tokens themselves, and published scores are of that."""
         ids = tokenizers.encode(self.tokenizer, self.options.prefix + text, "a prompt")
         return [*self.begin, *(i for i in ids if i != self.tokenizer.mask_id)]  # which would be a hole to fill
 
     def encode_pair(self, context, continuation):
-        """(ids of the prompt, of the answer), as lm-eval's own models cut them: spaces between belong to the answer."""
-        whole, prompt = self.encode(context + continuation), self.encode(context.rstrip())
-        return prompt or self.first, whole[len(prompt) :]
+        """(ids of the prompt, of the answer), as lm-eval's own models cut them: spaces between belong to the answer.
+        So does a token in which the two meet, which they take for the prompt's. ValueError where nothing is left."""
+        if self.options.apply_chat_template:
+            continuation = self.tokenizer.escape(continuation)
+        prompt, answer = texts.split(self.encode(context.rstrip()), self.encode(context + continuation))
+        if not answer:
+            raise ValueError(f"the answer {continuation!r} has no token of its own behind {context[-40:]!r}")
+        return prompt or self.first, answer
 
     def fit(self, pairs):
         """Pairs of ids no longer than the context: a prompt loses its beginning, an answer only where it must."""
         room = self.length - self.alone  # a model that never predicts the first token keeps one of the prompt's
         pairs = [(p, t[-room:]) for p, t in pairs]
-        return [(p[max(0, len(p) + len(t) - self.length) :], t) for p, t in pairs]
+        return [(self.shorten(p, self.length - len(t)), t) for p, t in pairs]
+
+    def shorten(self, prompt, room):
+        """The prompt's ids without as many of the first ones as do not fit, but with what stands in front of all."""
+        front = self.front if len(self.front) < room and prompt[: len(self.front)] == self.front else []
+        return prompt if len(prompt) <= room else front + prompt[len(prompt) - room + len(front) :]
 
     def score(self, pairs, questions=None):
         """log p(answer | prompt) in nats for each pair of ids; questions: what each is an answer to."""
@@ -84,7 +101,10 @@ class Harness(LM):
 
     def loglikelihood(self, requests):
         """[(nats, whether greedy decoding gives this answer: only where the task's score needs it)]."""
-        pairs = [self.encode_pair(*r.args) for r in requests]
+        try:
+            pairs = [self.encode_pair(*(request := r).args) for r in requests]
+        except ValueError as e:
+            sys.exit(f"the task {request.task_name}, document {request.doc_id}: {e}; it cannot be scored")
         wanted = [i for i, r in enumerate(requests) if self.wants_greedy(r)]
         greedy = self.algorithm.SampleOptions(max_new_tokens=0, temperature=0.0)
         found = self.ask("greedy", greedy, self.fit([pairs[i] for i in wanted]))
@@ -117,19 +137,23 @@ class Harness(LM):
             stops += [self.tokenizer.stop_text] if self.options.apply_chat_template else []
             stops = tuple(dict.fromkeys(s for s in stops if s))
             o = self.sampling(said)
-            context = self.length - self.alone  # as lm-eval's own models have it
-            if o.max_new_tokens >= context:
-                fit = f"the {context} tokens of the context"
-                sys.exit(f"max_new_tokens={o.max_new_tokens} leaves no room for a prompt in {fit}; give fewer")
+            room = self.room(o)
             if asdict(o) not in self.used:
                 self.used.append(asdict(o))
             prompts = [self.encode(requests[i].args[0]) or self.first for i in mine]
-            room = context - o.max_new_tokens
             self.counts["truncated"] += sum(len(p) > room for p in prompts)
-            prompts = [p[-room:] for p in prompts]
+            prompts = [self.shorten(p, room) for p in prompts]
             for i, a in zip(mine, self.ask("text", o, [(p, stops) for p in prompts])):
                 out[i] = a["text"]
         return out
+
+    def room(self, options):
+        """How many tokens of a prompt fit beside those that are asked for; exits where none does."""
+        context = self.length - self.alone  # as lm-eval's own models have it
+        if options.max_new_tokens >= context:
+            fit = f"the {context} tokens of the context"
+            sys.exit(f"max_new_tokens={options.max_new_tokens} leaves no room for a prompt in {fit}; give fewer")
+        return context - options.max_new_tokens
 
     def ask(self, kind, options, requests, questions=None):
         found = self.answers(kind, options, requests, questions)
@@ -141,7 +165,7 @@ class Harness(LM):
         """Messages as text, up to where the assistant answers, or goes on with what the last message begins."""
         messages, begun = (chat_history, "") if add_generation_prompt else (chat_history[:-1], chat_history[-1])
         try:
-            return self.tokenizer.template(messages, True) + (begun and begun["content"])
+            return self.tokenizer.template(messages, True) + (begun and self.tokenizer.escape(begun["content"]))
         except Exception as e:  # a template may refuse a role, in its own words
             sys.exit(f"the checkpoint's chat template refuses this conversation: {e}")
 
@@ -165,8 +189,11 @@ class Answers:
         self.known = {}
         dtype = next(checkpoint.model.parameters()).dtype
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
-        rooms = [f"nanodlm/{room}.py" for room in ("noise", "choice", "decode", "likelihood", "attention")]
-        sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", *rooms))  # may be edited
+        t = checkpoint.tokenizer
+        name += [t.spec, t.eos_id, t.mask_id, t.stop_ids, t.stop_text, t.frame, t.thoughts, sorted(t.controls)]
+        rooms = "attention choice decode families fast_bd3lm fast_mdlm harness likelihood noise text tokenizer wrapped"
+        rooms = [f"nanodlm/{room}.py" for room in rooms.split()]  # and what decides an answer may be edited
+        sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "ar.py", *rooms))
         name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
         for file in sorted(self.directory.glob("[0-9]*.jsonl")) if directory else ():

@@ -106,7 +106,7 @@ def read_judge(s, checkpoints, device):
         sys.exit("--mauve needs a library: pip install mauve-text")
     for c in checkpoints:
         words = c.tokenizer.decode(list(range(c.tokenizer.vocab_size)))
-        tokenizers.encode(j.tokenizer, words, f"what {c.path} may write to the judge {s.judge}")
+        tokenizers.encode(j.tokenizer, j.tokenizer.escape(words), f"what {c.path} may write to the judge {s.judge}")
     return j
 
 
@@ -120,7 +120,7 @@ def judge(texts, held, s, j, device):
     def tensor(ids):
         return torch.tensor(ids, dtype=torch.int64, device=device)
 
-    ids = [tokenizers.encode(j.tokenizer, text, "a sample") for text in texts]
+    ids = [tokenizers.encode(j.tokenizer, j.tokenizer.escape(text), "a sample") for text in texts]
     cut = [corpus.windows(x, size, begin) for x in ids if x]
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
     if not pairs:
@@ -136,7 +136,9 @@ def judge(texts, held, s, j, device):
         features, begin = [], begin or [j.tokenizer.mask_id]
         with torch.no_grad():
             for x in [*texts, *held]:
-                x = tensor([*begin, *tokenizers.encode(j.tokenizer, x, "a text")][: j.model.config.seq_len])
+                x = tensor(
+                    [*begin, *tokenizers.encode(j.tokenizer, j.tokenizer.escape(x), "a text")][: j.model.config.seq_len]
+                )
                 features.append(j.model.hidden(x[None], rows=tensor([len(x) - 1]))[0].float().cpu().numpy())
         n = len(texts)
         keys = dict(p_features=np.stack(features[n:]), q_features=np.stack(features[:n]), verbose=False)

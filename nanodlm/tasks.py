@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+import re
 import shlex
 import sys
 import time
@@ -282,6 +283,22 @@ def tally(counts, wall):
     }
 
 
+def check_fits(model, task):
+    """Exit where no answer of a task has room in the context; warn where the model cannot write what its score reads,
+    as WordPiece, which writes GSM8K's #### as # # # #."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return
+    model.room(model.sampling(task.config.generation_kwargs or {}))
+    target = next((task.doc_to_target(doc) for doc in task.eval_docs), None)
+    for score in task.config.filter_list or () if isinstance(target, str) else ():
+        for step in score["filter"]:
+            found = re.compile(step.get("regex_pattern", "")).search
+            written = model.tokenizer.decode(model.encode(target))
+            if found(target) and not found(written):
+                what = f"{found(target)[0]!r} is written {written[-40:]!r} by its tokenizer"
+                print(f"warning: {task.config.task}: {score['name']} cannot be reached by this checkpoint: {what}")
+
+
 def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, store):
     """The results of every task of s.tasks for one checkpoint, dicts; none in any process but the first."""
     answers = Answers(checkpoint, algorithm, s.batch_size, store, rank, world)
@@ -302,8 +319,12 @@ def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, s
         sys.exit(f"{checkpoint.path} has no chat template; leave out --apply_chat_template")
     out = []
     with local_copies(s.local_data), code_runs(s.run_code):
-        for name in [*dict.fromkeys(name for name, *_ in ready)][1:]:  # what is refused is refused now, not in hours
+        for name in dict.fromkeys(name for name, *_ in ready):  # what is refused is refused now, not in hours
             manager.load([name])
+            for task in manager.loaded["tasks"].values():
+                for _, _, *settings in (r for r in ready if r[0] == name):
+                    model.use(*settings)
+                    check_fits(model, task)
         for name, overridden, options, likelihood, sampling in ready:
             print(f"task: {name}", flush=True)
             for what in overridden:
