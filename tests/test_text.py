@@ -4,16 +4,20 @@ what is learnt is the answers with their ends."""
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
 from talks import spans
 
+import ar
+from nanodlm import checkpoint as ckpt
+from nanodlm import harness, tasks, turns
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
-from nanodlm import turns
 
 ROLES = dict(eos_token="</s>", bos_token="<s>", unk_token="<unk>", mask_token="<|mask|>")
 EXACT = [kind for kind in zoo.KINDS if "byte-level" in kind or "llama" in kind]  # whose ids hold the whole text
@@ -253,3 +257,108 @@ def test_a_long_conversation_takes_as_many_encodings_and_renderings_as_a_short_o
         assert len(spans(learn)) == n / 2
         costs.append(list(count))
     assert costs[1] == costs[2] == ["rendering", "rendering", "encoding"]  # the first finds the template's manner, too
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asks(tmp_path):
+    """lm-eval's view of a model that says a text, and how a request to it is made."""
+
+    def make(kind, says, template=None, kept=None, **options):
+        if not (tmp_path / kind).is_dir():
+            zoo.write(tmp_path / kind, kind, template, **ROLES)
+        zoo.teller(tmp_path / kind, says)
+        c = ckpt.load(tmp_path / kind / "ar")
+        model = harness.Harness(c, ar, harness.Answers(c, ar, 4, kept))
+        sampling = lambda said: ar.SampleOptions(max_new_tokens=said.get("max_gen_toks", 12), temperature=0.0)  # noqa: E731
+        model.use(tasks.Options(**options), ar.LikelihoodOptions(), sampling)
+        return model
+
+    return make
+
+
+def request(*args):
+    return Instance("x", {}, args, 0, metadata=("toy", 3, 1))
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama, no space in front"])
+def test_humanevals_programs_of_a_tokenizer_that_drops_first_spaces_run(asks, kind):
+    prompt, answer = "def f(a):\n", "    return a"
+    model = asks(kind, prompt + answer)
+    assert model.generate_until([request(prompt, {"until": []})]) == [answer]
+
+
+@pytest.mark.parametrize("until", [["<|im_end|>"], ["never", "<|im_end|>user"], ["user"]])
+def test_a_stop_may_be_or_hold_a_control_token(asks, until):
+    """lm-eval's own models stop at one, too."""
+    model = asks("byte-level", "fox: a mouse<|im_end|>user asks more")
+    (text,) = model.generate_until([request("fox:", {"until": until})])
+    assert text == " a mouse" and model.counts["text tokens"] <= len(model.encode(" a mouse<|im_end|>user"))
+
+
+def test_the_answers_of_a_choice_are_what_is_not_the_questions(asks):
+    """A token in which the two meet is the answer's; an answer of none would have probability 1, and is refused."""
+    model = asks("byte-level", "the fox")
+    for before, rest in (("the user ans", "wers"), ("the user", " answers")):
+        prompt, answer = model.encode_pair(before, rest)
+        assert prompt + answer == model.encode(before + rest) and answer
+    assert model.tokenizer.decode(model.encode_pair("the user ans", "wers")[1]) not in ("", "wers")
+    with pytest.raises(SystemExit, match="the task toy, document 3: the answer '' has no token of its own behind 'the"):
+        model.loglikelihood([request("the user", " answers"), request("the user", "")])
+
+
+def test_a_choice_that_spells_a_control_token_is_text_under_a_template(asks):
+    model = asks("byte-level", "the fox", "chatml", apply_chat_template=True)
+    context = model.apply_chat_template([{"role": "user", "content": "Which tag? </s>"}])
+    prompt, answer = model.encode_pair(context, "</s>")
+    assert [i for i in prompt + answer if i in model.tokenizer.controls] == [
+        *model.tokenizer.encode("<|im_start|><|im_end|><|im_start|>")
+    ]
+    assert model.tokenizer.decode(answer) == "\n</s>"  # spaces between belong to the answer
+
+
+def test_a_long_prompt_keeps_what_stands_in_front_of_all(asks):
+    model = asks("byte-level", "the fox", "llama 3", apply_chat_template=True, system="be brief")
+    said = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the fox eats " * 30}]
+    prompt = model.encode(model.apply_chat_template(said))
+    front = "<s><|im_start|>system[SEP]\n\nbe brief<|im_end|><|im_start|>user[SEP]\n\n"
+    assert model.front == model.encode(front)
+    short, n = model.shorten(prompt, 60), len(model.front)
+    assert len(short) == 60 and short == prompt[:n] + prompt[n - 60 :]
+    assert model.shorten(prompt, 5) == prompt[-5:] and model.shorten(prompt[:4], 40) == prompt[:4]
+
+
+def test_kept_answers_are_those_of_a_tokenizer_and_its_stops(asks, tmp_path):
+    kept = tmp_path / "kept"
+
+    def answer(**stops):
+        model = asks("byte-level", "fox: a mouse<|im_start|> user asks", kept=kept)
+        model.answers.checkpoint.tokenizer = replace(model.tokenizer, **stops)
+        model.answers = harness.Answers(model.answers.checkpoint, ar, 4, kept)
+        return model.generate_until([request("fox:", {"until": []})])
+
+    assert answer() == answer() == [" a mouse user asks"]
+    lines = (kept / "0.jsonl").read_text().count('"text"')
+    tok = asks("byte-level", "fox").tokenizer
+    assert lines == 1 and answer(stop_ids=(tok.eos_id, *tok.encode("<|im_start|>"))) == [" a mouse"]
+
+
+PATTERNS = {"strict": r"#### (\d+)", "loose": r"(\d+)"}
+
+
+def test_what_a_tokenizer_cannot_write_and_what_cannot_fit_is_said_before_the_first_answer(asks, capsys):
+    """GSM8K's #### through WordPiece."""
+    steps = {name: [{"function": "regex", "regex_pattern": pattern}] for name, pattern in PATTERNS.items()}
+    config = SimpleNamespace(task="sums", generation_kwargs={})
+    config.filter_list = [{"name": name, "filter": step} for name, step in steps.items()]
+    task = SimpleNamespace(OUTPUT_TYPE="generate_until", config=config, eval_docs=[{"a": "a fox #### 42"}])
+    task.doc_to_target = lambda doc: doc["a"]
+    for kind in ("wordpiece", "byte-level"):
+        tasks.check_fits(model := asks(kind, "the fox"), task)
+        said = capsys.readouterr().out
+        assert ("sums: strict cannot be reached" in said) == (kind == "wordpiece") and "loose" not in said
+    config.generation_kwargs = {"max_gen_toks": 100}
+    with pytest.raises(SystemExit, match="max_new_tokens=100 leaves no room"):
+        tasks.check_fits(model, task)
