@@ -254,7 +254,7 @@ def generate(
 
     Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. The prefix
     and the block go through the network at every step. A text may be longer than the context: what lies before the
-    window is then out of sight. The steps are shared out over the blocks that have holes. BD3LM, alg. 2.
+    window is then out of sight. The steps are shared out over the blocks by their holes. BD3LM, alg. 2.
 
     until   called with the row so far, int64 (n,), and its prompt's length, when a block is done; true ends the row
     """
@@ -263,15 +263,14 @@ def generate(
     xs = [F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
-        blocks = (hole.nonzero()[:, 0] // size).unique().tolist()
+        blocks, holes = (hole.nonzero()[:, 0] // size).unique(return_counts=True)
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
         more = whole_blocks(len(x), size, model.config.seq_len) - len(x)
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
         xs[i] = x = canvas[: len(x)]
-        for k, block in enumerate(blocks):
+        for block, steps in zip(blocks.tolist(), noise.shares(o.steps, holes).tolist()):
             mine, logits_at = logits_of(model, canvas, block, size, window)
-            keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]))
-            keys["steps"] = max(1, noise.share(o.steps, k, len(blocks))) if o.steps else 0
+            keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]), steps=o.steps and steps)
             for at, logp in mdlm.denoise(model, logits_at, canvas, hole & mine, o, **keys):
                 forwards += len(at) > 0
                 events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]

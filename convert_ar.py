@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import Place
 from nanodlm.files import check_directory
 
 CONVERTED = {
@@ -48,7 +49,7 @@ PROBE = "def area(r):\n    return 3.14159 * r ** 2\n\nThe capital of France is P
 
 @dataclass
 class Settings:
-    out: str = ""  # where the converted checkpoint goes
+    out: Place = ""  # where the converted checkpoint goes
     algorithm: Literal["mdlm", "bd3lm"] = "mdlm"  # what it will be trained and decoded as
     shift: bool = False  # keep predicting token i + 1 at output i
     mask_token: str = "<|mask|>"  # added to the tokenizer where it has no mask; or the name of a reserved token

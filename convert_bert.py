@@ -43,7 +43,7 @@ from model import Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, console, hub
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Seed
+from nanodlm.bounds import Place, Seed
 from nanodlm.families import FAMILIES
 from nanodlm.files import check_directory
 from nanodlm.weights import load_family, weight_files
@@ -61,7 +61,7 @@ PROBE = "A masked language model fills in what is hidden, wherever it is."
 
 @dataclass
 class Settings:
-    out: str = ""  # where the converted checkpoint goes
+    out: Place = ""  # where the converted checkpoint goes
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     overwrite: bool = False  # replace what is at out
     seed: Seed = 1  # of a head that has to be built

@@ -28,31 +28,31 @@ from nanodlm import algorithms, configurator, console, conversations, corpus, fi
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Size, Whole, check
+from nanodlm.bounds import Place, Size, Whole, check
 from nanodlm.device import pick_device
 from nanodlm.likelihood import mean_and_error
 
 
 @dataclass
 class Settings:
-    checkpoint: tuple[str, ...] = ("checkpoints/pydocs_mdlm",)  # one or more, with commas between
-    dataset: str = ""  # default: the one each checkpoint was trained on
+    checkpoint: tuple[Place, ...] = ("checkpoints/pydocs_mdlm",)  # one or more, with commas between
+    dataset: Place = ""  # default: the one each checkpoint was trained on
     windows: Whole = 256  # validation windows; 0 leaves the likelihood out
     samples: Size = 4  # masks per window of the NELBO
     batch_size: Size = 16  # texts per forward
     chain_rule: tuple[Literal["left_to_right", "confidence"], ...] = ()  # exact likelihoods, a forward per token
     chain_windows: Size = 16  # windows for those
     num_samples: Whole = 0  # generate this many and measure their entropy
-    judge: str = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
+    judge: Place = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
     mauve: bool = False  # … and MAUVE against held-out text (needs the judge, and `pip install mauve-text`)
     puzzles: Size = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
-    out: str = ""  # write a JSON file with everything here; default with tasks: in results/
+    out: Place = ""  # write a JSON file with everything here; default with tasks: in results/
     tasks: tuple[str, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
     only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names or labels
-    include_path: str = ""  # a directory with more tasks, as lm-eval's YAML files
-    local_data: str = ""  # a directory with copies of data sets, by their hub ids: org/name
+    include_path: Place = ""  # a directory with more tasks, as lm-eval's YAML files
+    local_data: Place = ""  # a directory with copies of data sets, by their hub ids: org/name
     run_code: Literal["false", "true", "unguarded"] = "false"  # run what the model wrote: inside bubblewrap, or without
 
     def __post_init__(self):

@@ -24,29 +24,29 @@ from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, files, 
 from nanodlm import checkpoint as ckpt
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Minute, Size, check
+from nanodlm.bounds import Minute, Place, Size, Text, check
 from nanodlm.device import pick_device
 
 
 @dataclass
 class Settings:
-    checkpoint: str = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
+    checkpoint: Place = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
     preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
     algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
     plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, of which the usual one is a faster version
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
-    system: str = ""  # system prompt of --chat and --template
+    system: Text = ""  # system prompt of --chat and --template
     template: bool = False  # put the prompt into the checkpoint's chat template, as a user's turn
-    stop: str = ""  # cut the text before this, besides the checkpoint's stop tokens
-    prompt: str = ""  # text to continue; \n is a line break
-    infill: str = ""  # text with holes: [MASK] is one token, [MASK*8] eight
+    stop: Text = ""  # cut the text before this, besides the checkpoint's stop tokens
+    prompt: Text = ""  # text to continue; in texts \n is a line break, and @FILE what a file holds
+    infill: Text = ""  # text with holes: [MASK] is one token, [MASK*8] eight
     num_samples: Size = 1  # how many, in one batch
     stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
     delay: Minute = 0.03  # seconds between frames of watch
-    html: str = ""  # write a page here that replays the denoising
-    gif: str = ""  # write an animated GIF of the first sample here
+    html: Place = ""  # write a page here that replays the denoising
+    gif: Place = ""  # write an animated GIF of the first sample here
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
 
@@ -72,12 +72,12 @@ def canvas_of(s, tokenizer):
         if s.infill or not s.prompt or tokenizer.chat is None:
             sys.exit("--template needs --prompt, and a checkpoint with a chat template")
         try:
-            asked = [{"role": "user", "content": s.prompt.replace("\\n", "\n")}]
+            asked = [{"role": "user", "content": s.prompt}]
             return torch.tensor(chat.ask(tokenizer, s.system, asked))
         except ValueError as e:
             sys.exit(str(e))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
-    parts = [part.replace("\\n", "\n") for part in (re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt])]
+    parts = re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]
     holes = {i: masks(part) for i, part in enumerate(parts) if s.infill and re.fullmatch(HOLE, part)}
     ids = [*before, *tokenizers.fill_in(tokenizer, [holes.get(i, part) for i, part in enumerate(parts)], "the prompt")]
     if s.infill and tokenizer.mask_id not in ids:
@@ -155,7 +155,7 @@ def main(argv):
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
         options = replace(options, lookahead=True)  # what is given behind a hole must be seen
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
-    s.stop = s.stop.replace("\\n", "\n") or (tokenizer.stop_text if s.chat or s.template else "")
+    s.stop = s.stop or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:
         return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 

@@ -41,7 +41,7 @@ from nanodlm import (
     start,
 )
 from nanodlm.batches import Chats, Windows
-from nanodlm.bounds import Amount, Below1, Rank, Seconds, Seed, Size, Unit, Whole, check
+from nanodlm.bounds import Amount, Below1, Place, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_compile, pick_device, pick_dtype
 from nanodlm.files import check_directory, replace_file
@@ -54,10 +54,10 @@ from nanodlm.results import with_error
 @dataclass
 class Settings:
     algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, ar, or one of your own
-    dataset: str = "pydocs"  # a name under data/, or a directory with a meta.json; conversations: tulu3:2,my.jsonl:1
-    out_dir: str = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
-    init_from: str = "scratch"  # scratch; a checkpoint; resume (go on with out_dir/last); auto: that, or the recipe's
-    convert: str = ""  # what init_from is converted from, where it is not there yet: a directory or a name on the hub
+    dataset: Place = "pydocs"  # a name under data/, or a directory with a meta.json; conversations: tulu3:2,my.jsonl:1
+    out_dir: Place = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
+    init_from: Place = "scratch"  # scratch; a checkpoint; resume (go on with out_dir/last); auto: that, or the recipe's
+    convert: Place = ""  # what init_from is converted from, where it is not there yet: a directory or a name on the hub
     preset: str = ""  # how to decode what is trained: one of config/presets; default: as what it starts from
     random_weights: bool = False  # of the checkpoint to start from take the architecture only, to compare with
     overwrite: bool = False  # allow scratch to replace a run that is already in out_dir

@@ -12,8 +12,11 @@ Not a number and infinity are no numbers.
 
 import functools
 import math
+import os
+import re
 import types
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 
@@ -26,6 +29,35 @@ class Bounds:
 
     def hold(self, x):
         return self.low <= x <= self.high and x not in self.without and (x == 0 or abs(x) >= NEAREST)
+
+
+class Word(str):
+    """What was said on the command line, or in a task's line, in which a text has a notation of its own."""
+
+
+class Unreadable(ValueError):
+    """Its words say to a user what is wrong."""
+
+
+ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", ",": ","}
+
+
+def as_text(value):
+    """A text, as it is; of a Word, \\n is a line break, \\t a tab, \\\\ a backslash, and @FILE what a file holds."""
+    if not isinstance(value, Word):
+        return value
+    if value.startswith("@") and not value.startswith("@@"):
+        try:
+            return Path(value[1:]).expanduser().read_bytes().decode("utf-8-sig")
+        except (OSError, RuntimeError, ValueError) as e:
+            why = "is not UTF-8" if isinstance(e, UnicodeDecodeError) else "cannot be read"
+            raise Unreadable(f"the file {value[1:]!r} {why}; a text that begins with @ is said as @{value}") from e
+    return re.sub(r"\\([nt,\\])", lambda m: ESCAPES[m[1]], value.removeprefix("@"))
+
+
+def as_place(value):
+    """A path, or several with commas between; ~ is the user's own directory."""
+    return ",".join(map(os.path.expanduser, value.split(","))) if isinstance(value, str) else value
 
 
 LARGEST = 2**63 - 1  # int64
@@ -43,6 +75,9 @@ Positive = Annotated[float, Bounds(0, FARTHEST, "from 1e-30 to 1e15", (0,))]
 Unit = Annotated[float, Bounds(0, 1, "from 0 to 1")]
 Above0 = Annotated[float, Bounds(0, 1, "above 0, up to 1", (0,))]
 Below1 = Annotated[float, Bounds(0, 1, "from 0, below 1", (1,))]
+
+Text = Annotated[str, as_text]
+Place = Annotated[str, as_place]
 
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -72,6 +107,8 @@ def parse(value, kind, spoken=True):
     is_text = spoken and isinstance(value, str)
     if get_origin(kind) is Annotated:
         base, bounds = get_args(kind)
+        if not isinstance(bounds, Bounds):
+            return parse(bounds(value), base, spoken)
         value = parse(value, base, spoken)
         if bounds.hold(value):
             return value
@@ -82,11 +119,13 @@ def parse(value, kind, spoken=True):
             for name, words in (("true", YES), ("false", NO)):
                 value = name if value in words and name in options else value
         if value in options:
-            return value
+            return str(value) if isinstance(value, Word) else value
     elif get_origin(kind) in (Union, types.UnionType):  # X | None
         if value is None or is_text and value.lower() == "none":
             return None
         return parse(value, optional(kind), spoken)
+    elif kind == tuple[Text, ...] and isinstance(value, Word):  # \\, is a comma within a text
+        return tuple(parse(Word(v), Text) for v in re.findall(r"(?:\\.|[^,])+", value, re.DOTALL))
     elif get_origin(kind) is tuple:  # tuple[X, ...]; on the command line 1,2,3
         parts = [v for v in value.strip("()[] ").split(",") if v.strip()] if is_text else value
         if is_text or isinstance(value, tuple | list):
@@ -106,7 +145,7 @@ def parse(value, kind, spoken=True):
     elif kind is str:
         if isinstance(value, str) and "\0" not in value:
             value.encode()  # UnicodeEncodeError, which is a ValueError, where it holds half a character
-            return value
+            return str(value)
     raise ValueError
 
 
@@ -117,6 +156,10 @@ def optional(kind):
 
 def describe(kind):
     """The accepted form of a type, in words; TypeError where it is none of those that a setting can have."""
+    if kind is Text:
+        return "text, where \\n is a line break and @FILE what a file holds"
+    if kind is Place:
+        return "text"
     if get_origin(kind) is Annotated:
         return f"{describe(get_args(kind)[0])} {get_args(kind)[1].words}"
     if get_origin(kind) is Literal:

@@ -15,7 +15,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from nanodlm.bounds import describe, kinds, parse, shorten
+from nanodlm.bounds import Unreadable, Word, describe, kinds, parse, shorten
 from nanodlm.files import ROOT, holding
 
 
@@ -44,7 +44,7 @@ def split(argv):
             if not equals:  # what follows is its value, unless it is an option or a file: a text has blanks
                 alone = not words or re.match(r"--\w[\w-]*(=|$)|-h$|\S+\.py$", words[0])
                 value = True if alone else words.pop(0)
-            pairs.append((key.replace("-", "_") or "--", value))
+            pairs.append((key.replace("-", "_") or "--", value if value is True else Word(value)))
         else:
             pairs.append(("", word))
     return pairs
@@ -155,6 +155,8 @@ def convert(value, kind, key, where):
         sys.exit(f"the field {key}: {e}")
     try:
         return parse(value, kind)
+    except Unreadable as e:
+        sys.exit(f"{key} ({where}): {e}")
     except (ValueError, TypeError, OverflowError):
         sys.exit(f"{key} = {shorten(value)} ({where}) does not fit: it takes {accepted}")
 

@@ -12,7 +12,7 @@ from mdlm import Output, certainty, mask_rate
 from model import fp32
 from nanodlm.bounds import Above0, Amount, Seed, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
-from nanodlm.noise import share, uniform
+from nanodlm.noise import shares, uniform
 
 
 @dataclass
@@ -133,7 +133,8 @@ def decode(
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
 
     size = o.block_size or L
-    blocks, num_blocks = blocks_with_holes(hole, origin, size)
+    blocks, num_blocks, holes = blocks_with_holes(hole, origin, size)
+    most = shares(o.steps, holes)  # steps of each block
     window = torch.arange(min(size, int((lengths - origin).max())), device=device)
     current = torch.zeros(B, dtype=torch.int64, device=device)  # the row is in block blocks[i, current[i]]
     step = torch.zeros_like(current)  # within that block
@@ -148,8 +149,7 @@ def decode(
         in_block = hole[index] & (position < L)
         xr = x[index]
         hidden = (xr == mask_id) & in_block
-        steps = share(o.steps, current[r], num_blocks[r]) if o.steps else in_block.sum(1)
-        steps = steps.clamp(min=1)
+        steps = most[r, current[r]] if o.steps else in_block.sum(1).clamp(min=1)
         key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
         wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
 
@@ -196,13 +196,14 @@ def decode(
 
 
 def blocks_with_holes(hole, origin, size):
-    """The numbers of each row's blocks that have holes, in order, int64 (B, blocks), and how many there are (B,); the
-    steps are shared out over them."""
-    B, L = hole.shape
-    most = -(-L // size)
-    block_of = torch.where(hole, (torch.arange(L, device=hole.device) - origin[:, None]) // size, most)
-    held = torch.zeros(B, most + 1, dtype=torch.bool, device=hole.device).scatter_(1, block_of, True)[:, :most]
-    return torch.where(held, torch.arange(most, device=hole.device), most).sort(1).values, held.sum(1)
+    """The numbers of each row's blocks that have holes, in order, int64 (B, blocks), how many there are (B,), and the
+    holes of each (B, blocks)."""
+    most = -(-hole.shape[1] // size)
+    block_of = torch.where(hole, (torch.arange(hole.shape[1], device=hole.device) - origin[:, None]) // size, most)
+    holes = torch.zeros(len(hole), most + 1, dtype=torch.int64, device=hole.device)
+    holes.scatter_add_(1, block_of, torch.ones_like(block_of))[:, most] = 0
+    blocks = torch.where(holes > 0, torch.arange(most + 1, device=hole.device), most).sort(1).values
+    return blocks[:, :most], (holes > 0).sum(1), holes.gather(1, blocks)[:, :most]
 
 
 def without_logits(options, key, position, hidden, in_block, step, steps):

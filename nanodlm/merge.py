@@ -12,14 +12,15 @@ import torch
 
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, console
+from nanodlm.bounds import Place
 from nanodlm.files import check_directory
 from nanodlm.lora import merge
 
 
 @dataclass
 class Settings:
-    checkpoint: str = ""  # the adapter's directory
-    merge: str = ""  # where the merged checkpoint goes
+    checkpoint: Place = ""  # the adapter's directory
+    merge: Place = ""  # where the merged checkpoint goes
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the merged weights
 
 

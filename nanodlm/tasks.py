@@ -19,7 +19,7 @@ import lm_eval.evaluator
 import lm_eval.tasks
 
 from nanodlm import configurator, hub, presets, sandbox
-from nanodlm.bounds import Amount, Seed, Whole, check
+from nanodlm.bounds import Amount, Seed, Text, Whole, check
 from nanodlm.files import ROOT
 from nanodlm.harness import Answers, Harness
 
@@ -36,10 +36,10 @@ class Options:
     limit: Whole = 0  # only so many documents of each task; 0: all
     apply_chat_template: bool = False  # questions become a user's turns, by the checkpoint's chat template
     fewshot_as_multiturn: bool = True  # … examples become turns before them, instead of text in the same turn
-    system: str = ""  # … after this system prompt
+    system: Text = ""  # … after this system prompt
     preset: str = ""  # generation's options from config/presets, or none; default: the model's own
-    prefix: str = ""  # text in front of every prompt, as Dream's <|beginoftext|>
-    until: tuple[str, ...] | None = None  # strings that end an answer; default: the task's
+    prefix: Text = ""  # text in front of every prompt, as Dream's <|beginoftext|>
+    until: tuple[Text, ...] | None = None  # strings that end an answer; default: the task's
     max_length: Whole = 0  # tokens of prompt and answer; longer prompts lose their beginning; 0: the model's context
     fewshot_seed: Seed = 1234  # of the choice of examples, where a task draws them
 
@@ -49,7 +49,10 @@ class Options:
 
 def read_task(entry):
     """(name, {key: (value, where)}) of "gsm8k num_fewshot=5 max_new_tokens=256"."""
-    name, *words = shlex.split(entry)
+    try:
+        name, *words = shlex.split(entry)
+    except ValueError as e:  # a quotation mark without the second one
+        sys.exit(f"the task {entry!r} cannot be read: {e}")
     for word in words:
         if "=" not in word:
             sys.exit(f"the task {entry!r} has the word {word!r}, which is no key=value")

@@ -8,6 +8,7 @@ logits in parts) must give its tokens."""
 
 import functools
 import math
+from fractions import Fraction
 
 import torch
 from toy import M
@@ -135,6 +136,15 @@ def pick(sure, o, count, u):
     return best[:n]
 
 
+def shares_of(n, sizes):
+    """n in proportion to the sizes, by fractions: rounded down, the largest remainders one more, the first of equal
+    ones; at least 1 each."""
+    parts = [Fraction(n * size, sum(sizes)) for size in sizes]
+    left = n - sum(map(math.floor, parts))
+    up = sorted(range(len(parts)), key=lambda k: (math.floor(parts[k]) - parts[k], k))[:left]
+    return [max(1, math.floor(part) + (k in up)) for k, part in enumerate(parts)]
+
+
 def ancestral_chances(step, steps, o):
     """Probabilities that a mask is revealed, and that a revealed token is hidden again."""
     if o.schedule == "dream":
@@ -170,7 +180,8 @@ def alone(net, prompt, o, row=0, stops=()):
         after = min(start + size, length)
         end = length if o.lookahead else after
         inside = [i for i in holes if start <= i < after]
-        steps = max(1, o.steps // len(numbers) + (b < o.steps % len(numbers))) if o.steps else len(inside)
+        sizes = [sum((i - holes[0]) // size == k for i in holes) for k in numbers]
+        steps = shares_of(o.steps, sizes)[b] if o.steps else len(inside)
         memories, step, done = None, 0, False
         while not done:
             hidden = [i for i in inside if canvas[i] == M]

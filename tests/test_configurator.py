@@ -9,7 +9,8 @@ from typing import Literal
 
 import pytest
 
-from nanodlm import configurator
+from nanodlm import configurator, tasks
+from nanodlm.bounds import Place, Text
 from nanodlm.files import ROOT
 
 
@@ -345,3 +346,61 @@ def test_help_begins_with_the_scripts_docstring_has_what_is_inherited_and_exits_
         "--n_head=6  (a whole number)  query heads" in done.stdout
         and "--n_layer=2  (a whole number)  blocks" in done.stdout
     )
+
+
+# ---- texts and paths -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Texts:
+    prompt: Text = ""  # what to go on with
+    until: tuple[Text, ...] | None = None  # what ends it
+    out: Place = ""  # where it goes
+
+
+TEXTS = {  # said on the command line: the prompt, what until is
+    r"\n\n": ("\n\n", ("\n\n",)),
+    "\n\n": ("\n\n", ("\n\n",)),
+    "[END]": ("[END]", ("[END]",)),
+    "f(x)": ("f(x)", ("f(x)",)),
+    "Q:,</s>": ("Q:,</s>", ("Q:", "</s>")),
+    r"a\,b,c": ("a,b" + ",c", ("a,b", "c")),
+    r"print('\\n')": (r"print('\n')", (r"print('\n')",)),
+    r"\d+\t": ("\\d+\t", ("\\d+\t",)),
+    " : ": (" : ", (" : ",)),
+    "@@mention": ("@mention", ("@mention",)),
+    "@said.txt": (" a\r\n\\n ", (" a\r\n\\n ",)),  # as it is, but for the mark of its bytes
+    "1e4": ("1e4", ("1e4",)),
+    "true": ("true", ("true",)),
+}
+
+
+@pytest.mark.parametrize("said", TEXTS)
+def test_a_text_is_said_in_one_way_on_the_command_line_and_in_a_tasks_line(said):
+    Path("said.txt").write_bytes(b"\xef\xbb\xbf a\r\n\\n ")
+    prompt, until = TEXTS[said]
+    assert settings(f"--prompt={said}", f"--until={said}", classes=(Texts,)) == Texts(prompt, until)
+    if "'" not in said:
+        name, own = tasks.read_task(f"toy prefix='{said}' until='{said}'")
+        found = configurator.fill(own, tasks.Options, quiet=True)
+        assert (name, found.prefix, found.until) == ("toy", prompt, until)
+
+
+def test_in_a_config_file_a_text_is_what_python_says_it_is():
+    file = config_file("prompt = '@x\\\\n'\nuntil = ('a,b', '[END]')\nout = '~/x'")
+    found = settings(file, classes=(Texts,))
+    assert found == Texts("@x\\n", ("a,b", "[END]"), str(Path.home() / "x"))
+
+
+def test_a_file_that_holds_no_text_and_a_task_that_cannot_be_read_are_named():
+    Path("latin.txt").write_bytes(b"\xe9")
+    for name, why in (("none.txt", "cannot be read"), ("latin.txt", "is not UTF-8"), (".", "cannot be read")):
+        said = refusal(f"--prompt=@{name}", classes=(Texts,))
+        assert f"prompt (the command line): the file {name!r} {why}; " in said and f"@@{name}" in said
+    with pytest.raises(SystemExit, match="the task .* cannot be read: No closing quotation"):
+        tasks.read_task("toy until='a")
+
+
+def test_a_tilde_is_the_users_own_directory_also_behind_a_comma():
+    home = str(Path.home())
+    assert settings("--out=~/a,~/b,c~", classes=(Texts,)).out == f"{home}/a,{home}/b,c~"

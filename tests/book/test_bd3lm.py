@@ -381,7 +381,7 @@ def test_steps_are_shared_out_over_the_blocks_and_blocks_count_from_the_start_of
     later ones see them, earlier ones do not."""
     out = module.generate(BLOCKS, [ids(6, 7, 8)], module.SampleOptions(9, steps=7), mask_id=M, trace=True)
     clocks = [{clock for clock, position, *_ in out.trace[0] if position // 4 == b} for b in range(3)]
-    assert [len(c) for c in clocks] == [1, 2, 2]  # of 3, 2 and 2 steps: the first block has one hole only
+    assert [len(c) for c in clocks] == [1, 3, 3]  # as the first block has one hole, and the others four
     assert max(clocks[0]) < min(clocks[1]) and max(clocks[1]) < min(clocks[2])
     holes, first = ids(1, 2, M, 3, 4, 6, 7, 8, 9, M, M, 10, 11), None
     for canvas in (holes, torch.where(torch.arange(13) < 4, holes, 6)):

@@ -321,6 +321,21 @@ def test_what_differs_by_more_than_rounding_is_no_tie():
             assert choice.top_per_row(score[None], torch.tensor([1]), eps**0.5).tolist() == [[False, True]]
 
 
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.integers(0, 300), st.lists(st.integers(0, 40), min_size=1, max_size=9))
+def test_steps_are_shared_out_by_what_blocks_hold(n, sizes):
+    """As many as are written, one token each; equal blocks equally, the remainder to the first ones, as in LLaDA."""
+    found = noise.shares(n, torch.tensor(sizes)).tolist()
+    assert found == noise.shares(torch.tensor([n]), torch.tensor([sizes]))[0].tolist() and min(found) >= 1
+    if sum(sizes):
+        parts = [n * size / sum(sizes) for size in sizes]
+        assert all(f in (1, int(x), int(x) + 1) for f, x in zip(found, parts))
+        assert sum(found) == n or any(x < 1 for x in parts)
+    assert noise.shares(sum(sizes), torch.tensor(sizes)).tolist() == [max(1, size) for size in sizes]
+    even = noise.shares(n, torch.full((len(sizes),), 8)).tolist()
+    assert even == [max(1, int(noise.share(n, k, len(sizes)))) for k in range(len(sizes))]
+
+
 def test_the_linear_share_is_lladas_and_the_cosine_maskgits():
     """LLaDA: n // steps per step, the first n % steps one more. MaskGIT: floor(n cos(pi/2 k/steps)) stay hidden."""
 

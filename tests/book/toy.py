@@ -165,7 +165,7 @@ def law(model, o, size=L, choose=None):
     samplers' rules), of certainties and hidden places (1, L)."""
     canvases, blocks = {(MASK,) * L: 1.0}, blocks_of(L, size)
     for b, block in enumerate(blocks):
-        steps = max(1, noise.share(o.steps, b, len(blocks))) if o.steps else len(block)
+        steps = noise.shares(o.steps, torch.tensor([len(x) for x in blocks]))[b].item() if o.steps else len(block)
         for step in range(steps if o.quota == "steps" else len(block)):
             following = {}
             for canvas, weight in canvases.items():
