@@ -1,5 +1,8 @@
 """Talk to a checkpoint in the terminal: python sample.py --checkpoint=… --chat"""
 
+import bisect
+import contextlib
+import functools
 import json
 import sys
 import time
@@ -18,36 +21,62 @@ HELP = "/reset forgets the conversation, /save FILE writes it as JSON, /quit or 
 def ask(tokenizer, system, messages):
     """The ids of a conversation, up to where the assistant answers; ValueError where they cannot be had."""
     try:
-        return tokenizer.chat([*([{"role": "system", "content": system}] if system else []), *messages])
-    except Exception as e:  # a template may refuse a role, in its own words, and a tokenizer a character
+        text = tokenizer.template([*([{"role": "system", "content": system}] if system else []), *messages], True)
+    except Exception as e:  # it may refuse a role, in its own words
         raise ValueError(f"the checkpoint's chat template refuses this conversation: {e}") from e
+    try:
+        return tokenizer.encode(text)
+    except ValueError as e:
+        raise ValueError(f"the conversation does not fit the vocabulary: {e}") from e
 
 
 def fit(tokenizer, system, messages, room):
-    """(ids, messages): without as many of the oldest turns as it takes for the ids to fit into `room` tokens; ids are
-    None where the last turn alone does not."""
-    ids = ask(tokenizer, system, messages)
-    while len(ids) > room:
-        if len(messages) < 3:
-            return None, messages
-        messages = messages[2:]  # a question and its answer
-        ids = ask(tokenizer, system, messages)
-    return ids, messages
+    """(ids, how many of the oldest messages are left out so that they fit into `room` tokens); the system turn stays,
+    and the first one behind it is a question. ids are None where the last question alone does not fit."""
+    starts = [i for i, m in enumerate(messages) if m["role"] == "user"]
+    found = functools.cache(lambda i: ask(tokenizer, system, messages[i:]))
+    if len(found(0)) <= room:
+        return found(0), 0
+    k = bisect.bisect_left(starts, True, key=lambda i: len(found(i)) <= room)
+    return (found(starts[k]), starts[k]) if k < len(starts) else (None, 0)
 
 
-def read_line():
-    """What the user types, None at the end of the input. (Python's input() would lose what follows a null byte.)"""
+def listen():
+    """A function that gives what the user types next, None at the end of the input. In a terminal with readline: lines
+    are edited, earlier ones come back, and what is pasted is one question, line breaks, indentation and all."""
+    line = typed
+    with contextlib.suppress(ImportError):  # Windows has none
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            import readline
+
+            readline.parse_and_bind("set enable-bracketed-paste on")
+            line = input
+    return functools.partial(read, line)
+
+
+def typed(prompt):
+    """A line without its end; EOFError behind the last. (Python's input() would lose what follows a null byte.)"""
+    print(prompt, end="", flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+def read(line):
+    """What is said in one line, or in several of which all but the last end with a backslash."""
     said = ""
     try:
-        while True:
-            print("… " if said else "you> ", end="", flush=True)
-            line = sys.stdin.readline()
-            said += line.rstrip("\n")
-            if not line.rstrip("\n").endswith("\\"):
-                return said.strip() if line or said else None
-            said = said[:-1] + "\n"
+        while (new := line("… " if said else "you> ")).endswith("\\"):
+            said += new[:-1] + "\n"
+        said += new
+    except UnicodeDecodeError:
+        said = "\ufffd"  # as of what else is no text
+    except EOFError:
+        return said.strip("\n") or None
     except KeyboardInterrupt:
         return None
+    return said.strip("\n").rstrip()
 
 
 def talk(s, checkpoint, algorithm, options, stop_ids, device):
@@ -62,12 +91,12 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
         )
     name = s.algorithm or checkpoint.algorithm
     print(f"{checkpoint.path.name}: {model.num_params():,} parameters, decoded by {name}. {HELP}")
-    messages = []
+    messages, unseen, hear = [], 0, listen()  # all that was said; what fits the context is a view of it
     while True:
-        said = read_line()
+        said = hear()
         if said is None or said == "/quit":
             return
-        if not said:
+        if not said.strip():
             continue
         word, _, rest = said.partition(" ")
         if word == "/reset":
@@ -87,7 +116,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
         else:
             asked = [*messages, {"role": "user", "content": said}]
             try:
-                ids, kept = fit(tokenizer, s.system, asked, room)
+                ids, lost = fit(tokenizer, s.system, asked, room)
             except ValueError as e:
                 print(f"({visible(e)}; nothing was added to the conversation)")
                 continue
@@ -97,8 +126,9 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             if tokenizer.mask_id in ids:
                 print("(the conversation holds the mask token, which would be taken for a hole to fill; leave it out)")
                 continue
-            if len(kept) < len(asked):
-                print(f"(the oldest {len(asked) - len(kept)} messages no longer fit and are left out)")
+            if lost > unseen:
+                print(f"(the oldest {lost} messages no longer fit, and are not seen)")
+            unseen = lost
             try:
                 text, made, forwards, seconds = answer(s, model, tokenizer, algorithm, options, stop_ids, ids, device)
             except KeyboardInterrupt:
@@ -108,7 +138,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
                 print(f"({visible(e)}; nothing was added to the conversation)")
                 continue
             text = text.strip()
-            messages = [*kept, {"role": "assistant", "content": text}]
+            messages = [*asked, {"role": "assistant", "content": text}]
             print(f"model> {visible(text)}")
             print(f"({made} tokens, {forwards} forwards, {made / max(seconds, 1e-9):.0f} tokens/s)")
 

@@ -335,9 +335,11 @@ def test_quit_ends(talk, fake):
     assert not fake.asked
 
 
-def test_a_history_that_is_too_long_loses_its_oldest_turns_and_keeps_the_system_prompt(talk, fake, tokenizer):
+def test_a_history_that_is_too_long_loses_its_oldest_turns_and_keeps_the_system_prompt(talk, fake, tokenizer, tmp_path):
     said, answered = [f"the question {i}?" for i in range(8)], [f"to suffer {i}" for i in range(8)]
-    out = talk(said, SYSTEM, answers=answered)
+    out = talk([*said, f"/save {tmp_path / 'all.json'}"], SYSTEM, answers=answered)
+    texts = [text for pair in zip(said, answered) for text in pair]
+    assert json.loads((tmp_path / "all.json").read_text()) == turns(*texts, system="be brief")  # the record is whole
 
     def history(first, last):
         texts = [text for i in range(first, last) for text in (said[i], answered[i])]
@@ -346,9 +348,8 @@ def test_a_history_that_is_too_long_loses_its_oldest_turns_and_keeps_the_system_
     left = [next(j for j in range(i + 1) if len(history(j, i)) <= CONTEXT - 16) for i in range(8)]
     assert fake.asked == [history(j, i) for i, j in enumerate(left)]
     assert left[0] == left[1] == 0 < left[-1]
-    dropped = [b - a for a, b in zip(left, left[1:]) if b > a]
-    assert out.count("no longer fit and are left out") == len(dropped) >= 2
-    assert out.count("(the oldest 2 messages no longer fit") == dropped.count(1)
+    lost = re.findall(r"the oldest (\d+) messages no longer fit, and are not seen", out)
+    assert [int(n) for n in lost] == [2 * b for a, b in zip(left, left[1:]) if b > a] and len(lost) >= 2
 
 
 def test_a_question_is_left_out_together_with_its_answer(talk, fake, tokenizer):
@@ -401,6 +402,7 @@ def test_whatever_is_typed_and_written_the_conversation_goes_on(tmp_path):
         "日本 \u202e e\u0301".encode(),
         b"/save nowhere/x",
     ]
+    typed += [b"\x1b[200~  def f(a):\r      return a\x1b[201~"]  # pasted
     typed += [b"/save " + b"y" * 300, b"/save good.json", b"/quit"]
     said, begun = b"", time.time()
     try:
@@ -408,7 +410,7 @@ def test_whatever_is_typed_and_written_the_conversation_goes_on(tmp_path):
             with suppress(OSError):  # the terminal is gone when the process is
                 if select.select([ours], [], [], 0.1)[0]:
                     said += os.read(ours, 65536)
-            if said.count(b"you> ") > 9 - len(typed) and typed:
+            if said.count(b"you> ") > 10 - len(typed) and typed:
                 os.write(ours, typed.pop(0) + b"\n")
             if process.poll() is not None:
                 break
@@ -417,8 +419,10 @@ def test_whatever_is_typed_and_written_the_conversation_goes_on(tmp_path):
         process.kill()
     text = said.decode(errors="replace")
     answers = re.findall(r"model> (.*?)\r\n\(60 tokens", text, re.S)
-    assert len(answers) == 5 and "Traceback" not in text and text.count("(not written: ") == 2, text
+    assert len(answers) == 6 and "Traceback" not in text and text.count("(not written: ") == 2, text
     for answer in answers:
         assert not re.search("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", answer), ascii(answer)
     saved = (tmp_path / "good.json").read_text("utf-8")
-    assert len(json.loads(saved)) % 2 == 0 and not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]", saved)
+    assert json.loads(saved)[-2]["content"] == "  def f(a):\n      return a" and not re.search(
+        "[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]", saved
+    )
