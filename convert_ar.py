@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, console, hub
+from nanodlm import configurator, console, hub, roles
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Place
 from nanodlm.files import check_directory
@@ -146,7 +146,7 @@ def convert(
         if "architecture" in facts:
             content = facts["hf_config"]
             try:
-                content = tokenizers.settle(path, Path(folder), content, mask_token)
+                content = roles.settle(path, Path(folder), content, mask_token)
             except ValueError as e:
                 sys.exit(str(e))
             tokenizer, where = tokenizers.load({"kind": "hf"}, Path(folder)), folder

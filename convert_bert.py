@@ -41,7 +41,7 @@ import torch
 
 from model import Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, console, hub
+from nanodlm import configurator, console, hub, roles
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Place, Seed
 from nanodlm.families import FAMILIES
@@ -111,7 +111,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
     content["architectures"] = [HEADS.get(name, name)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            content = tokenizers.settle(path, Path(folder), content)
+            content = roles.settle(path, Path(folder), content)
         except ValueError as e:
             sys.exit(str(e))
         tokenizer = tokenizers.load({"kind": "hf"}, Path(folder))

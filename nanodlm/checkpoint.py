@@ -280,7 +280,7 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
         if train_state is not None:
             torch.save(train_state, tmp / "train_state.pt")
         (tmp / "config.json").write_text(to_json(content, indent=1))
-        for file in tmp.iterdir():  # on disk before it gets its name
+        for file in (f for f in tmp.rglob("*") if f.is_file()):  # on disk before it gets its name
             with file.open("rb") as f:
                 os.fsync(f.fileno())
     except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch.save reports a full disk as RuntimeError

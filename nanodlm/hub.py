@@ -23,7 +23,8 @@ def snapshot(name, pickle=False):
 
     repository, _, revision = name.partition("@")
     files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", *(["*.bin"] if pickle else [])]
-    keys = dict(revision=revision or None, allow_patterns=files, ignore_patterns=["*/*"])  # no folders
+    folders = [f"*/{f}" for f in files if f != "*.jinja"]  # of these, only additional_chat_templates
+    keys = dict(revision=revision or None, allow_patterns=files, ignore_patterns=folders)
     load = functools.partial(huggingface_hub.snapshot_download, repository, **keys)
     return Path(get("model", name, lambda cached: load(local_files_only=cached)))
 

@@ -203,7 +203,8 @@ def held(out):
         sys.exit(f"{out} is being written by {who}; wait until that run ends, or use another --out_dir")
     try:
         for part in [*out.glob("*.part"), *out.glob("*.part.png")]:  # of a process that was killed while it wrote
-            part.unlink(missing_ok=True)
+            if part.is_file():
+                part.unlink(missing_ok=True)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
         yield

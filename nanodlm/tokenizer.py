@@ -18,13 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nanodlm import files
 from nanodlm import text as texts
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     spec: dict
-    vocab_size: int  # all ids, end-of-text, mask and unused ones included
+    vocab_size: int  # 1 + the largest id, as ids may have holes; end-of-text, mask and unused ones included
     eos_id: int | None  # end-of-text: separates documents, stops generation
     mask_id: int | None  # never occurs in text; None for an autoregressive model that has no such token
     encode: Callable[[str], list[int]]  # of a text with markup; ValueError where a character is outside the vocabulary
@@ -99,7 +100,9 @@ def save_files(spec, source, target):
         shutil.copyfile(Path(source) / "tokenizer.json", Path(target) / "tokenizer.json")
     if spec["kind"] == "hf":
         for file in (f for name in HF_FILES for f in Path(source).glob(name) if f.is_file()):
-            shutil.copyfile(file, Path(target) / file.name)
+            copy = Path(target) / file.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def char_tokenizer(spec):
@@ -130,7 +133,7 @@ def bpe_tokenizer(spec, directory):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]  # two BPEs of one size are not the same
     if spec.get("sha256", digest) != digest:
         raise ValueError(f"{file} is not the tokenizer that this data or checkpoint was made with; prepare it again")
-    n = bpe.get_vocab_size()
+    n = 1 + max(bpe.get_vocab().values(), default=-1)
     return Tokenizer(
         {**spec, "sha256": digest},
         n + 2,
@@ -173,6 +176,7 @@ HF_FILES = (
     "added_tokens.json",
     "generation_config.json",
     "*.jinja",
+    "additional_chat_templates/*.jinja",  # those with names, of tools or of documents
     "*.model",
     "*.py",  # code for other libraries; never run here
 )
@@ -180,10 +184,7 @@ END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
 
 
 def read_json(file):
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as e:
-        raise ValueError(f"{file} cannot be read: {e}") from e
+    return files.read_json(file) if file.is_file() else {}
 
 
 def read_hf(directory):
@@ -217,10 +218,17 @@ def hf_tokenizer(spec, directory):
     special tokens goes before what the tokenizer says."""
     hf = read_hf(directory)
     config, generation = (read_json(directory / f"{name}.json") for name in ("config", "generation_config"))
+    if isinstance(hf.chat_template, dict):  # templates with names; conversations are written by the default one
+        named = ", ".join(sorted(hf.chat_template))
+        hf.chat_template = hf.chat_template.get("default")
+        if hf.chat_template is None:
+            raise ValueError(
+                f"{directory} has no default chat template, only {named}; save the one for conversations as "
+                "chat_template.jinja there"
+            )
 
     def ids_of(key, default):
-        found = generation.get(key, config.get(key))
-        found = default if found is None else found
+        found = next((c[key] for c in (generation, config) if c.get(key) is not None), default)
         found = [] if found is None else found if isinstance(found, list) else [found]
         for i in found:
             if type(i) is not int or i >= 2**31:
@@ -264,7 +272,7 @@ def hf_tokenizer(spec, directory):
     stop_text = "[/Answer]" if "[/Answer]" in str(hf.chat_template) else ""  # ModernBERT-chat's template is plain text
     made = Tokenizer(
         {**spec, "sha256": digest},
-        len(hf),
+        1 + max([*vocab.values(), *hf.added_tokens_decoder], default=-1),
         ends[0] if ends else None,
         mask,
         encode,
@@ -300,47 +308,6 @@ PLAIN_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}END{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-
-
-def settle(source, target, content, mask_token=None):
-    """Write a released tokenizer to the directory `target` with all that a diffusion model needs, and return the
-    config.json that says so: a mask token (added as `mask_token` where there is none), an end-of-text, a pad and a chat
-    template. ValueError where one cannot be had. Prints what it settled."""
-    hf, was, content = read_hf(source), hf_tokenizer({"kind": "hf"}, source), dict(content)
-    mask_id, eos_id = was.mask_id, was.eos_id
-    if mask_id is None or hf.mask_token is None and mask_token in hf.get_vocab():
-        if mask_token is None:
-            raise ValueError(f"the tokenizer in {source} has no mask token, so this is no masked language model")
-        hf.add_special_tokens({"mask_token": mask_token})
-        mask_id = hf.mask_token_id
-    if eos_id is None or hf.eos_token is None and hf.sep_token is not None and eos_id == hf.pad_token_id:
-        token = hf.sep_token or hf.pad_token
-        if token is None:
-            raise ValueError(f"the tokenizer in {source} has no end-of-text, separator or pad to end an answer with")
-        eos_id = hf.convert_tokens_to_ids(token)
-    end = hf.convert_ids_to_tokens(eos_id)
-    hf.eos_token = hf.eos_token or end
-    hf.pad_token = hf.pad_token or hf.eos_token
-    template = "its own"
-    if not hf.chat_template:
-        begin = hf.convert_ids_to_tokens(list(was.frame[0]))
-        hf.chat_template = PLAIN_TEMPLATE.replace("BEGIN", "".join(begin)).replace("END", end)
-        template = "plain text"
-    hf.save_pretrained(target)
-    if (Path(source) / "generation_config.json").is_file():  # which may name more tokens that end an answer
-        shutil.copyfile(Path(source) / "generation_config.json", Path(target) / "generation_config.json")
-    content["mask_token_id"] = mask_id
-    if content.get("eos_token_id") is None:
-        content["eos_token_id"] = eos_id
-    (Path(target) / "config.json").write_text(json.dumps(content))
-    new = hf_tokenizer({"kind": "hf"}, Path(target))
-    probe = "The quick brown fox: x = 3.14;\n\tHallo, Welt!"
-    if new.encode(probe) != was.encode(probe):
-        raise ValueError(f"the tokenizer in {source} does not survive being written by transformers")
-    print(f"mask token      {hf.convert_ids_to_tokens(mask_id)} ({mask_id})")
-    print(f"end of answers  {' or '.join(hf.convert_ids_to_tokens(list(new.stop_ids)))}, filled with {end} ({eos_id})")
-    print(f"chat template   {template}")
-    return content
 
 
 def train_bpe(texts, vocab_size, path):

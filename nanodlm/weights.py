@@ -31,7 +31,8 @@ def weight_files(path, pickle):
                 sys.exit(f"{index} cannot be read ({type(e).__name__}: {e}); copy the checkpoint again")
         if wanted and (path / name).is_file():
             return [path / name]
-    hint = "; --pickle reads its pytorch_model.bin" if [*path.glob("pytorch_model*.bin")] and not pickle else ""
+    pickles = [f for f in path.glob("pytorch_model*.bin") if f.is_file()]
+    hint = "; --pickle reads its pytorch_model.bin" if pickles and not pickle else ""
     sys.exit(f"{path} has no model.safetensors{hint}")
 
 

@@ -133,7 +133,7 @@ def rows_of(name, source):
         yield from hub.rows(repository, files=wanted, streaming=True, instead=instead)
         return
     files = [source] if source.is_file() else sorted(source.rglob("*"))
-    files = [f for f in files if f.suffix in READERS and not f.name.startswith(".")]
+    files = [f for f in files if f.is_file() and f.suffix in READERS and not f.name.startswith(".")]
     files = [f for f in files if split[:5] in str(f.relative_to(source))] or files  # wiki.valid.raw, validation-*
     if not files:
         sys.exit(f"--source={source} is no file, and no directory of files, that end in {', '.join(READERS)}")
