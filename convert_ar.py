@@ -20,7 +20,7 @@ things change, and no weight but the mask token's:
 
 The checkpoint has the family's own names, under an architecture that says what attention it needs (A2D…, as dLLM's
 converted models have it; Dream's, for a shifted Qwen2). Whoever puts the causal mask back has the old model: that is
-checked here, on the network as it was read and on the file that was written.
+checked here, by logits and by every token's row, on the network as it was read and on the file that was written.
 """
 
 import sys
@@ -134,14 +134,13 @@ def convert(
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")
     path = ckpt.find(source, pickle)
-    checkpoint = ckpt.load(path, pickle=pickle)
+    checkpoint = ckpt.load(path, pickle=pickle, whole=True)
     model, old = checkpoint.model, checkpoint.tokenizer
     if not model.config.causal:
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
     used = old.vocab_size if "architecture" in checkpoint.facts else old.mask_id  # ids that have a trained row
     used = min(used, model.config.vocab_size)
-    facts = dict(checkpoint.facts)
-    facts |= {"converted_from": str(source), "preset": algorithm}
+    facts = checkpoint.facts | {"converted_from": str(source), "preset": algorithm, "fresh_mask": True}
     with tempfile.TemporaryDirectory() as folder:
         if "architecture" in facts:
             content = facts["hf_config"]
@@ -153,6 +152,7 @@ def convert(
         else:  # a checkpoint of ours, whose vocabulary has the mask already: as its begin-of-text
             tokenizer, where, content = old, path, {}
         ids, others, before = probe(model, old, tokenizer.mask_id, used)
+        kept = {name: model.get_parameter(name).clone() for name in tables(model)}
         rows = give_row(model, tokenizer.mask_id, used, mask_init)
         turn(model, False, shift)
         if "architecture" in facts:
@@ -167,15 +167,15 @@ def convert(
         except (RuntimeError, ValueError) as e:
             sys.exit(f"{source} cannot be converted: it takes no mask of who sees whom ({hub.first_line(e)})")
         row = "the mean of the others" if mask_init == "mean" else "as it was"
-        place = (
-            "kept: a mask is filled by the output before it" if shift else "dropped: a mask is filled by its own output"
-        )
+        place = ("dropped: a mask is filled by its own output", "kept: a mask is filled by the output before it")[shift]
         print(f"mask row        {tokenizer.mask_id} of {rows}, {row}")
         print(f"attention       full: on a probe of {ids.shape[1]} tokens the logits change by up to {changed:.2f}")
         print(f"shift           {place}")
         print(f"causal again    logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
         if put_back > 1e-3 or changed < 1e-6:
             sys.exit(f"{source} cannot be converted: its attention does not follow the mask it is given")
+        if lost := roles.changed_rows(model, kept, tokenizer.mask_id):
+            sys.exit(f"{source} cannot be converted: the row of token {lost[0]} would be lost")
         try:
             ckpt.save(out, weights, model.config, tokenizer, where, algorithm, facts)
         except OSError as e:
@@ -184,7 +184,7 @@ def convert(
     put_back, same, _ = differences(again.model, ids, others, before)
     print(f"read back       causal again, logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
     print(f"wrote {out}: {again.model.num_params():,} parameters, decoded by {again.algorithm}")
-    if put_back > 1e-3:
+    if put_back > 1e-3 or roles.changed_rows(again.model, kept, tokenizer.mask_id):
         sys.exit(f"{out} does not hold what was written")
 
 

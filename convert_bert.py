@@ -46,7 +46,7 @@ from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Place, Seed
 from nanodlm.families import FAMILIES
 from nanodlm.files import check_directory
-from nanodlm.weights import load_family, weight_files
+from nanodlm.weights import load_family, quantized, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 # Encoders without a head, or with more than the head of a masked language model, and what they become.
@@ -107,6 +107,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
         sys.exit(f"{path} is no checkpoint of an encoder in the hub's layout")
     if is_causal(name):
         sys.exit(f"{source} is a {name}, an autoregressive model; use convert_ar.py")
+    quantized(path, content, whole=True)
     built = name in HEADS and headless(path, pickle)
     content["architectures"] = [HEADS.get(name, name)]
     with tempfile.TemporaryDirectory() as folder:
@@ -127,9 +128,8 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
         else:
             model, _ = load_wrapped(path, content, "cpu", torch.float32, pickle)
         facts = {"architecture": name, "hf_config": content, "converted_from": str(source), "preset": "mdlm"}
-        weights = dict(model.named_parameters())
         try:
-            ckpt.save(out, weights, model.config, tokenizer, folder, "mdlm", facts)
+            ckpt.save(out, dict(model.named_parameters()), model.config, tokenizer, folder, "mdlm", facts)
         except OSError as e:
             sys.exit(str(e))
     print(f"output head     {'built anew on the tied embeddings: it has to learn' if built else 'kept'}")

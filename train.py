@@ -183,7 +183,7 @@ def set_up(argv, stack):
     words = compiling + (f", {world} processes ({s.sharding})" if world > 1 else "")
     say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), {words}")
     torch.manual_seed(s.seed)
-    raw, said = start.network_of(s, config, source, is_chat and chat.packing)
+    raw, said = start.network_of(s, config, source, is_chat and chat.packing, say)
     if s.recompute:
         raw.hf.gradient_checkpointing_enable() if hasattr(raw, "hf") else setattr(raw, "recompute", True)
     if s.sharding == "fsdp":

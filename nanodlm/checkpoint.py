@@ -21,12 +21,12 @@ import torch
 from model import Config, Transformer
 from nanodlm import hub, memory
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Below1, Positive, Rank, check
+from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
-from nanodlm.lora import add_lora, digest
-from nanodlm.weights import load_family, load_weights, read_tensors, weight_files
+from nanodlm.lora import add_lora, digest, is_adapter
+from nanodlm.weights import load_family, load_weights, quantized, read_tensors, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 
@@ -91,16 +91,17 @@ def tokenizer_of(path):
         sys.exit(f"{path}/config.json: {e}")
 
 
-def load(path, device="cpu", dtype=torch.float32, pickle=False):
+def load(path, device="cpu", dtype=torch.float32, pickle=False, whole=False):
     """Checkpoint from a directory or the hub, in eval mode. Exits with one sentence where the files do not fit.
 
-    pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)"""
+    pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)
+    whole   weights that can be trained and written: no quantized ones"""
     path = find(path, pickle)
     facts = read_json(path / "config.json")
     if "adapter" in facts:
         return load_adapter(path, facts, device, dtype, pickle)
     if architecture(facts, path):
-        return load_released(path, facts, device, dtype, pickle)
+        return load_released(path, facts, device, dtype, pickle, whole)
     try:
         config = facts.pop("model")
         unknown = config.keys() - {f.name for f in fields(Config)}
@@ -137,6 +138,7 @@ def architecture(content, path):
 def family_config(path, content, pickle, network):
     """(Config, the files of the weights) of a family's checkpoint, whose config.json has this content; `network` says
     what is otherwise than the architecture's name says."""
+    quantized(path, content, True)
     name, files = architecture(content, path), weight_files(path, pickle)
     try:
         config = Config(**FAMILIES[name].config(content) | network)
@@ -150,10 +152,10 @@ def family_config(path, content, pickle, network):
     return config, files
 
 
-def load_released(path, content, device, dtype, pickle):
+def load_released(path, content, device, dtype, pickle, whole):
     """Checkpoint from a directory in the hub's layout, whose config.json has this content."""
     name = architecture(content, path)
-    family = FAMILIES.get(name)
+    family = None if quantized(path, content, whole) else FAMILIES.get(name)
     try:
         tokenizer = tokenizers.load({"kind": "hf"}, path)
     except ValueError as e:
@@ -177,17 +179,30 @@ def load_released(path, content, device, dtype, pickle):
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
     algorithm = facts.get("algorithm", algorithm)
-    title = parts[-3 if parts[-2] == "snapshots" else -1]
-    if not model.config.causal and "algorithm" not in facts and "bd3lm" in title:  # only its name says so
-        algorithm, facts["preset"] = "bd3lm", "bd3lm"
+    if family and not model.config.causal and "algorithm" not in facts:
+        size, said = blocks_of(content, parts[-3 if parts[-2] == "snapshots" else -1])
+        if said:
+            algorithm, facts["preset"], model.config = "bd3lm", "bd3lm", replace(model.config, block_size=size)
+            hub.say(f"{path} is decoded by bd3lm: {said}")
     if model.config.causal:
         tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
     elif tokenizer.mask_id is None:
         sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")
+    elif tokenizer.mask_id in tokenizer.stop_ids:
+        sys.exit(f"{path}: the mask, {tokenizer.mask_id}, ends texts, too; give config.json another mask_token_id")
     for what in ("mask_id", "eos_id"):
         if not 0 <= (getattr(tokenizer, what) or 0) < model.config.vocab_size:
             sys.exit(f"{path}: {what} {getattr(tokenizer, what)} is not below vocab_size={model.config.vocab_size}")
     return Checkpoint(model.eval(), tokenizer, algorithm, facts, path)
+
+
+def blocks_of(content, name):
+    """(tokens of a block or 0, how one knows of blocks or "") of a released diffusion model that was not saved here: by
+    its config.json, and where that has none, by its name alone, as dLLM's."""
+    for key in ("block_size", "block_length", "bd_size"):
+        if type(content.get(key)) is int and content[key] > 0:
+            return content[key], f"its config.json has {key}={content[key]}"
+    return 0, "so its name says, and its config.json has no block_size" if "bd3lm" in name.lower() else ""
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -203,6 +218,7 @@ class Adapter:
     r: Rank
     alpha: Positive  # its scale is this over the rank
     dropout: Below1 = 0.0  # in front of it
+    row: Whole | None = None  # the mask token's, where it is trained, too
 
     def __post_init__(self):
         check(self)
@@ -233,8 +249,10 @@ def load_adapter(path, facts, device, dtype, pickle):
             f"{path} is an adapter for another base than what {adapter.base} holds now (its digest is {found}, not "
             f"{adapter.base_digest}); name the right one in {path}/config.json"
         )
-    model = add_lora(base.model, adapter.r, adapter.alpha, adapter.dropout).to(device)
-    own = {n: p for n, p in model.named_parameters() if ".lora_" in n}
+    if adapter.row is not None and adapter.row >= base.model.config.vocab_size:
+        sys.exit(f"{path}/config.json: its adapter's row={adapter.row} is not one of the base's token ids")
+    model = add_lora(base.model, adapter.r, adapter.alpha, adapter.dropout, adapter.row).to(device)
+    own = {n: p for n, p in model.named_parameters() if is_adapter(n)}
     with torch.no_grad():
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
             own[name].copy_(tensor)

@@ -7,20 +7,33 @@ import torch
 from nanodlm.wrapped import Wrapped
 
 
-def add_lora(model, r, alpha, dropout=0.0):
-    """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks; peft freezes the rest."""
+def add_lora(model, r, alpha, dropout=0.0, row=None):
+    """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks; peft freezes the rest,
+    but for a row of the embedding, where one is given: a mask token's that nobody has trained."""
     import peft
 
-    blocks = model.hf.base_model if isinstance(model, Wrapped) else model.blocks
+    wrapped = isinstance(model, Wrapped)
+    blocks = model.hf.base_model if wrapped else model.blocks
+    embed = model.hf.get_input_embeddings() if wrapped else model.embed
+    # peft knows a module by how its name ends, and "embed" would be pos_embed, too; ".embed" is not. Of a model of
+    # `transformers` it asks whether its output head is tied.
+    inner = model.hf if wrapped else torch.nn.ModuleDict({"net": model})
     inside = {m for m in blocks.modules() if isinstance(m, torch.nn.Linear)}
-    targets = [n for n, m in model.named_modules() if m in inside or type(m).__name__ == "Conv1D"]
+    targets = [n for n, m in inner.named_modules() if m in inside or type(m).__name__ == "Conv1D"]
+    rows = {n: [row] for n, m in inner.named_modules() if m is embed and row is not None}
     dtype = next(model.parameters()).dtype
-    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
-    peft.inject_adapter_in_model(config, model)  # keeps the class, and so hidden(), head() and cache()
+    keys = dict(target_modules=targets, trainable_token_indices=rows or None)
+    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, **keys)
+    peft.inject_adapter_in_model(config, inner)  # keeps the class, and so hidden(), head() and cache()
     for name, p in model.named_parameters():
-        if ".lora_" in name and dtype != torch.float64:
+        if is_adapter(name) and dtype != torch.float64:
             p.data = p.data.float()  # small, and trained: not in the base's bfloat16
     return model
+
+
+def is_adapter(name):
+    """Whether the parameter of that name is an adapter's: a low-rank matrix, or the row of a token."""
+    return ".lora_" in name or ".trainable_tokens_" in name
 
 
 def digest(model, adapters=False):
@@ -28,18 +41,19 @@ def digest(model, adapters=False):
     those of adapters, too, where that is asked for."""
     found = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
-        if adapters or ".lora_" not in name:
+        if adapters or not is_adapter(name):
             some = p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
-            found.update(f"{name.replace('.base_layer', '')} {tuple(p.shape)}".encode() + some)
+            name = name.replace(".token_adapter", "").replace(".base_layer", "")
+            found.update(f"{name} {tuple(p.shape)}".encode() + some)
     return found.hexdigest()[:16]
 
 
 def merge(model):
     """Add the adapters to the weights they stand beside, and take them away."""
     for name, module in list(model.named_modules()):
-        if hasattr(module, "base_layer"):
+        if hasattr(module, "merge") and hasattr(module, "base_layer"):
             with torch.no_grad():
                 module.merge()
-            parent, _, leaf = name.rpartition(".")
+            parent, _, leaf = name.removesuffix(".token_adapter").rpartition(".")
             setattr(model.get_submodule(parent), leaf, module.base_layer)
     return model.requires_grad_(True)

@@ -35,6 +35,8 @@ def main(argv):
     if Path(s.merge).exists():
         sys.exit(f"{s.merge} exists already; remove it, or name another directory")
     facts = {k: v for k, v in checkpoint.facts.items() if k != "adapter"}
+    if checkpoint.facts["adapter"]["row"] is not None:
+        facts.pop("fresh_mask", None)
     model, tokenizer = merge(checkpoint.model), checkpoint.tokenizer
     weights, dtype = dict(model.named_parameters()), getattr(torch, s.dtype)
     try:

@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
+
 from nanodlm.tokenizer import PLAIN_TEMPLATE, hf_tokenizer, read_hf, read_json
 
 # How a token is written that is none of people's words: what a new mask token must look like, and a reserved one that
@@ -59,6 +61,14 @@ def add_mask(hf, target, token):
     hf = read_hf(Path(target))
     hf.add_special_tokens({"mask_token": token})
     return hf
+
+
+def changed_rows(model, kept, mask_id):
+    """The ids of tokens, but for the mask's, whose rows are not bit for bit those of `kept`, {name of a table: its copy
+    from before}."""
+    rows = {name: model.get_parameter(name)[: len(old)] for name, old in kept.items()}
+    changed = [(rows[name] != old).any(1).nonzero()[:, 0] for name, old in kept.items()]
+    return sorted({*torch.cat(changed).tolist()} - {mask_id})
 
 
 def settle(source, target, content, mask_token=None):

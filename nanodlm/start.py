@@ -43,7 +43,8 @@ def checkpoint_of(s, dtype, algorithm):
         return None
     out = Path(s.out_dir)
     held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
-    source = ckpt.load(out.absolute() / "last" if s.init_from == "resume" else s.init_from, dtype=held)
+    start = out.absolute() / "last" if s.init_from == "resume" else s.init_from
+    source = ckpt.load(start, dtype=held, whole=True)
     if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
         sys.exit(
             f"{source.path} is an autoregressive model without a mask token: convert it first, by convert_ar.py or "
@@ -101,7 +102,7 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     return replace(config, causal=algorithm.CAUSAL, block_size=block_size)
 
 
-def network_of(s, config, source, packing=False):
+def network_of(s, config, source, packing=False, say=print):
     """(the network to train, what its checkpoints say of where it comes from)."""
     if source is None:
         if s.lora_r:
@@ -122,7 +123,7 @@ def network_of(s, config, source, packing=False):
     base = {k: source.facts[k] for k in ckpt.KEPT if k in source.facts}
     changed = ckpt.network_facts(config, source.model.config)  # what an adapter has to remember
     for name, module in model.named_modules():  # what is not a weight follows this run's settings
-        if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and ".lora_" not in name:
+        if isinstance(module, torch.nn.Dropout) and isinstance(model, Transformer) and not lora.is_adapter(name):
             module.p = config.dropout
         if isinstance(getattr(module, "config", None), Config):
             module.config = config
@@ -133,7 +134,11 @@ def network_of(s, config, source, packing=False):
         alpha = s.lora_alpha or 2.0 * s.lora_r
         base["adapter"] = {"base": s.init_from, "base_digest": lora.digest(model), "r": s.lora_r, "alpha": alpha}
         base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
-        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout)
+        row = source.tokenizer.mask_id if source.facts.get("fresh_mask") else None
+        if row is not None:
+            base["adapter"]["row"] = row
+            say(f"the mask token's row, {row}, is trained beside the adapters: nobody has trained it yet")
+        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout, row)
     elif "adapter" in base:
         have = base["adapter"]
         check_adapter(s, have, source.path)

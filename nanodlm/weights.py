@@ -1,6 +1,7 @@
 """Weights in files ⇄ a network's parameters. Strict: a tensor too many, too few or of another shape is an error that
 names it."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -18,6 +19,21 @@ def load_weights(model, path):
     with torch.no_grad():
         for name, tensor in read_tensors([path], {n: [n] for n in own}, own):
             own[name].copy_(tensor)
+
+
+def quantized(path, content, whole):
+    """Whether the weights of a released checkpoint are held as codes of fewer bits, by its config.json. Exits where
+    they cannot be used; `whole`: as weights that can be trained and written."""
+    said = content.get("quantization_config") or content.get("compression_config")
+    if not said:
+        return False
+    method = str(said.get("quant_method") if isinstance(said, dict) else said)
+    if whole or method not in ("bitsandbytes", "torchao"):
+        what = "cannot be trained or converted" if method in ("bitsandbytes", "torchao") else "are not read here"
+        sys.exit(f"{path}: its weights are quantized ({method}) and {what}; take the model in bfloat16 or float32")
+    if importlib.util.find_spec(method) is None:
+        sys.exit(f"{path}: its weights are quantized by {method}, which is not installed: pip install {method}")
+    return True
 
 
 def weight_files(path, pickle):
@@ -41,21 +57,25 @@ def read_tensors(files, table, own, family=None):
     files' headers that all are there, of the right shape, and no other."""
     import safetensors
 
-    where, shapes, pickled = {}, {}, {}
+    where, shapes, kinds, pickled = {}, {}, {}, {}
     for file in files:
         try:
             if file.suffix == ".bin":
                 new = zipfile.is_zipfile(file)  # before torch 1.6 it was none
                 pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=new)
-                found = {n: tuple(t.shape) for n, t in pickled[file].items()}
+                found = {n: (tuple(t.shape), t.dtype) for n, t in pickled[file].items()}
             else:
                 with safetensors.safe_open(file, "pt") as f:
-                    found = {n: tuple(f.get_slice(n).get_shape()) for n in f.keys()}
+                    slices = {n: f.get_slice(n) for n in f.keys()}
+                    found = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
         except Exception as e:
             sys.exit(f"{file} cannot be read ({first_line(e)}); copy the checkpoint again, or use the one before it")
-        for name, shape in found.items():
+        for name, (shape, kind) in found.items():
             ours = modern(name, family, table) if family else name
-            where[ours], shapes[ours] = (file, name), shape
+            where[ours], shapes[ours], kinds[ours] = (file, name), shape, str(kind)
+    for other, name in repeated(family, own).items():  # what is there twice is sometimes stored under its other name
+        if name in table and name not in where and other in where:
+            where[name], shapes[name], kinds[name] = (d.pop(other) for d in (where, shapes, kinds))
 
     def shape_of(theirs):
         parts = [own[n].shape for n in table[theirs]]
@@ -73,6 +93,11 @@ def read_tensors(files, table, own, family=None):
         f"{n} has shape {shapes[n]}, config.json says {tuple(shape_of(n))}"
         for n in table
         if n in shapes and shapes[n] != tuple(shape_of(n))
+    ]
+    wrong += [  # a code of a quantized weight is no weight
+        f"{n} holds whole numbers ({kinds[n]})"
+        for n in table
+        if n in kinds and re.fullmatch(r"(torch\.)?(u?int\d+|[IU]\d+|bool|BOOL)", kinds[n])
     ]
     if wrong:
         refuse(files[0].parent, wrong)
@@ -104,6 +129,14 @@ def tied_names(family, own):
         return {}
     theirs = {ours: name for name, ours in family.names.items() if isinstance(ours, str)}
     return {theirs["head_weight"]: theirs["embed"] + ".weight"}
+
+
+def repeated(family, own):
+    """{another name of a tensor: its name in the family's table}: the output head where it is the embedding, and the
+    bias of heads that have it in two places."""
+    theirs = {} if family is None else {ours: n for n, ours in family.names.items() if isinstance(ours, str)}
+    bias = theirs.get("head_weight", "").removesuffix("weight") + "bias"
+    return ({} if family is None else tied_names(family, own)) | {bias: theirs.get("head_bias")}
 
 
 def load_family(model, family, files, device, dtype, but=()):

@@ -724,10 +724,13 @@ def test_an_adapter_is_saved_alone_and_merged_with_its_base(
     out, held, add_lora = converted(name, **options)[1], [], lora.add_lora
     with monkeypatch.context() as patch:
         patch.setattr(lora, "add_lora", lambda model, *args: held.append(add_lora(model, *args)) or held[-1])
-        trained(out, "--lora_r=4")
+        said = trained(out, "--lora_r=4")
     last = tmp_path / "run/last"
     assert sorted(p.name for p in last.iterdir()) == ["adapter_model.safetensors", "config.json", "train_state.pt"]
-    assert all(".lora_" in n for n in safetensors.torch.load_file(last / "adapter_model.safetensors"))
+    rows = [n for n in safetensors.torch.load_file(last / "adapter_model.safetensors") if ".lora_" not in n]
+    assert (
+        len(rows) == said.count("row, 259, is trained beside the adapters") == (name != "bert")
+    )  # BERT's is no new one
     assert json.loads((last / "config.json").read_text())["adapter"]["base"] == str(out)
     base, adapted, ids = ckpt.load(out), ckpt.load(last), ids_for(name)
     expected = adapted.model(ids)
@@ -738,6 +741,10 @@ def test_an_adapter_is_saved_alone_and_merged_with_its_base(
     merged = ckpt.load(tmp_path / "merged")
     same(merged.model(ids), expected)
     same(logits_of(name, tmp_path / "merged", ids, options), expected[:, 1:])
+    before, after = (embeddings(path) if rows else {} for path in (out, tmp_path / "merged"))
+    moved = {(n, i) for n, t in before.items() for i in (t != after[n]).any(1).nonzero()[:, 0].tolist()}
+    assert {i for _, i in moved} == {MASK} & {MASK * len(rows)} and not any("lm_head" in n for n, _ in moved)
+    assert "fresh_mask" not in merged.facts
     assert stored(tmp_path / "merged").keys() == stored(out).keys()
     assert merged.model.config == base.model.config and "adapter" not in merged.facts
     assert merged.tokenizer.spec == adapted.tokenizer.spec == base.tokenizer.spec
