@@ -57,13 +57,16 @@ class Harness(LM):
         self.alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(self.alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
-        self.first = self.encode("") or ([self.tokenizer.eos_id] if self.alone else [])  # stands before a text alone
+        self.first = self.encode("")  # stands before a text alone
+        if self.alone and not self.first:
+            self.first = [tokenizers.end_of_text(self.tokenizer, "a text without begin-of-text")]
         a, b = self.encode(""), self.encode("a")
         if options.apply_chat_template and self.tokenizer.template:
             system = [{"role": "system", "content": options.system}] if options.system else []
             a, b = (self.encode(self.apply_chat_template([*system, {"role": "user", "content": x}])) for x in "ab")
         self.front = a[: texts.common(a, b)]  # of every prompt: begin-of-text, a prefix, a system turn
-        self.behind = [self.tokenizer.eos_id] if getattr(likelihood, "method", "") == "dream" else []
+        dream = getattr(likelihood, "method", "") == "dream"
+        self.behind = [tokenizers.end_of_text(self.tokenizer, "method=dream")] if dream else []
 
     def encode(self, text):
         """Ids of a prompt. A template's text has its special tokens, and marks where contents spell one (text.py);

@@ -102,6 +102,8 @@ def read_judge(s, checkpoints, device):
         sys.exit(
             f"judge={s.judge} is decoded by {j.algorithm}; a judge is autoregressive, as openai-community/gpt2-large"
         )
+    if j.tokenizer.mask_id is None and not j.tokenizer.frame[0]:
+        tokenizers.end_of_text(j.tokenizer, f"judge={s.judge}, which has no begin-of-text,")
     if s.mauve and not importlib.util.find_spec("mauve"):
         sys.exit("--mauve needs a library: pip install mauve-text")
     for c in checkpoints:

@@ -85,6 +85,13 @@ def fill_in(tokenizer, parts, what):
     return ids
 
 
+def end_of_text(tokenizer, what):
+    """The id of end-of-text; exits with what needs it where there is none."""
+    if tokenizer.eos_id is None:
+        sys.exit(f"{what} needs an end-of-text, and the tokenizer has none; name one as eos_token_id in config.json")
+    return tokenizer.eos_id
+
+
 def alike(a, b):
     """Whether the ids of two tokenizers mean the same, as GPT-2's do in tiktoken and in transformers."""
     probe = "The quick brown fox; 3.14 + 2 = 5.14\n\tdef f(x):  # \u00e9\u4e2d"
