@@ -8,6 +8,7 @@ import copy as copies
 import ctypes
 import functools
 import gc
+import importlib.util
 import json
 import os
 import re
@@ -471,6 +472,20 @@ def test_a_model_converted_to_blocks_is_known_by_its_own_name(original, tmp_path
     assert (checkpoint.algorithm, checkpoint.facts["preset"]) == (algorithm, algorithm)
 
 
+@pytest.mark.parametrize("key", ["block_size", "bd_size"])
+def test_a_model_of_blocks_is_known_by_its_config_and_how_is_said(copy, tmp_path, capsys, key):
+    path = copy("a2d-qwen3")
+    for value, says in ((8, f"decoded by bd3lm: its config.json has {key}=8"), (None, ""), (0, "")):
+        edit_json(path, put(key, value))
+        checkpoint = ckpt.load(path)
+        assert (checkpoint.algorithm, checkpoint.model.config.block_size) == (("bd3lm", 8) if value else ("mdlm", 0))
+        printed = capsys.readouterr().out
+        assert says in printed and bool(printed) == bool(value)
+        if value:
+            again = ckpt.load(save(checkpoint, tmp_path / "again"))  # which says it itself, and is not asked again
+            assert (again.algorithm, again.model.config.block_size) == ("bd3lm", 8) and not capsys.readouterr().out
+
+
 # ---- what is saved ---------------------------------------------------------------------------------------------------
 
 
@@ -579,6 +594,8 @@ ROTATIONS = more(*(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in ra
 OLD_FILES = [("gpt2", NO_PREFIX), ("gpt2", BUFFERS), ("gpt2", BUFFERS, NO_PREFIX), ("bert", GAMMA), ("bert", HEADS)]
 OLD_FILES += [("bert", HEADS, more("bert.embeddings.position_ids"), GAMMA), ("roberta", ROBERTAS)]
 OLD_FILES += [("llama", ROTATIONS), ("a2d-llama", ROTATIONS)]
+OLD_FILES += [("bert", rename((r"^cls\.predictions\.bias", "cls.predictions.decoder.bias")))]  # its other name
+OLD_FILES += [("roberta", rename((r"^lm_head\.bias", "lm_head.decoder.bias")))]
 
 
 @pytest.mark.parametrize("name, changes", [(name, changes) for name, *changes in OLD_FILES])
@@ -601,12 +618,57 @@ TWINS = {
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_tied_head_may_be_stored_but_not_differ_from_the_embedding(copy, original, name):
+def test_a_tied_head_may_be_stored_beside_the_embedding_or_alone_but_not_differ(copy, original, name):
     path, (head, embedding) = copy(name), TWINS[name].split()
     edit_tensors(path, lambda tensors: tensors.update({head: tensors[embedding].clone()}))
     assert equal_parameters(ckpt.load(path).model, original(name)[2].model)
-    edit_tensors(path, lambda tensors: tensors[head].add_(1e-3))
+    edit_tensors(path, lambda tensors: tensors.pop(embedding))
+    assert equal_parameters(ckpt.load(path).model, original(name)[2].model)
+    edit_tensors(path, lambda tensors: tensors.update({embedding: tensors[head] + 1e-3}))
     assert f"{head} and {embedding} differ" in refusal(ckpt.load, path)
+
+
+# ---- quantized weights -----------------------------------------------------------------------------------------------
+
+PACKAGES = ("bitsandbytes", "torchao")
+METHODS = ["gptq", "awq", "fp8", "compressed-tensors", *PACKAGES]
+
+
+@pytest.mark.parametrize("name, method", [(name, m) for name in ("a2d-llama", "distilbert") for m in METHODS])
+def test_quantized_weights_are_named_before_any_is_read(copy, name, method):
+    path = copy(name)
+    edit_json(path, put("quantization_config", {"quant_method": method, "bits": 8}))
+    (path / "model.safetensors").unlink()
+    assert f"{path}: its weights are quantized ({method}) and " in refusal(ckpt.load, path, whole=True)
+    if method not in PACKAGES:
+        assert f"({method}) and are not read here; take the model in bfloat16" in refusal(ckpt.load, path)
+    elif importlib.util.find_spec(method) is None:
+        assert f"pip install {method}" in refusal(ckpt.load, path)
+
+
+@torch.no_grad()
+def test_quantized_weights_are_decoded_where_their_package_is_there(original, tmp_path, capsys):
+    config = pytest.importorskip("torchao.quantization").Int8WeightOnlyConfig()
+    path = original("llama")[1]
+    hf = tf.AutoModelForCausalLM.from_pretrained(path, quantization_config=tf.TorchAoConfig(config))
+    shutil.copytree(path, tmp_path / "int8")
+    (tmp_path / "int8/model.safetensors").unlink()
+    hf.save_pretrained(tmp_path / "int8")
+    checkpoint, ids = ckpt.load(tmp_path / "int8"), torch.arange(3, 12)[None]
+    assert checkpoint.algorithm == "ar" and (hf(ids).logits - original("llama")[0](ids).logits).abs().max() > 0
+    same(checkpoint.model(ids), hf(ids).logits)
+    sample.main([f"--checkpoint={tmp_path}/int8", "--prompt=w3 w4", "--max_new_tokens=6", "--device=cpu"])
+    assert "6 tokens in" in capsys.readouterr().out
+
+
+def test_codes_of_few_bits_are_not_read_as_weights(copy):
+    path, name = copy("a2d-llama"), "model.layers.1.self_attn.k_proj.weight"
+    for kind, says in ((torch.int8, "I8"), (torch.uint8, "U8"), (torch.bool, "BOOL")):
+        edit_tensors(path, lambda tensors, kind=kind: tensors.update({name: tensors[name].to(kind)}))
+        assert f"{name} holds whole numbers ({says})" in refusal(ckpt.load, path)
+    torch.save(stored(path), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    assert f"{name} holds whole numbers (torch.bool)" in refusal(ckpt.load, path, pickle=True)
 
 
 # ---- strictness ------------------------------------------------------------------------------------------------------
