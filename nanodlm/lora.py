@@ -42,6 +42,7 @@ def digest(model, adapters=False):
     found = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
         if adapters or not is_adapter(name):
+            p = p.dequantize() if type(p.data).__module__.startswith("torchao") else p
             some = p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
             name = name.replace(".token_adapter", "").replace(".base_layer", "")
             found.update(f"{name} {tuple(p.shape)}".encode() + some)

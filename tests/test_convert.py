@@ -34,6 +34,7 @@ import train
 from nanodlm import checkpoint as ckpt
 from nanodlm import corpus, fast_mdlm, lora, merge
 from nanodlm import tokenizer as tokenizers
+from nanodlm.roles import changed_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 BYTES = sorted(hf_tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -357,6 +358,111 @@ def test_the_chat_template_and_stop_tokens_of_an_autoregressive_model_stay(tmp_p
         assert new.template(turns, ask) == old.template(turns, ask) != ""
     assert new.chat(turns) == old.chat(turns)
     assert (new.eos_id, new.stop_ids, new.ends) == (old.eos_id, old.stop_ids, old.ends) == (0, (0, 1), new.ends)
+
+
+# ---- what tokens are for ---------------------------------------------------------------------------------------------
+
+NAMES = ("<eos>", "<bos>", "<pad>", "<unk>", "<|turn|>", "<|user|>", "<|spare|>", "<unused0>", "word")
+ROLES = dict(eos_token="<eos>", bos_token="<bos>", pad_token="<pad>", unk_token="<unk>")
+ROLES["chat_template"] = "{% for m in messages %}<|turn|>{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+TAKEN = {"<eos>": "what ends a text", "<bos>": "its bos_token", "<pad>": "its pad_token", "<unk>": "its unk_token"}
+TAKEN |= {"<|turn|>": "a mark of its chat template", "<|user|>": "a mark of its chat template"}
+TAKEN |= {"a": "a token of ordinary text", "word": "a token of ordinary text", "mask": "may stand in a text"}
+TAKEN |= {"<b>": "may stand in a text", "": "may stand in a text"}
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory):
+    """A model whose tokens have all the roles there are; the last two of its names are no special tokens."""
+    path = tmp_path_factory.mktemp("roles")
+    tiny.random_model(*kind("LlamaForCausalLM", LLAMA, vocab_size=len(NAMES) + 256)()).save_pretrained(path)
+    write_tokenizer(path, NAMES, **ROLES)
+
+    def no_longer_special(core):
+        for token in core["added_tokens"]:
+            token["special"] = token["content"] not in NAMES[-2:]
+
+    edit_json(path, no_longer_special, name="tokenizer.json")
+    return path
+
+
+@pytest.mark.parametrize("token, role", TAKEN.items())
+def test_no_token_that_text_or_a_template_has_becomes_the_mask(roles, tmp_path, token, role):
+    said = refusal(convert_ar.convert, roles, tmp_path / "out", mask_token=token)
+    assert role in said and "<|mask|>" in said and token in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("token", ["<|spare|>", "<unused0>", "<|mask|>", "[MASK]"])
+def test_a_reserved_token_or_a_new_one_becomes_the_mask(roles, tmp_path, token):
+    quietly(convert_ar.convert, roles, tmp_path / "out", mask_token=token)
+    tokenizer = ckpt.load(tmp_path / "out").tokenizer
+    expected = NAMES.index(token) if token in NAMES else len(NAMES) + 256
+    assert tokenizer.mask_id == expected and tokenizer.encode(f"a{token}")[1:] == [expected]
+
+
+def test_where_ids_have_holes_no_row_of_a_token_is_lost(tmp_path):
+    """Ids from 0 to 257, of which 100 is nobody's: the next one is not their number, which is a byte's."""
+    write_tokenizer(tmp_path / "ar", ("<eos>",), eos_token="<eos>")
+    words = ["<eos>", *BYTES]
+
+    def leave_one_out(core):
+        core["model"]["vocab"] = {token: i + (i >= 100) for i, token in enumerate(words)}
+
+    edit_json(tmp_path / "ar", leave_one_out, name="tokenizer.json")
+    tiny.random_model(*kind("LlamaForCausalLM", LLAMA, vocab_size=258)()).save_pretrained(tmp_path / "ar")
+    convert("llama", tmp_path / "ar", tmp_path / "out")
+    old, new = (ckpt.load(tmp_path / name) for name in ("ar", "out"))
+    assert (old.tokenizer.vocab_size, new.tokenizer.vocab_size, new.tokenizer.mask_id) == (258, 259, 258)
+    assert corpus.token_dtype(replace(old.tokenizer, vocab_size=2**16 + 1)) == "<u4"
+    before, after = embeddings(tmp_path / "ar"), embeddings(tmp_path / "out")
+    assert len(before) == 2 and all(torch.equal(t, after[n][:258]) for n, t in before.items())
+    text = "".join(chr(i) for i in range(300)) + "<|mask|>"
+    assert new.tokenizer.encode(text) == [*old.tokenizer.encode(text[:300]), 258]
+    assert 257 in old.tokenizer.encode(text) and new.tokenizer.decode(new.tokenizer.encode(text)) == text[:300]
+    kept = {name: new.model.get_parameter(name).detach().clone() for name in convert_ar.tables(new.model)}
+    with torch.no_grad():
+        new.model.embed.weight[257, 3] += 1e-6
+        new.model.embed.weight[258] += 1
+    assert changed_rows(new.model, kept, 258) == [257]  # what the conversion itself looks at
+
+
+NAMED = {"default": TEMPLATE, "tool_use": "tools", "rag": "documents"}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_templates_with_names_are_kept_and_the_default_one_is_used(tmp_path, listed):
+    path, folder = tmp_path / "llama", "additional_chat_templates"
+    write("llama", path, chat_template=NAMED)
+    if listed:  # as older releases have them
+        shutil.rmtree(path / folder)
+        (path / "chat_template.jinja").unlink()
+        templates = [{"name": name, "template": text} for name, text in NAMED.items()]
+        edit_json(path, put("chat_template", templates), name="tokenizer_config.json")
+    convert("llama", path, tmp_path / "out")
+    for name in ("out", "again"):
+        checkpoint = ckpt.load(tmp_path / name)
+        assert checkpoint.tokenizer.template([ASKED], True) == "[user]Hi<eos>[assistant]"
+        assert tf.AutoTokenizer.from_pretrained(tmp_path / name).chat_template == NAMED
+        if name == "out":
+            tiny.save(checkpoint, tmp_path / "again")
+    shutil.rmtree(path)
+    write("llama", path, chat_template={"tool_use": "tools", "rag": "documents"})
+    for call in (ckpt.load, ckpt.tokenizer_of, lambda p: convert_ar.convert(p, tmp_path / "more")):
+        assert f"{path} has no default chat template, only rag, tool_use" in refusal(call, path)
+
+
+FOLDERS = ["tokenizer", "vocab", "old.model", "old.py", "old.jinja", "model-old.safetensors", "pytorch_model.bin"]
+
+
+def test_folders_that_are_called_as_files_are_left_alone(copy, converted, tmp_path):
+    path = copy("llama")
+    for name in FOLDERS:
+        (path / name).mkdir()
+    convert("llama", path, tmp_path / "out")
+    assert equal_parameters(*(ckpt.load(p).model for p in (tmp_path / "out", converted("llama")[1])))
+    assert not {p.name for p in tiny.save(ckpt.load(path), tmp_path / "again").iterdir()} & {*FOLDERS}
+    (path / "model.safetensors").unlink()
+    assert refusal(ckpt.load, path) == f"{path} has no model.safetensors"  # and no pickle either
 
 
 # ---- a checkpoint of our own -----------------------------------------------------------------------------------------

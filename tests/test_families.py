@@ -28,7 +28,7 @@ import ar
 import sample
 from model import KVCache
 from nanodlm import checkpoint as ckpt
-from nanodlm import fast_mdlm
+from nanodlm import fast_mdlm, lora
 from nanodlm import tokenizer as tokenizers
 from nanodlm.attention import Tiles
 from nanodlm.families import FAMILIES
@@ -657,6 +657,7 @@ def test_quantized_weights_are_decoded_where_their_package_is_there(original, tm
     checkpoint, ids = ckpt.load(tmp_path / "int8"), torch.arange(3, 12)[None]
     assert checkpoint.algorithm == "ar" and (hf(ids).logits - original("llama")[0](ids).logits).abs().max() > 0
     same(checkpoint.model(ids), hf(ids).logits)
+    assert lora.digest(checkpoint.model) != lora.digest(original("llama")[2].model)
     sample.main([f"--checkpoint={tmp_path}/int8", "--prompt=w3 w4", "--max_new_tokens=6", "--device=cpu"])
     assert "6 tokens in" in capsys.readouterr().out
 
