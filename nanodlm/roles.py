@@ -85,7 +85,8 @@ def settle(source, target, content, mask_token=None):
         hf = add_mask(hf, target, mask_token)
         mask_id = hf.mask_token_id
     elif role := role_of(hf, was, mask_id):
-        where = "as mask_token in tokenizer_config.json" if mask_token is None else "by --mask_token"
+        chosen = mask_id != was.mask_id  # by a person; or else the files say so
+        where = "by --mask_token" if chosen else "as mask_token in tokenizer_config.json, and none in config.json"
         raise ValueError(
             f"{hf.convert_ids_to_tokens(mask_id)} cannot be the mask: in the tokenizer in {source} it is {role}; name "
             f"a reserved token, or a new one such as <|mask|>, {where}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import test_families as tiny
 import torch
-from test_families import child, damage, edit_json, edit_tensors, equal_parameters, refusal, status_of, stored
+from test_families import child, damage, edit_json, edit_tensors, equal_parameters, put, refusal, status_of, stored
 
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
@@ -110,6 +110,18 @@ def test_a_bpe_tokenizer_travels_with_the_checkpoint(tmp_path):
     for content in ("{}", None):
         (there / "tokenizer.json").write_text(content) if content else (there / "tokenizer.json").unlink()
         assert f"{there}/tokenizer.json" in refusal(ckpt.load, there)
+
+
+def test_a_bpe_whose_ids_have_holes_ends_behind_the_last_of_them(tmp_path):
+    tokenizers.train_bpe(["to be or not to be"] * 3, 270, tmp_path / "tokenizer.json")
+    before, change = tokenizers.load({"kind": "bpe"}, tmp_path), {}
+    edit_json(tmp_path, lambda core: change.update(core["model"]["vocab"]), name="tokenizer.json")
+    last = max(change.values())
+    far = put("model.vocab", change | {t: last + 7 for t, i in change.items() if i == last})
+    edit_json(tmp_path, far, name="tokenizer.json")
+    after = tokenizers.load({"kind": "bpe"}, tmp_path)
+    assert (after.eos_id, after.mask_id, after.vocab_size) == (last + 8, last + 9, last + 10)
+    assert after.eos_id == before.eos_id + 7 and after.decode([last + 7]) == before.decode([last]) != ""
 
 
 # ---- find ------------------------------------------------------------------------------------------------------------
