@@ -170,7 +170,7 @@ def chatml(path):
     keys = dict(vocab_size=320, special_tokens=special, initial_alphabet=letters, show_progress=False)
     core.train_from_iterator(["user assistant", *WORDS], hf_tokenizers.trainers.BpeTrainer(**keys))
     hf = transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token=special[0], eos_token=special[2])
-    hf.chat_template = CHATML
+    hf.chat_template = {"default": CHATML, "tool_use": "tools"}
     hf.save_pretrained(path)
     return len(hf)
 
@@ -269,6 +269,8 @@ def test_a_recipe_that_names_something_on_the_hub_starts_learns_saves_and_sample
     assert re.search(r"--- sample 1 -+\nw1 w2", out), out
     asked = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in server.log}
     assert asked and not asked & UNWANTED
+    if "qwen" in recipe:  # in a folder on the hub
+        assert tokenizers.read_hf(tmp_path / "run/last").chat_template["tool_use"] == "tools"
 
 
 CHAT = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py") if "local_or_hub" in p.read_text())
