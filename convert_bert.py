@@ -33,7 +33,6 @@ What is left to settle, and what this file does:
 
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,12 @@ import torch
 
 from model import Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, console, hub, roles
+from nanodlm import configurator, console, roles
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Place, Seed
 from nanodlm.families import FAMILIES
 from nanodlm.files import check_directory
-from nanodlm.weights import load_family, quantized, weight_files
+from nanodlm.weights import header, load_family, quantized, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 # Encoders without a head, or with more than the head of a masked language model, and what they become.
@@ -80,18 +79,7 @@ def load_encoder(path, content, seed, pickle):
 
 def headless(path, pickle):
     """Whether the files lack the head that the name of the architecture promises."""
-    import safetensors
-
-    names = []
-    for file in weight_files(path, pickle):
-        try:
-            if file.suffix == ".bin":
-                names += torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-            else:
-                with safetensors.safe_open(file, "pt") as f:
-                    names += f.keys()
-        except Exception as e:  # whatever the two raise
-            sys.exit(f"{file} cannot be read ({hub.first_line(e)}); copy the checkpoint again")
+    names = [n for file in weight_files(path, pickle) for n in header(file)[0]]
     return not any(n.startswith(("cls.predictions.", "lm_head.", "head.", "decoder.")) for n in names)
 
 

@@ -199,7 +199,7 @@ class Answers:
         sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "ar.py", *rooms))
         name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
-        for file in sorted(self.directory.glob("[0-9]*.jsonl")) if directory else ():
+        for file in sorted(filter(Path.is_file, self.directory.glob("[0-9]*.jsonl"))) if directory else ():
             for line in file.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # the line in which a killed run ended
                     key, answer = json.loads(line)

@@ -52,6 +52,28 @@ def weight_files(path, pickle):
     sys.exit(f"{path} has no model.safetensors{hint}")
 
 
+def header(file):
+    """({name: (shape, kind of number)} of a file of weights, its tensors by name where it is a pickle)."""
+    import safetensors
+
+    try:
+        if file.suffix == ".bin":
+            new = zipfile.is_zipfile(file)  # before torch 1.6 it was none
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=new)
+            return {n: (tuple(t.shape), str(t.dtype)) for n, t in tensors.items()}, tensors
+        with safetensors.safe_open(file, "pt") as f:
+            slices = {n: f.get_slice(n) for n in f.keys()}
+            return {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}, {}
+    except Exception as e:
+        sys.exit(f"{file} cannot be read ({first_line(e)}); copy the checkpoint again, or use the one before it")
+
+
+def whole_numbers(kinds):
+    """What is wrong with tensors, {name: kind of number}, that hold no fractions: codes of weights, and no weights."""
+    codes = re.compile(r"(torch\.)?(u?int\d+|[IU]\d+|bool|BOOL)")
+    return [f"{n} holds whole numbers ({kind})" for n, kind in kinds.items() if codes.fullmatch(kind)]
+
+
 def read_tensors(files, table, own, family=None):
     """(name, tensor) for every tensor of `table` {their name: our names}, one at a time, once it is sure from the
     files' headers that all are there, of the right shape, and no other."""
@@ -59,20 +81,10 @@ def read_tensors(files, table, own, family=None):
 
     where, shapes, kinds, pickled = {}, {}, {}, {}
     for file in files:
-        try:
-            if file.suffix == ".bin":
-                new = zipfile.is_zipfile(file)  # before torch 1.6 it was none
-                pickled[file] = torch.load(file, map_location="cpu", weights_only=True, mmap=new)
-                found = {n: (tuple(t.shape), t.dtype) for n, t in pickled[file].items()}
-            else:
-                with safetensors.safe_open(file, "pt") as f:
-                    slices = {n: f.get_slice(n) for n in f.keys()}
-                    found = {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
-        except Exception as e:
-            sys.exit(f"{file} cannot be read ({first_line(e)}); copy the checkpoint again, or use the one before it")
+        found, pickled[file] = header(file)
         for name, (shape, kind) in found.items():
             ours = modern(name, family, table) if family else name
-            where[ours], shapes[ours], kinds[ours] = (file, name), shape, str(kind)
+            where[ours], shapes[ours], kinds[ours] = (file, name), shape, kind
     for other, name in repeated(family, own).items():  # what is there twice is sometimes stored under its other name
         if name in table and name not in where and other in where:
             where[name], shapes[name], kinds[name] = (d.pop(other) for d in (where, shapes, kinds))
@@ -94,17 +106,13 @@ def read_tensors(files, table, own, family=None):
         for n in table
         if n in shapes and shapes[n] != tuple(shape_of(n))
     ]
-    wrong += [  # a code of a quantized weight is no weight
-        f"{n} holds whole numbers ({kinds[n]})"
-        for n in table
-        if n in kinds and re.fullmatch(r"(torch\.)?(u?int\d+|[IU]\d+|bool|BOOL)", kinds[n])
-    ]
+    wrong += whole_numbers({n: kinds[n] for n in table if n in kinds})
     if wrong:
         refuse(files[0].parent, wrong)
 
     def get(name):
         file, key = where[name]
-        if file in pickled:
+        if pickled[file]:
             return pickled[file][key]
         with safetensors.safe_open(file, "pt") as f:
             return f.get_tensor(key)

@@ -9,7 +9,7 @@ from model import Config, KVCache
 from nanodlm.families import BERT_IGNORE, FAMILIES
 from nanodlm.guard import still
 from nanodlm.hub import first_line
-from nanodlm.weights import refuse
+from nanodlm.weights import header, refuse, weight_files, whole_numbers
 
 
 class Wrapped(torch.nn.Module):
@@ -130,6 +130,11 @@ def load_wrapped(path, content, device, dtype, pickle):
     except Exception as e:
         sys.exit(f"{path}: {name} is unknown here, and transformers cannot load it: {first_line(e)}")
     wrong = [f"{n} is missing" for n in sorted(said["missing_keys"])]
+    if not content.get("quantization_config"):  # transformers would take them for weights
+        own, kinds = dict(hf.named_parameters()), {}
+        for file in weight_files(path, pickle):
+            kinds |= {n: kind for n, (_, kind) in header(file)[0].items() if n in own}
+        wrong += whole_numbers(kinds)
     wrong += [f"{n} has shape {tuple(a)}, config.json says {tuple(b)}" for n, a, b in sorted(said["mismatched_keys"])]
     known = rf"{BERT_IGNORE}|.*rotary_emb\.inv_freq"
     wrong += [

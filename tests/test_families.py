@@ -662,8 +662,13 @@ def test_quantized_weights_are_decoded_where_their_package_is_there(original, tm
     assert "6 tokens in" in capsys.readouterr().out
 
 
-def test_codes_of_few_bits_are_not_read_as_weights(copy):
-    path, name = copy("a2d-llama"), "model.layers.1.self_attn.k_proj.weight"
+CODES = {"a2d-llama": "model.layers.1.self_attn.k_proj.weight"}
+CODES |= {"distilbert": "distilbert.transformer.layer.0.attention.q_lin.weight"}
+
+
+@pytest.mark.parametrize("model, name", CODES.items())
+def test_codes_of_few_bits_are_not_read_as_weights(copy, model, name):
+    path = copy(model)
     for kind, says in ((torch.int8, "I8"), (torch.uint8, "U8"), (torch.bool, "BOOL")):
         edit_tensors(path, lambda tensors, kind=kind: tensors.update({name: tensors[name].to(kind)}))
         assert f"{name} holds whole numbers ({says})" in refusal(ckpt.load, path)
