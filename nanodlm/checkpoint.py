@@ -25,7 +25,7 @@ from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
-from nanodlm.lora import add_lora, digest, is_adapter
+from nanodlm.lora import add_lora, digest, is_adapter, merge
 from nanodlm.weights import load_family, load_weights, quantized, read_tensors, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
@@ -99,7 +99,7 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False, whole=False):
     path = find(path, pickle)
     facts = read_json(path / "config.json")
     if "adapter" in facts:
-        return load_adapter(path, facts, device, dtype, pickle)
+        return load_adapter(path, facts, device, dtype, pickle, whole)
     if architecture(facts, path):
         return load_released(path, facts, device, dtype, pickle, whole)
     try:
@@ -239,10 +239,10 @@ def base_of(path, facts, pickle=False):
     return base, adapter, network
 
 
-def load_adapter(path, facts, device, dtype, pickle):
+def load_adapter(path, facts, device, dtype, pickle, whole):
     """An adapter's checkpoint: its base, with the adapter beside its layers."""
     where, adapter, network = base_of(path, facts, pickle)
-    base = load(where, device, dtype, pickle)
+    base = load(where, device, dtype, pickle, whole)
     found = digest(base.model)
     if found != adapter.base_digest:
         sys.exit(
@@ -256,6 +256,7 @@ def load_adapter(path, facts, device, dtype, pickle):
     with torch.no_grad():
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
             own[name].copy_(tensor)
+    model = model if whole else merge(model, low_rank=False)
     try:
         model.config = replace(model.config, **network)
     except (TypeError, ValueError) as e:

@@ -49,12 +49,13 @@ def digest(model, adapters=False):
     return found.hexdigest()[:16]
 
 
-def merge(model):
-    """Add the adapters to the weights they stand beside, and take them away."""
+def merge(model, low_rank=True):
+    """Add the adapters to the weights they stand beside, and take them away; without `low_rank` only a token's row, for
+    which peft would copy the table in every forward."""
     for name, module in list(model.named_modules()):
-        if hasattr(module, "merge") and hasattr(module, "base_layer"):
+        if hasattr(module, "base_layer") and (name.endswith(".token_adapter") or low_rank and hasattr(module, "merge")):
             with torch.no_grad():
                 module.merge()
             parent, _, leaf = name.removesuffix(".token_adapter").rpartition(".")
             setattr(model.get_submodule(parent), leaf, module.base_layer)
-    return model.requires_grad_(True)
+    return model.requires_grad_(True) if low_rank else model

@@ -850,6 +850,10 @@ def test_an_adapter_is_saved_alone_and_merged_with_its_base(
     expected = adapted.model(ids)
     assert torch.equal(held[0].eval()(ids), expected) and (expected - base.model(ids)).abs().max() > 1e-3
     assert adapted.algorithm == "mdlm" and adapted.model.config == base.model.config
+    beside = [
+        sum(n.endswith("tokens_delta") for n, _ in ckpt.load(last, whole=w).model.named_modules()) for w in (0, 1)
+    ]
+    assert beside == [0, len(rows)]  # which costs a copy of the table: for training alone
 
     quietly(merge.main, [f"--checkpoint={last}", f"--merge={tmp_path}/merged"])
     merged = ckpt.load(tmp_path / "merged")
