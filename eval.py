@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, configurator, console, conversations, corpus, files, measures, parallel, presets
+from nanodlm import algorithms, configurator, console, corpus, files, measures, parallel, presets, records
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
@@ -67,7 +67,7 @@ def evaluate(path, checkpoint, algorithm, s, options, judge, device):
         sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
     result["dataset"] = dataset
-    if conversations.holds_chat(dataset):
+    if records.holds_chat(dataset):
         if checkpoint.tokenizer.template is None:
             sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
         nats, per_bit = measures.answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)

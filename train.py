@@ -36,6 +36,7 @@ from nanodlm import (
     optim,
     parallel,
     presets,
+    records,
     runs,
     stages,
     start,
@@ -151,7 +152,7 @@ def set_up(argv, stack):
         stack.enter_context(runs.held(out))
     if s.convert and s.init_from != "resume":
         start.convert_first(s, config.shift)
-    source, is_chat = start.checkpoint_of(s, dtype, algorithm), conversations.holds_chat(s.dataset)
+    source, is_chat = start.checkpoint_of(s, dtype, algorithm), records.holds_chat(s.dataset)
     config, L = start.network_settings(source, config, values, is_chat, say)
     staged = stages.read(s.stages, options)
     sizes = [getattr(o, "block_size", 0) for first, o in staged if first < s.max_iters]

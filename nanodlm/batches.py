@@ -17,19 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanodlm import corpus, turns
+from nanodlm import corpus, hub, turns
 from nanodlm import tokenizer as tokenizers
-from nanodlm.conversations import (
-    file_digest,
-    find_records,
-    fit,
-    is_val,
-    messages_of,
-    parse_mixture,
-    prepare,
-    settle_system,
-    system_hint,
-)
+from nanodlm.conversations import Reasons, fit, is_val, prepare, settle_system
+from nanodlm.records import file_digest, find_records, is_file, messages_of, numbered, parse_mixture
 
 CHUNK = 4096  # conversations that are shuffled and packed together
 
@@ -119,52 +110,64 @@ class Stored:
 
 
 class Streamed:
-    """Records tokenized as they come, in their own order, again from the start at the end."""
+    """Records tokenized as they come, in their own order, again from the start at the end.
+
+    marks  {number of a conversation: how many records of its pass stand before it}, of the last ones that were asked
+           for first, so that a resumed run reads those before them without tokenizing them; and {-1: 1} where training
+           has the conversations of validation, too, as there are no others"""
 
     def __init__(self, name, tokenizer, split, room, options):
         self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
-        self.place, self.records = 0, None
+        self.place, self.records, self.seen, self.marks = 0, None, 0, {}
+        self.reasons = Reasons(name, options.strict)
         self.left_out = self.shortened = 0
 
-    def conversations(self):
-        """One pass over the records."""
-        for number, record in enumerate(find_records(self.name, streaming=True)[0], 1):
-            try:
-                asked = messages_of(record)
-            except ValueError as e:
-                sys.exit(f"{self.name}, conversation {number}: {e}")
-            if is_val(asked) != (self.split == "val"):
-                continue
-            messages = settle_system(asked, self.options.system)
-            try:
-                found = turns.tokenize(self.tokenizer, messages)
-            except ValueError:
-                self.left_out += 1
-                continue
-            except Exception as e:
-                sys.exit(f"{self.name}, conversation {number}: {system_hint(e, messages)}")
-            found = fit(np.array(found[0]), np.array(found[1]), self.room, self.options)
-            if found is None:
-                self.left_out += 1
-            else:
-                yield found
+    def conversations(self, skip=0):
+        """One pass over the records behind the first few."""
+        found = numbered(self.name, find_records(self.name, streaming=True)[0])
+        for self.seen, (where, record) in enumerate(found, 1):
+            if self.seen > skip and (one := self.one(where, record)) is not None:
+                yield one
+
+    def one(self, where, record):
+        """(ids, learn) of a record; None where it is another split's, or left out."""
+        try:
+            asked = messages_of(record)
+            if is_val(asked) != (self.split == "val") and not self.marks.get(-1):
+                return None
+            ids, learn = turns.tokenize(self.tokenizer, settle_system(asked, self.options.system))
+        except (ValueError, RuntimeError) as e:
+            self.reasons.add(where, e)
+            if self.reasons.counts[e.kind] == 1 and self.split == "train":
+                hub.say(f"{self.name}, {where}: left out, as others of its kind will be without a word: {e}")
+            return None
+        found = fit(np.array(ids), np.array(learn), self.room, self.options)
+        self.left_out += found is None
+        return found
 
     def take(self, first, n, seed):
         if self.records is None or first < self.place:
-            self.place, self.records = 0, self.conversations()
-        found = []
+            skip = self.marks.get(first, 0)
+            self.place, self.seen, self.records = first if skip else 0, skip, self.conversations(skip)
+        found, marks = [], {-1: self.marks.get(-1, 0)}
         while self.place < first + n:
+            if self.place == first:
+                marks[first] = self.seen
             one = next(self.records, None)
             if one is None:
                 if self.split == "val":  # all there are, once
                     return found
-                if self.place == 0:
-                    sys.exit(f"{self.name} has no conversation to learn from")
-                self.records = self.conversations()
+                if self.place == 0 and not marks[-1]:
+                    marks[-1] = self.marks[-1] = 1
+                    hub.say(f"{self.name}: all first questions are on the side of validation; they are trained on, too")
+                elif self.place == 0:
+                    self.reasons.nothing()
+                self.seen, self.records = 0, self.conversations()
                 continue
             if self.place >= first:
                 found.append((len(one[0]), one))
             self.place += 1
+        self.marks = marks | {self.place: self.seen}
         return found
 
 
@@ -185,7 +188,8 @@ class Conversations:
             shares = [1.0 if w is None else w for _, w in self.parts]
             self.conversations = None
         else:
-            paths = [prepare(name, tokenizer, tokenizer_dir, o.system) for name, _ in self.parts]
+            keys = dict(system=o.system, strict=o.strict)
+            paths = [prepare(name, tokenizer, tokenizer_dir, **keys) for name, _ in self.parts]
             self.sources = [Stored(path, split, seq_len, o) for path in paths]
             for (name, _), source in zip(self.parts, self.sources):
                 if split == "train" and not len(source.index):
@@ -196,7 +200,18 @@ class Conversations:
             self.conversations = sum(len(s.index) for s in self.sources)
         self.shares = [x / max(sum(shares), 1e-9) for x in shares]
         self.chunk_size = min(CHUNK, self.conversations or CHUNK)
-        self.state, self.planned = (0, 0), (None, None)
+        self.at, self.planned = (0, 0), (None, None)
+
+    @property
+    def state(self):
+        """(chunk, row), and the marks of sources that are streamed."""
+        return *self.at, *(tuple(s.marks.items()) for s in self.sources if isinstance(s, Streamed))
+
+    @state.setter
+    def state(self, state):
+        self.at = tuple(state[:2])
+        for source, marks in zip(self.sources, state[2:]):
+            source.marks = dict(marks)
 
     def rows(self, chunk):
         """The rows of a chunk, lists of (length, item): the sources' shares, shuffled, and packed."""
@@ -233,7 +248,7 @@ class Conversations:
             if isinstance(source, Stored):
                 found = corpus.content(source.directory, [f"train{k}.bin" for k in ("", ".learn", ".start")])
             else:
-                found = file_digest(Path(name)) if name.endswith(".jsonl") else name
+                found = file_digest(Path(name)) if is_file(name) else name
             words.append(found + ("" if weight is None else f":{weight:g}"))
         return ",".join(words)
 
@@ -247,13 +262,13 @@ class Conversations:
 
     def next(self, count):
         """The next `count` rows."""
-        found, (chunk, row) = [], self.state
+        found, (chunk, row) = [], self.at
         while len(found) < count:
             rows = self.rows(chunk)[row : row + count - len(found)]
             found, row = found + rows, row + len(rows)
             if row == len(self.rows(chunk)):
                 chunk, row = chunk + 1, 0
-        self.state = chunk, row
+        self.at = chunk, row
         return found
 
     def some(self, count):

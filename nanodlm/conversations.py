@@ -1,12 +1,9 @@
-"""Conversations: from a data set's records to token files; batches.py reads them.
+"""Conversations: from records (records.py) to token files; batches.py reads them.
 
-    data/<name>/prepare.py   says where records come from; `records(streaming)` yields dicts
-    record                   {"messages": [{"role", "content"}, …]}, or a question and its answer under the usual names
     token files              data/<name>/<digest>/: {train,val}.bin the ids of all conversations, .learn.bin which of
                              them are an answer's (uint8), .start.bin where each begins (int64), and meta.json
 
-A conversation is written as the checkpoint's chat template writes it, turn by turn, so that what comes before an answer
-is to the token what a sampler will be given. An answer's tokens, its end-of-turn included, are learnt; nothing else is.
+What is learnt of a conversation is decided in turns.py: the answers, their ends of turn included; nothing else.
 """
 
 import argparse
@@ -25,12 +22,11 @@ from typing import Literal
 
 import numpy as np
 
-from nanodlm import corpus, hub, turns
+from nanodlm import corpus, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Whole, check
-from nanodlm.files import holding, holds, load_module
+from nanodlm.records import ENDINGS, LeftOut, find_records, messages_of, numbered
 
-RECORDS = "def records("  # what a data/<name>/prepare.py of conversations has
 VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
 
 
@@ -44,123 +40,11 @@ class Options:
     system: Literal["keep", "merge", "drop"] = "keep"  # system turns; merge: into the turn behind
     thoughts: Literal["auto", "learn", "drop", "empty"] = "auto"  # before </think> in answers; auto: as the checkpoint
     # has it. empty: dropped, and the template asks with an empty one, as Qwen3's for enable_thinking=False
+    strict: bool = False  # stop at the first record that cannot be learnt from, instead of leaving it out
     streaming: bool = False  # read records while training, for data larger than the disk
 
     def __post_init__(self):
         check(self)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# records
-
-
-def messages_of(record):
-    """A record as a list of {"role", "content"}; ValueError where it is none that we know."""
-    if isinstance(record.get("messages", record.get("conversations")), list):
-        turns = record.get("messages", record.get("conversations"))
-        names = {"human": "user", "gpt": "assistant", "model": "assistant"}
-        messages = []
-        for turn in turns:
-            turn = turn if isinstance(turn, dict) else {"content": turn}
-            role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-            if not isinstance(role, str) or not isinstance(content, str):
-                raise ValueError(f"the turn {str(turn)[:60]!r} needs a role and a content, both text")
-            messages.append({"role": names.get(role, role), "content": content})
-        return messages
-    for question, answer in (
-        ("question", "answer"),
-        ("prompt", "response"),
-        ("prompt", "completion"),
-        ("instruction", "output"),
-        ("instruction", "response"),
-    ):
-        if isinstance(record.get(question), str) and isinstance(record.get(answer), str):
-            more = record.get("input") or ""
-            asked = record[question] + ("\n\n" + more if more else "")
-            return [{"role": "user", "content": asked}, {"role": "assistant", "content": record[answer]}]
-    raise ValueError(
-        f"a record has messages, or prompt and response (or the like), not {', '.join(record) or 'nothing'}"
-    )
-
-
-def jsonl(path):
-    """The records of a JSONL file; exits naming the line that is none."""
-    path = Path(path)
-    if not path.is_file():
-        sys.exit(f"there is no file {str(path)!r} with conversations")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("it is no object in braces")
-                messages_of(record)
-            except ValueError as e:
-                sys.exit(f"{path}, line {number}: {e}")
-            yield record
-
-
-def local_or_hub(here, name, *configs, streaming=False):
-    """The records of train.jsonl beside a prepare.py, where there is one, or else of a data set on the hub, one of its
-    configurations after the other."""
-    file = Path(here) / "train.jsonl"
-    if file.is_file():
-        return jsonl(file)
-    instead = f"put the records into data/{file.parent.name}/train.jsonl"
-    tables = (hub.rows(name, config, streaming=streaming, instead=instead) for config in configs or (None,))
-    return chain.from_iterable(tables)
-
-
-def find_records(name, streaming=False):
-    """(records, a text that changes when they do, their directory under data/) of a name under data/, or of a JSONL
-    file."""
-    if name.endswith(".jsonl"):
-        return jsonl(name), file_digest(Path(name)), corpus.ROOT / "data" / "chat_jsonl"
-    here = corpus.ROOT / "data" / name
-    if not is_chat(here / "prepare.py"):
-        known = [p.parent.name for p in holding(corpus.ROOT / "data", "*/prepare.py", RECORDS)]
-        sys.exit(f"no conversations {name!r}: use a .jsonl file, or {', '.join(known)}")
-    module = load_module(f"data.{name}.prepare", here / "prepare.py")
-    local = here / "train.jsonl"
-    return module.records(streaming), file_digest(local) if local.is_file() else "hub", here
-
-
-def is_chat(prepare):
-    return holds(prepare, RECORDS)
-
-
-def file_digest(path):
-    if not path.is_file():
-        sys.exit(f"there is no file {str(path)!r} with conversations")
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while part := f.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-def holds_chat(dataset):
-    """Whether `dataset` names conversations (and not running text)."""
-    return all(
-        name.endswith(".jsonl") or is_chat(corpus.ROOT / "data" / name / "prepare.py")
-        for name, _ in parse_mixture(dataset)
-    )
-
-
-def parse_mixture(dataset):
-    """[(name, weight or None)] of tulu3,smoltalk or tulu3:2,my.jsonl:1."""
-    parts = []
-    for word in dataset.split(","):
-        name, colon, weight = word.strip().rpartition(":")
-        try:
-            parts.append((name, float(weight)) if colon else (weight, None))
-        except ValueError:
-            parts.append((word.strip(), None))
-    if any(w is not None and not w > 0 for _, w in parts) or len({w is None for _, w in parts}) > 1:
-        sys.exit(f"dataset={dataset!r}: give every source a positive weight, as in tulu3:2,smoltalk:1, or none")
-    return parts
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -207,24 +91,23 @@ def is_val(messages):
     return int.from_bytes(hashlib.sha256(asked.encode()).digest()[:8], "big") % VAL_ONE_IN == 0
 
 
-def system_hint(error, messages):
-    hint = "; use --system=merge or --system=drop" if messages and messages[0]["role"] == "system" else ""
-    return f"the chat template refuses it: {hub.first_line(error)}{hint}"
-
-
 # ------------------------------------------------------------------------------------------------------------------
 # token files
 
+SOURCES = ("records", "turns", "text", "tokenizer", "conversations")  # rooms that decide what the files hold
+
 
 def directory_of(name, tokenizer, system):
-    """Where the token files of these records, this tokenizer and this treatment of system turns lie."""
+    """Where the token files of these records lie, of this tokenizer and this treatment of system turns and thoughts, as
+    this code makes them."""
     _, digest, home = find_records(name)
-    content = [digest, tokenizer.spec, tokenizer.thoughts, system, VAL_ONE_IN]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
-    return home / key
+    t = tokenizer
+    code = [hashlib.sha256((Path(__file__).parent / f"{room}.py").read_bytes()).hexdigest() for room in SOURCES]
+    content = [digest, t.spec, t.stop_ids, t.ends, t.eos_id, t.mask_id, t.thoughts, system, VAL_ONE_IN, code]
+    return home / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
-def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None):
+def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None, strict=False):
     """The directory with the token files of `name`, made where they are missing. Of several processes that want them,
     one makes them and the others wait."""
     from filelock import FileLock
@@ -235,7 +118,7 @@ def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None):
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "meta.json").is_file():
-            write(name, tokenizer, tokenizer_dir, target, system, workers)
+            write(name, tokenizer, tokenizer_dir, target, system, workers, strict)
     return target
 
 
@@ -247,25 +130,45 @@ def start_worker(tokenizer_dir, spec, thoughts, system):
     work.update(tokenizer=tokenizer, system=system)
 
 
-def tokenize_record(numbered):
-    """(split, ids, learn, bytes of the answers), or the reason why there is none."""
-    number, record = numbered
-    try:
-        asked = messages_of(record)
-    except ValueError as e:
-        return f"fatal: conversation {number}: {e}"
-    messages = settle_system(asked, work["system"])
-    try:
-        ids, learn = turns.tokenize(work["tokenizer"], messages)
-    except ValueError as e:
-        return str(e)
-    except Exception as e:  # what jinja or a template raises
-        return f"fatal: conversation {number}: {system_hint(e, messages)}"
-    size = sum(len(m["content"].encode()) + 1 for m in messages if m["role"] == "assistant" and m["content"].strip())
-    return "val" if is_val(asked) else "train", ids, learn, size
+def tokenize_records(found):
+    """For each (where, record): (where, split, ids, learn, bytes of the answers, how many are not learnt), or (where,
+    why there is none)."""
+    said = [turns.attempt(messages_of, record) for _, record in found]
+    good = [i for i, messages in enumerate(said) if not isinstance(messages, Exception)]
+    settled = {i: settle_system(said[i], work["system"]) for i in good}
+    for i, tokens in zip(good, turns.tokenize_all(work["tokenizer"], settled.values())):
+        if isinstance(tokens, Exception):
+            said[i] = tokens
+            continue
+        answers = [m["content"] for m in settled[i] if turns.is_answer(m)]
+        size = sum(len(text.encode()) + 1 for text in answers)
+        unlearnt = len(answers) - int(np.count_nonzero(np.diff(tokens[1], prepend=0) == 1))
+        said[i] = "val" if is_val(said[i]) else "train", *tokens, size, unlearnt
+    return [(where, *(s if isinstance(s, tuple) else [s])) for (where, _), s in zip(found, said)]
 
 
-def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
+class Reasons:
+    """Why conversations are left out: counted by kind, and shown with the first one of each."""
+
+    def __init__(self, name, strict=False):
+        self.name, self.strict, self.counts, self.first = name, strict, Counter(), {}
+
+    def add(self, where, error):
+        """Exits where it is no property of the conversation, or nothing may be left out."""
+        if not isinstance(error, LeftOut) or self.strict:
+            sys.exit(f"{self.name}, {where}: {error}")
+        self.counts[error.kind] += 1
+        self.first.setdefault(error.kind, f"{where}{': ' if error.detail else ''}{error.detail}")
+
+    def words(self):
+        return [f"{n} left out: {kind} ({self.first[kind]})" for kind, n in self.counts.most_common()]
+
+    def nothing(self):
+        """Exit: there was no other."""
+        sys.exit(f"{self.name} has no conversation to learn from" + "".join(f"; {words}" for words in self.words()))
+
+
+def write(name, tokenizer, tokenizer_dir, target, system, workers=None, strict=False):
     """Make the token files; `target` appears whole or not at all."""
     from tqdm import tqdm
 
@@ -278,7 +181,7 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     workers = max(1, (os.cpu_count() or 1) // 2) if workers is None else workers
-    left_out, facts = Counter(), Counter()
+    reasons, facts = Reasons(name, strict), Counter()
     starts = {"train": [0], "val": [0]}
     files = {(s, k): (part / f"{s}{k}.bin").open("wb") for s in starts for k in ("", ".learn")}
     pool = None
@@ -286,43 +189,50 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None):
         keys = (str(tokenizer_dir), {"kind": tokenizer.spec["kind"]}, tokenizer.thoughts, system)
         pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, keys)
     work.update(tokenizer=tokenizer, system=system)
-    records = iter(enumerate(tqdm(records, desc=f"tokenizing {name}", disable=None), 1))
+    records = numbered(name, tqdm(records, desc=f"tokenizing {name}", disable=None))
     try:
         while batch := list(islice(records, 64 * 256)):
-            done = pool.map(tokenize_record, batch, chunksize=256) if pool else map(tokenize_record, batch)
-            for found in done:
-                if isinstance(found, str):
-                    if found.startswith("fatal: "):
-                        sys.exit(f"{name}, {found.removeprefix('fatal: ')}")
-                    left_out[found] += 1
+            parts = [batch[i : i + 256] for i in range(0, len(batch), 256)]
+            done = pool.map(tokenize_records, parts) if pool else map(tokenize_records, parts)
+            for where, *found in chain.from_iterable(done):
+                if len(found) == 1:
+                    reasons.add(where, found[0])
                     continue
-                split, ids, learn, size = found
+                split, ids, learn, size, unlearnt = found
                 files[split, ""].write(np.array(ids, dtype=corpus.token_dtype(tokenizer)).tobytes())
                 files[split, ".learn"].write(np.array(learn, dtype=np.uint8).tobytes())
                 starts[split].append(starts[split][-1] + len(ids))
-                facts[f"{split}_bytes"] += size
-                facts[f"{split}_learnt"] += sum(learn)
+                facts.update({f"{split}_bytes": size, f"{split}_learnt": sum(learn), "unlearnt": unlearnt})
     finally:
         for file in files.values():
             file.close()
         if pool:
             pool.shutdown(cancel_futures=True)
     if len(starts["train"]) < 2:
-        shutil.rmtree(part)
-        reasons = "; ".join(f"{n} x {why}" for why, n in left_out.most_common(3))
-        sys.exit(f"{name} has no conversation to learn from{': ' + reasons if reasons else ''}")
+        if len(starts["val"]) < 2:
+            shutil.rmtree(part)
+            reasons.nothing()
+        print(f"{name}: all first questions are on the side of validation; they are trained on, and none is held out")
+        for k in ("", ".learn"):
+            os.replace(part / f"val{k}.bin", part / f"train{k}.bin")
+            (part / f"val{k}.bin").touch()
+        starts = {"train": starts["val"], "val": [0]}
+        facts.update({f"train_{k}": facts.pop(f"val_{k}") for k in ("bytes", "learnt")})
     for split, begin in starts.items():
         (part / f"{split}.start.bin").write_bytes(np.array(begin, dtype="<i8").tobytes())
         facts[f"{split}_conversations"] = len(begin) - 1
         facts[f"{split}_tokens"] = begin[-1]
     tokenizers.save_files(tokenizer.spec, tokenizer_dir, part)
-    corpus.write_meta(part, tokenizer, name=name, source=digest, left_out=dict(left_out), **facts)
+    corpus.write_meta(part, tokenizer, name=name, source=digest, left_out=dict(reasons.counts), **facts)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     print(f"{name}: {facts['train_conversations']:,} + {facts['val_conversations']:,} conversations, ", end="")
     print(f"{facts['train_tokens']:,} tokens, of which {facts['train_learnt']:,} are learnt: {target}")
-    for why, n in left_out.most_common():
-        print(f"  left out {n}: {why}")
+    if facts["unlearnt"]:
+        why = "the chat template writes them otherwise, as without their thoughts, once more is said"
+        print(f"  {facts['unlearnt']:,} answers are given and not learnt: {why}")
+    for words in reasons.words():
+        print(f"  {words}")
 
 
 def refuse(options, dataset):
@@ -345,8 +255,9 @@ def main(name, doc):
         help="what becomes of answers' (default: as the checkpoint has it)",
     )
     parser.add_argument("--workers", type=int, help="processes (default: half of the cores)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first record that cannot be learnt from")
     if name == "chat_jsonl":
-        parser.add_argument("--file", required=True, help="the JSONL file")
+        parser.add_argument("--file", required=True, help=f"the file: {', '.join(ENDINGS)}")
     args = parser.parse_args()
 
     from nanodlm import checkpoint as ckpt  # here: a worker needs no torch
@@ -355,4 +266,4 @@ def main(name, doc):
     source = args.file if name == "chat_jsonl" else name
     tokenizer = ckpt.tokenizer_of(path)
     tokenizer = tokenizers.with_thoughts(tokenizer, args.thoughts or tokenizer.thoughts)
-    print(prepare(source, tokenizer, ckpt.files_of(path), args.system, args.workers))
+    print(prepare(source, tokenizer, ckpt.files_of(path), args.system, args.workers, args.strict))

@@ -9,7 +9,7 @@ import torch
 
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, conversations, lora, runs
+from nanodlm import configurator, lora, records, runs
 from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
@@ -115,7 +115,7 @@ def network_of(s, config, source, packing=False, say=print):
         model = Transformer(config)
     if not isinstance(model, Transformer):
         pairs = packing or not config.causal and (model.decoder or s.anneal_iters)
-        padded = not config.causal and conversations.holds_chat(s.dataset)
+        padded = not config.causal and records.holds_chat(s.dataset)
         if (pairs or padded) and not model.follows("pairs") and (pairs or not model.follows("padding")):
             what = "who sees whom" if pairs else "padding, which conversations need"
             instead = "leave out packing" if packing else "use another model"

@@ -14,6 +14,10 @@ import contextlib
 import functools
 import itertools
 
+import jinja2
+
+from nanodlm.records import LeftOut
+
 BEHIND = "\ufdd3"  # the mark behind a turn's content; no character, as those of text.py
 THOUGHT = "<think>", "</think>"
 
@@ -44,7 +48,7 @@ def answer_by_answer(template, ends, messages):
         if before is None:  # nobody asked for it
             continue
         if not whole.startswith(before):
-            raise ValueError("the chat template does not write an answer behind what it writes to ask for one")
+            raise LeftOut("the chat template does not write an answer behind what it writes to ask for one")
         answer = whole[len(before) :]
         if not before.startswith(text):
             text, parts = "", []
@@ -137,8 +141,8 @@ def at_once(template, ends, messages):
 def tokenize(tokenizer, messages):
     """(ids, learn), lists of int and bool: the conversation up to the end of its last answer, and what is an answer's.
 
-    Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. ValueError
-    where there is nothing to learn."""
+    Every answer ends with the template's end of turn; where it has none, the last one ends with end-of-text. LeftOut
+    where there is nothing to learn; RuntimeError where the template itself fails."""
     (found,) = tokenize_all(tokenizer, [messages])
     if isinstance(found, Exception):
         raise found
@@ -167,25 +171,37 @@ def parts_of(tokenizer, messages):
     if tokenizer.thoughts != "learn" and any(THOUGHT[1] in m["content"] for m in messages):
         messages = without_thoughts(messages)
     if not any(map(is_answer, messages)):
-        raise ValueError("no answer, or only empty ones")
+        raise LeftOut("no answer, or only empty ones")
     stop = tokenizer.stop_text
     if stop and any(stop in m["content"] for m in messages if m["role"] == "assistant"):
-        raise ValueError("an answer holds the text that ends one")
+        raise LeftOut("an answer holds the text that ends one", stop)
     template, ends = tokenizer.template, tokenizer.ends
-    parts = at_once(template, ends, messages) or answer_by_answer(template, ends, messages)
+    try:
+        parts = at_once(template, ends, messages) or answer_by_answer(template, ends, messages)
+    except LeftOut:
+        raise
+    except Exception as e:  # whatever a template raises
+        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        if type(e) is not jinja2.TemplateError:  # which is how a template itself says no
+            raise RuntimeError(f"the chat template fails on it: {said}") from e
+        hint = "; --system=merge and --system=drop are ways out" if messages[0]["role"] == "system" else ""
+        raise LeftOut("the chat template refuses it", said + hint) from e
     if not parts:
-        raise ValueError("no answer that was asked for")
+        raise LeftOut("no answer that was asked for")
     return [part for part in parts if part[0]]
 
 
 def learnt_of(tokenizer, parts, cut):
     texts, learnt = zip(*parts)
-    ids, counts = cut or in_pieces(tokenizer.encode, texts)
+    try:
+        ids, counts = cut or in_pieces(tokenizer.encode, texts)
+    except ValueError as e:
+        raise LeftOut("a character is outside the vocabulary", str(e)) from e
     learn = [x for x, n in zip(learnt, counts) for _ in range(n)]
     if not texts[-1].endswith(tokenizer.ends):  # a template without an end of turn
         ids, learn = [*ids, tokenizer.eos_id], [*learn, True]
     if tokenizer.mask_id in ids:
-        raise ValueError("the mask token is part of the text")
+        raise LeftOut("the mask token is part of the text")
     return ids, learn
 
 

@@ -148,7 +148,7 @@ def test_a_mixture_has_its_weights_in_every_chunk_and_is_interleaved(data, tok, 
         assert abs(total["a"] - 40 * share * chunk) <= 1  # rounding does not add up
         order = [t.split()[2] for t in answers(rows, tok)]
         assert sum(x != y for x, y in itertools.pairwise(order)) > 5
-    assert made.state == (7, 0)
+    assert made.state[:2] == (7, 0)
 
 
 def test_a_mixture_without_weights_is_all_there_is(data, tok):

@@ -1,5 +1,6 @@
 """Conversations: what is learnt of them, the records that they are read from, and the token files that hold them."""
 
+import gzip
 import json
 import shutil
 import sys
@@ -7,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import jinja2
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import talks
 from talks import END, ENDTURN, MASK, answers, place, question, sentence, simple, spans, turns, write_lines
 
 from nanodlm import batches, conversations
+from nanodlm import records as records_of
 from nanodlm import tokenizer as tokenizers
 from nanodlm import turns as in_tokens
 
@@ -141,55 +144,110 @@ ONE = turns("q", "a")
         ({"instruction": "q", "response": "a", "input": ""}, ONE),
         ({"instruction": "q", "input": "more", "output": "a"}, turns("q\n\nmore", "a")),
         ({"instruction": "q", "input": None, "output": "a"}, ONE),
+        ({"instruction": "q", "input": 41, "output": "a"}, turns("q\n\n41", "a")),
+        ({"messages": None, "conversations": ONE}, ONE),
+        ({"prompt": ONE[:1], "completion": ONE[1:]}, ONE),
+        ({"prompt": turns("q", system="s"), "response": "a"}, turns("q", "a", system="s")),
+        ({"messages": [{"role": "Human", "content": "q"}, {"from": "ChatGPT", "value": "a"}]}, ONE),
+        ({"messages": [{"role": "developer", "content": "s"}, *ONE]}, turns("q", "a", system="s")),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, ONE[1]]}, ONE),
+        (
+            {"messages": [ONE[0], ONE[1] | {"reasoning_content": "so"}]},
+            turns("q", "<think>\nso\n</think>\n\na"),
+        ),
     ],
     ids=str,
 )
 def test_records_are_read_in_every_usual_form(record, messages):
-    assert conversations.messages_of(record) == messages
+    assert records_of.messages_of(record) == messages
 
 
 PAIR = b'{"prompt": "what", "response": "a mouse"}'
+BAD = {  # a line, and why it is left out
+    b'{"prompt": "what", ': "it is no JSON",
+    b"a mouse": "it is no JSON",
+    b'{"prompt": "what", "response": "a\0"}': "it is no JSON",
+    b'["what", "a mouse"]': "it is no object in braces",
+    b'{"text": "what", "id": 3}': "it has no messages, nor prompt and response (or the like): there is text, id",
+    b"{}": "it has no messages, nor prompt and response (or the like): there is nothing",
+    b'{"question": "what"}': "it has no messages",
+    b'{"prompt": "what", "response": 3}': "it has no messages",
+    b'{"messages": "what"}': "it has no messages",
+    b'{"messages": [{"role": "user"}]}': "a turn has no content",
+    b'{"messages": [{"content": "what"}]}': "a turn has no role",
+    b'{"messages": [{"role": "user", "content": null}]}': "a turn has no content",
+    b'{"messages": [{"role": "user", "content": ["what"]}]}': "a turn's content is no text",
+    b'{"messages": [{"role": "assistant", "content": null, "tool_calls": [{}]}]}': "a turn calls a tool",
+    b'{"messages": [{"role": "tool", "content": "42"}]}': "a turn calls a tool, or is a tool's answer",
+    b'{"messages": ["what", "a mouse"]}': "a turn has no role",
+    b'{"instruction": "what", "input": ["a", "b"], "output": "ab"}': "its input is no text",
+    b'{"prompt": "what", "response": "\\ud83d"}': "a text holds half a character: a lone surrogate",
+    '{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"): "it is not UTF-8: byte 12 of the line",
+    b"[" * 100_000: "it is no JSON",
+}
 
 
-@pytest.mark.parametrize(
-    "bad, why",
-    [
-        (b'{"prompt": "what", ', ""),
-        (b"a mouse", ""),
-        (b'["what", "a mouse"]', "no object in braces"),
-        (b'{"text": "what", "id": 3}', "not text, id"),
-        (b"{}", "not nothing"),
-        (b'{"question": "what"}', "not question"),
-        (b'{"prompt": "what", "response": 3}', "not prompt, response"),
-        (b'{"messages": "what"}', "not messages"),
-        (b'{"messages": [{"role": "user"}]}', "needs a role and a content"),
-        (b'{"messages": [{"content": "what"}]}', "needs a role and a content"),
-        (b'{"messages": [{"role": "user", "content": null}]}', "needs a role and a content"),
-        (b'{"messages": [{"role": "user", "content": ["what"]}]}', "needs a role and a content"),
-        (b'{"messages": ["what", "a mouse"]}', "needs a role and a content"),
-        ('{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"), "utf-8"),
-    ],
-)
-def test_a_broken_line_is_named_by_its_number(tmp_path, bad, why):
-    (tmp_path / "bad.jsonl").write_bytes(PAIR + b"\n\n" + bad + b"\n" + PAIR + b"\n")
-    said = sentence(list, conversations.find_records(str(tmp_path / "bad.jsonl"))[0])
-    assert f"{tmp_path / 'bad.jsonl'}, line 3: " in said and why in said
+@pytest.mark.parametrize("line, why", BAD.items(), ids=[*map(str, range(len(BAD)))])
+def test_a_bad_line_is_left_out_and_named_by_its_number(prepared, tmp_path, capsys, line, why):
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + PAIR + b"\r\n\r\n" + line + b"\n" + PAIR.replace(b"mouse", b"fox") + b"\n")
+    path = prepared(file)
+    assert f"  1 left out: {why.partition(':')[0]}" in capsys.readouterr().out
+    assert len(stored(path, "train")) == 2
+    shutil.rmtree(path)
+    said = sentence(prepared, file, strict=True)
+    assert said.startswith(f"{file}, line 3: {why}")
+    file.write_bytes(line + b"\n")
+    said = sentence(prepared, file)
+    assert said.startswith(f"{file} has no conversation to learn from; 1 left out: {why.partition(':')[0]}")
+
+
+FILES = {  # by ending
+    ".jsonl": lambda records: "\n".join(map(json.dumps, records)).encode(),
+    ".jsonl.gz": lambda records: gzip.compress("\n".join(map(json.dumps, records)).encode()),
+    ".json": lambda records: b"\xef\xbb\xbf" + json.dumps(records, indent=1).encode(),
+    ".csv": lambda records: "".join(
+        ["prompt,response\r\n", *(f'{a},"{b}"\r\n' for a, b in map(dict.values, records))]
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("ending", [*FILES, ".parquet"])
+def test_files_of_every_usual_kind_hold_records(tmp_path, ending):
+    records = [{"prompt": f"what {i}", "response": "a mouse,\nor 42"} for i in range(3)]
+    file = tmp_path / f"talks{ending}"
+    if ending == ".parquet":
+        datasets.Dataset.from_list(records).to_parquet(file)
+    else:
+        file.write_bytes(FILES[ending](records))
+    found, digest, _ = records_of.find_records(str(file))
+    assert list(found) == records and len(digest) == 16 and records_of.holds_chat(f"{file}:2,{file}:1")
+    for content, why in ((b"\x1f\x8b no", str(file)), (b"", f"{file} is empty")):
+        file.write_bytes(content)
+        if content and ending == ".jsonl":
+            continue  # a bad line, in a file that may have good ones
+        assert why in sentence(list, records_of.read(file))
+
+
+def test_ten_megabytes_in_one_field_are_a_text_as_any(tmp_path):
+    record = {"prompt": "what", "response": "fox " * 2_500_000}
+    assert list(records_of.read(write_lines(tmp_path / "long.jsonl", [record]))) == [record]
 
 
 def test_a_missing_file_is_named(tmp_path):
-    said = sentence(conversations.find_records, str(tmp_path / "none.jsonl"))
+    said = sentence(records_of.find_records, str(tmp_path / "none.jsonl"))
     assert f"no file '{tmp_path / 'none.jsonl'}'" in said
 
 
 @pytest.mark.parametrize("mixture", ["a:1,a", "a:0", "a:2,a:-1", "a:nan"])
 def test_weights_are_positive_and_for_every_source(mixture):
-    assert "give every source a positive weight" in sentence(conversations.parse_mixture, mixture)
+    assert "give every source a positive weight" in sentence(records_of.parse_mixture, mixture)
 
 
 def test_a_mixture_names_its_sources_and_may_weigh_them():
-    assert conversations.parse_mixture("tulu3, b.jsonl") == [("tulu3", None), ("b.jsonl", None)]
-    assert conversations.parse_mixture("tulu3:2,c:/b.jsonl:0.5") == [("tulu3", 2.0), ("c:/b.jsonl", 0.5)]
-    assert conversations.parse_mixture("c:/b.jsonl") == [("c:/b.jsonl", None)]
+    assert records_of.parse_mixture("tulu3, b.jsonl") == [("tulu3", None), ("b.jsonl", None)]
+    assert records_of.parse_mixture("tulu3:2,c:/b.jsonl:0.5") == [("tulu3", 2.0), ("c:/b.jsonl", 0.5)]
+    assert records_of.parse_mixture("c:/b.jsonl") == [("c:/b.jsonl", None)]
 
 
 # ---- token files -----------------------------------------------------------------------------------------------------
@@ -197,11 +255,13 @@ def test_a_mixture_names_its_sources_and_may_weigh_them():
 
 @pytest.fixture
 def prepared(tokenizer_of, tmp_path):
-    """Token files of some conversations: their directory."""
+    """Token files of some conversations, or of a file: their directory."""
 
     def make(records, template="chatml", **keys):
-        file = write_lines(tmp_path / f"{len([*tmp_path.iterdir()])}.jsonl", records)
-        return conversations.prepare(file, *tokenizer_of(template), **keys)
+        file = records
+        if not isinstance(records, Path):
+            file = write_lines(tmp_path / f"{len([*tmp_path.iterdir()])}.jsonl", records)
+        return conversations.prepare(str(file), *tokenizer_of(template), **keys)
 
     return make
 
@@ -247,9 +307,9 @@ def test_what_is_left_out_is_counted_by_reason(prepared, capsys):
     meta = json.loads((path / "meta.json").read_text())
     assert meta["left_out"] == {"no answer, or only empty ones": 3}
     assert meta["train_conversations"] + meta["val_conversations"] == 2
-    assert "left out 3: no answer" in capsys.readouterr().out
+    assert "  3 left out: no answer, or only empty ones (line 1)\n" in capsys.readouterr().out
     said = sentence(prepared, bad[:1] * 2)
-    assert "no conversation to learn from" in said and "2 x no answer" in said
+    assert "no conversation to learn from; 2 left out: no answer" in said
 
 
 @pytest.mark.parametrize("system", ["keep", "merge", "drop"])
@@ -262,19 +322,41 @@ def test_a_question_is_on_one_side_alone_whatever_the_system_turn_says(prepared,
     assert 0 < len(said) < 20  # one in 50
 
 
-def test_a_template_that_refuses_system_turns_names_the_conversation_and_the_way_out(prepared, tok):
+def test_what_a_template_refuses_is_left_out_and_what_it_fails_on_ends_the_run(prepared, tok, capsys):
     records = [turns(question(False), "a mouse"), turns(question(False, number=1), "an apple", system="be brief")]
-    said = sentence(prepared, records, "strict")
-    assert "conversation 2: the chat template refuses it: no system turns" in said and "--system=merge" in said
+    why = "the chat template refuses it"
+    assert len(stored(prepared(records, "strict"), "train")) == 1
+    assert f"1 left out: {why} (line 2: no system turns; --system=merge and" in capsys.readouterr().out
+    assert f"line 2: {why}: no system turns; --system=merge" in sentence(prepared, records * 2, "strict", strict=True)
     for system in ("merge", "drop"):
         assert len(stored(prepared(records, "strict", system=system), "train")) == 2
+    for error in (jinja2.UndefinedError("no\nidea"), KeyError("x")):
 
-    def template(messages, ask):
-        raise jinja2.TemplateError("no\nidea")
+        def template(messages, ask, error=error):
+            raise error
 
-    conversations.work.update(tokenizer=replace(tok, template=template), system="keep")
-    said = conversations.tokenize_record((7, {"prompt": "what", "response": "a"}))
-    assert said == "fatal: conversation 7: the chat template refuses it: no"  # which blames no system turn
+        conversations.work.update(tokenizer=replace(tok, template=template), system="keep")
+        ((where, said),) = conversations.tokenize_records([("line 7", {"prompt": "what", "response": "a"})])
+        said = sentence(conversations.Reasons("mine").add, where, said)
+        assert said.startswith("mine, line 7: the chat template fails on it: ")
+
+
+def test_conversations_that_all_belong_to_validation_are_trained_on(prepared, tokenizer_of, tmp_path, capsys):
+    records = [turns(question(True), f"a fox {i}") for i in range(5)]
+    path = prepared(records)
+    meta = json.loads((path / "meta.json").read_text())
+    assert len(stored(path, "train")) == 5 == meta["train_conversations"] and stored(path, "val") == []
+    assert meta["train_bytes"] > 0 and "all first questions are on the side of validation" in capsys.readouterr().out
+    file = write_lines(tmp_path / "again.jsonl", records)
+    stream = batches.Conversations(file, *tokenizer_of("chatml"), 99, conversations.Options(streaming=True), 1)
+    stream.chunk_size = 5
+    assert len(answers(stream.next(12), tokenizer_of("chatml")[0])) == 12
+
+
+def test_answers_that_a_template_writes_otherwise_later_are_counted(prepared, capsys):
+    path = prepared([LEARNT["rewritten"][1], turns("what", "a mouse")], "thoughts")
+    assert json.loads((path / "meta.json").read_text())["unlearnt"] == 1
+    assert "1 answers are given and not learnt: the chat template writes them otherwise" in capsys.readouterr().out
 
 
 # ---- data sets by name -----------------------------------------------------------------------------------------------
@@ -285,14 +367,14 @@ def test_a_name_under_data_is_a_source_of_records(elsewhere, tok, tokenizer_of):
     content = f"RECORDS = {[{'messages': r} for r in records]!r}\n\n"
     place(elsewhere, "mine", content + "def records(streaming=False):\n    return iter(RECORDS)\n")
     place(elsewhere, "prose", "def main():\n    pass\n")
-    chats = [conversations.holds_chat(name) for name in ("mine", "mine:2,a.jsonl:1", "prose", "mine,prose", "nosuch")]
+    chats = [records_of.holds_chat(name) for name in ("mine", "mine:2,a.jsonl:1", "prose", "mine,prose", "nosuch")]
     assert chats == [True, True, False, False, False]
     for streaming in (False, True):
         options = conversations.Options(streaming=streaming)
         have = batches.Conversations("mine", *tokenizer_of("chatml"), 99, options, 1)
         have.chunk_size = 12
         assert sorted(answers(have.next(12), tok)) == sorted(r[1]["content"] for r in records[:-1])
-    there = sentence(conversations.find_records, "prose").partition("use a .jsonl file, or ")[2].split(", ")
+    there = sentence(records_of.find_records, "prose").partition(" or .csv file, or ")[2].split(", ")
     assert "mine" in there and "prose" not in there
 
 
@@ -300,18 +382,18 @@ def test_a_name_under_data_is_a_source_of_records(elsewhere, tok, tokenizer_of):
 def test_a_file_beside_prepare_py_goes_before_the_hub(elsewhere, name):
     """And its lines are part of what the token files are known by."""
     place(elsewhere, name, (CODE / "data" / name / "prepare.py").read_text())
-    assert conversations.find_records(name)[1] == "hub"
+    assert records_of.find_records(name)[1] == "hub"
     file = elsewhere / "data" / name / "train.jsonl"
     record = {"prompt": "what", "response": "a mouse"}
     write_lines(file, [record])
     for streaming in (False, True):
-        records, digest, home = conversations.find_records(name, streaming)
-        assert list(records) == [record] and digest == conversations.file_digest(file) and home == file.parent
+        records, digest, home = records_of.find_records(name, streaming)
+        assert list(records) == [record] and digest == records_of.file_digest(file) and home == file.parent
 
 
 def test_chat_jsonl_is_no_data_set_by_itself(elsewhere):
     place(elsewhere, "chat_jsonl", (CODE / "data/chat_jsonl/prepare.py").read_text())
-    assert "give the file itself" in sentence(conversations.find_records, "chat_jsonl")
+    assert "give the file itself" in sentence(records_of.find_records, "chat_jsonl")
 
 
 def test_the_command_line_makes_the_token_files_that_training_reads(tokenizer_of, tmp_path, monkeypatch, capsys):

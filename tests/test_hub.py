@@ -32,7 +32,7 @@ import eval as evaluation
 import sample
 import train
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, conversations, corpus, hub, log, tasks
+from nanodlm import configurator, corpus, hub, log, records, tasks
 from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,7 +226,7 @@ def script(name, *argv):
 def from_the_hub(recipe):
     """Whether a recipe names a model or a data set on the hub."""
     values = {k: v for k, (v, _) in configurator.read([str(ROOT / "config" / f"{recipe}.py")]).items()}
-    names = [name for name, _ in conversations.parse_mixture(values.get("dataset", ""))]
+    names = [name for name, _ in records.parse_mixture(values.get("dataset", ""))]
     scripts = [ROOT / "data" / name / "prepare.py" for name in names]
     starts = [values.get(key, "") for key in ("convert", "init_from")]
     named = [s for s in starts if re.fullmatch(r"[\w.-]+/[\w.-]+", s) and not s.startswith(("out/", "checkpoints/"))]
@@ -243,7 +243,7 @@ def learn(recipe, out):
     """What `python train.py config/RECIPE.py` does, two steps of it."""
     values = configurator.read([f"config/{recipe}.py"])
     name, more = values["dataset"][0], []
-    if not conversations.holds_chat(name):
+    if not records.holds_chat(name):
         script(name, f"--out={corpus.ROOT / 'data' / name}")
     if "convert" in values:
         more = [f"--init_from={out / 'converted'}"]

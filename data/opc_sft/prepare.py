@@ -16,14 +16,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, conversations  # noqa: E402
+from nanodlm.records import local_or_hub  # noqa: E402
 
 NAME = "OpenCoder-LLM/opc-sft-stage2"
 
 
 def records(streaming=False):
-    yield from conversations.local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
+    yield from local_or_hub(HERE, NAME, "educational_instruct", "package_instruct", streaming=streaming)
     if not (HERE / "train.jsonl").is_file():
-        others = conversations.local_or_hub(HERE, NAME, "evol_instruct", "mceval_instruct", streaming=streaming)
+        others = local_or_hub(HERE, NAME, "evol_instruct", "mceval_instruct", streaming=streaming)
         yield from (record for record in others if "```python" in record["output"])
 
 

@@ -15,10 +15,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import console, conversations  # noqa: E402
+from nanodlm.records import local_or_hub  # noqa: E402
 
 
 def records(streaming=False):
-    return conversations.local_or_hub(HERE, "allenai/tulu-3-sft-mixture", streaming=streaming)
+    return local_or_hub(HERE, "allenai/tulu-3-sft-mixture", streaming=streaming)
 
 
 if __name__ == "__main__":
