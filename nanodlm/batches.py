@@ -112,9 +112,9 @@ class Stored:
 class Streamed:
     """Records tokenized as they come, in their own order, again from the start at the end.
 
-    marks  {number of a conversation: how many records of its pass stand before it}, of the last ones that were asked
-           for first, so that a resumed run reads those before them without tokenizing them; and {-1: 1} where training
-           has the conversations of validation, too, as there are no others"""
+    marks  {number of a conversation: how many records of its pass stand before it}, of those that chunks begin with: a
+           resumed run does not tokenize these again; {-1: 1}: training has those of validation, as there are no others
+    """
 
     def __init__(self, name, tokenizer, split, room, options):
         self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
@@ -129,8 +129,7 @@ class Streamed:
             if self.seen > skip and (one := self.one(where, record)) is not None:
                 yield one
 
-    def one(self, where, record):
-        """(ids, learn) of a record; None where it is another split's, or left out."""
+    def one(self, where, record):  # (ids, learn); None where it is another split's, or left out
         try:
             asked = messages_of(record)
             if is_val(asked) != (self.split == "val") and not self.marks.get(-1):
@@ -147,12 +146,11 @@ class Streamed:
 
     def take(self, first, n, seed):
         if self.records is None or first < self.place:
-            skip = self.marks.get(first, 0)
-            self.place, self.seen, self.records = first if skip else 0, skip, self.conversations(skip)
+            self.place, self.seen = (first, self.marks[first]) if first in self.marks else (0, 0)
+            self.records = self.conversations(self.seen)
         found, marks = [], {-1: self.marks.get(-1, 0)}
         while self.place < first + n:
-            if self.place == first:
-                marks[first] = self.seen
+            marks |= {first: self.seen} if self.place == first else {}
             one = next(self.records, None)
             if one is None:
                 if self.split == "val":  # all there are, once
@@ -438,8 +436,7 @@ class Chats:
     def __init__(self, s, options, source, config, seq_len, sizes, fixed):
         """sizes: of the blocks that the rows are cut into; fixed: rows of one width, for a compiled network."""
         self.options = o = self.settled(s, options, source, config.causal, sizes)
-        thoughts = source.tokenizer.thoughts if o.thoughts == "auto" else o.thoughts
-        self.tokenizer = tokenizers.with_thoughts(source.tokenizer, thoughts)
+        self.tokenizer = tokenizers.with_thoughts(source.tokenizer, o.thoughts)
         self.files, self.vocab_size = source.files, config.vocab_size
         self.seq_len, self.fixed, self.taken = seq_len, fixed, {}
         given = s.dataset, self.tokenizer, self.files, seq_len

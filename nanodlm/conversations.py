@@ -97,13 +97,13 @@ def is_val(messages):
 SOURCES = ("records", "turns", "text", "tokenizer", "conversations")  # rooms that decide what the files hold
 
 
-def directory_of(name, tokenizer, system):
+def directory_of(name, tokenizer, system, strict=False):
     """Where the token files of these records lie, of this tokenizer and this treatment of system turns and thoughts, as
     this code makes them."""
     _, digest, home = find_records(name)
     t = tokenizer
     code = [hashlib.sha256((Path(__file__).parent / f"{room}.py").read_bytes()).hexdigest() for room in SOURCES]
-    content = [digest, t.spec, t.stop_ids, t.ends, t.eos_id, t.mask_id, t.thoughts, system, VAL_ONE_IN, code]
+    content = [digest, t.spec, t.stop_ids, t.ends, t.eos_id, t.mask_id, t.thoughts, system, strict, VAL_ONE_IN, code]
     return home / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
@@ -112,7 +112,7 @@ def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None, strict=
     one makes them and the others wait."""
     from filelock import FileLock
 
-    target = directory_of(name, tokenizer, system)
+    target = directory_of(name, tokenizer, system, strict)
     if (target / "meta.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -264,6 +264,5 @@ def main(name, doc):
 
     path = ckpt.find(args.tokenizer)
     source = args.file if name == "chat_jsonl" else name
-    tokenizer = ckpt.tokenizer_of(path)
-    tokenizer = tokenizers.with_thoughts(tokenizer, args.thoughts or tokenizer.thoughts)
+    tokenizer = tokenizers.with_thoughts(ckpt.tokenizer_of(path), args.thoughts or "auto")
     print(prepare(source, tokenizer, ckpt.files_of(path), args.system, args.workers, args.strict))

@@ -73,8 +73,8 @@ def user(asked, more):
 
 def message(turn):
     turn = turn if isinstance(turn, dict) else {"content": turn}
-    role, content = (turn.get(a) if turn.get(a) is not None else turn.get(b) for a, b in FIELDS)
-    said = str(turn)[:60]
+    role, content = turn.get("role") or turn.get("from"), turn.get("content")
+    content, said = turn.get("value") if content is None else content, str(turn)[:60]
     if not isinstance(role, str):
         raise LeftOut("a turn has no role", said)
     if role.lower() in TOOLS or turn.get("tool_calls") or turn.get("function_call"):
@@ -95,9 +95,6 @@ def message(turn):
         "role": ROLES.get(role.lower(), role.lower() if role.lower() in ROLES.values() else role),
         "content": content,
     }
-
-
-FIELDS = (("role", "from"), ("content", "value"))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -265,7 +265,10 @@ def hf_tokenizer(spec, directory):
     def template(messages, ask, thoughts=""):
         keys = dict(add_generation_prompt=ask, tokenize=False)
         keys |= {"enable_thinking": False} if thoughts == "empty" else {}
-        return hf.apply_chat_template([escape(messages)], **keys)[0]  # a list of one, as it refuses an empty one
+        said = [text for m in messages for text in m.values() if isinstance(text, str)]
+        if not found or found.search("\0".join(said)) or any(texts.MARK in text for text in said):  # which is rare
+            messages = escape(messages)
+        return hf.apply_chat_template([messages], **keys)[0]  # a list of one, as it refuses an empty one
 
     # What ids mean, and how conversations look: data prepared for one tokenizer does not fit another.
     content = [sorted(vocab.items()), encode("Hello, World! 1234\n  \u00e9"), hf.chat_template, thinking]
@@ -300,9 +303,9 @@ def hf_tokenizer(spec, directory):
 
 
 def with_thoughts(tokenizer, thoughts):
-    """The tokenizer whose template writes thoughts so: learn, drop or empty. For `empty`, templates like Qwen3's put an
-    empty thought in front of an answer."""
-    if not tokenizer.template:
+    """The tokenizer whose template writes thoughts so: learn, drop or empty; auto: as it is. For `empty`, templates like
+    Qwen3's put an empty thought in front of an answer."""
+    if not tokenizer.template or thoughts == "auto":
         return tokenizer
     template = functools.partial(tokenizer.template, thoughts=thoughts)
     chat = lambda messages: tokenizer.encode(template(messages, True))  # noqa: E731

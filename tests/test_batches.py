@@ -180,6 +180,11 @@ def test_a_state_is_all_that_going_on_needs(data, tok, chunks_of, streaming, pac
     for k in (1, 7, 12):
         again = data(files, **keys, streaming=streaming, packing=packing)
         again.state = states[k]
+        tried = []
+        for source in again.sources if streaming else ():
+            source.one = lambda *args, one=source.one, tried=tried: tried.append(args) or one(*args)
+        again.rows(states[k][0])
+        assert len(tried) <= 20 + 2 * len(again.sources)  # what stands before is not tokenized again
         one_by_one = [answers([row for _ in range(5) for row in again.next(1)], tok) for _ in range(k, 14)]
         assert one_by_one == rows[k:]
 
@@ -251,15 +256,16 @@ def test_what_no_source_can_give_is_said_in_a_sentence(elsewhere, data, tok, tok
     chunks_of(16)
     assert "no conversation to learn from" in sentence(start, {"none": [turns("what", ""), turns("what")]})
     records = [turns(question(False), "a mouse"), turns(question(False, number=1), "a fox", system="be brief")]
-    said = sentence(start, {"system": records}, template="strict")
-    assert "conversation 2: the chat template refuses it: no system turns" in said and "--system=merge" in said
+    assert start({"system": records}, template="strict")  # the other one
+    said = sentence(start, {"system": records}, template="strict", strict=True)
+    assert "line 2: the chat template refuses it: no system turns" in said and "--system=merge" in said
     assert all(start({"system": records}, template="strict", system=how) for how in ("merge", "drop"))
 
     yields = "".join(f"    yield {r!r}\n" for r in ({"prompt": "what", "response": "a"}, {"text": "b"}))
     place(elsewhere, "broken", f"# two records\ndef records(streaming=False):\n{yields}")
-    how = conversations.Options(streaming=streaming)
+    how = conversations.Options(streaming=streaming, strict=True)
     said = sentence(lambda: batches.Conversations("broken", *tokenizer_of("chatml"), 99, how, 1).next(3))
-    assert "broken, conversation 2: a record has messages" in said
+    assert "broken, record 2: it has no messages, nor prompt and response" in said
 
 
 # ---- packed and unpacked are the same --------------------------------------------------------------------------------

@@ -202,13 +202,15 @@ def test_a_bad_line_is_left_out_and_named_by_its_number(prepared, tmp_path, caps
     assert said.startswith(f"{file} has no conversation to learn from; 1 left out: {why.partition(':')[0]}")
 
 
+def row(record):
+    return tuple(text.encode() for text in record.values())
+
+
 FILES = {  # by ending
     ".jsonl": lambda records: "\n".join(map(json.dumps, records)).encode(),
     ".jsonl.gz": lambda records: gzip.compress("\n".join(map(json.dumps, records)).encode()),
     ".json": lambda records: b"\xef\xbb\xbf" + json.dumps(records, indent=1).encode(),
-    ".csv": lambda records: "".join(
-        ["prompt,response\r\n", *(f'{a},"{b}"\r\n' for a, b in map(dict.values, records))]
-    ).encode(),
+    ".csv": lambda records: b"prompt,response\r\n" + b"".join(b'%s,"%s"\r\n' % row(r) for r in records),
 }
 
 

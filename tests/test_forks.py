@@ -19,7 +19,7 @@ import train
 from nanodlm import algorithms, corpus
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
-from nanodlm.conversations import is_chat
+from nanodlm.records import is_chat
 
 torch.set_num_threads(1)
 COPIES = {"mdlm": "copy_of_mdlm", "bd3lm": "copy_of_bd3lm", "ar": "copy_of_ar"}
@@ -236,4 +236,7 @@ def test_what_editors_and_other_systems_leave_beside_our_files_stops_nothing(tmp
     done = said("-c", f"import sys; sys.path.append({str(here)!r}); {program}")
     assert done.stdout.strip() == "{'question': 'why', 'answer': 'so'}", done.stderr
     known = ", ".join(sorted(p.parent.name for p in (ROOT / "data").glob("[a-z]*/prepare.py") if is_chat(p)))
-    assert done.stderr.strip() == f"no conversations 'no': use a .jsonl file, or {known}"
+    assert (
+        done.stderr.strip()
+        == f"no conversations 'no': use a .jsonl, .jsonl.gz, .json, .parquet or .csv file, or {known}"
+    )
