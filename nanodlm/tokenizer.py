@@ -303,8 +303,8 @@ def hf_tokenizer(spec, directory):
 
 
 def with_thoughts(tokenizer, thoughts):
-    """The tokenizer whose template writes thoughts so: learn, drop or empty; auto: as it is. For `empty`, templates like
-    Qwen3's put an empty thought in front of an answer."""
+    """The tokenizer whose template writes thoughts so: learn, drop or empty; auto: as it is. For `empty`, templates
+    like Qwen3's put an empty thought in front of an answer."""
     if not tokenizer.template or thoughts == "auto":
         return tokenizer
     template = functools.partial(tokenizer.template, thoughts=thoughts)
