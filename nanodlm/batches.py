@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 from nanodlm import corpus, hub, turns
 from nanodlm import tokenizer as tokenizers
-from nanodlm.conversations import Reasons, fit, is_val, prepare, settle_system
-from nanodlm.records import file_digest, find_records, is_file, messages_of, numbered, parse_mixture
+from nanodlm.conversations import fit, is_val, prepare, settle_system
+from nanodlm.records import Reasons, file_digest, find_records, is_file, messages_of, numbered, parse_mixture
 
 CHUNK = 4096  # conversations that are shuffled and packed together
 

@@ -25,7 +25,7 @@ import numpy as np
 from nanodlm import corpus, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Whole, check
-from nanodlm.records import ENDINGS, LeftOut, find_records, messages_of, numbered
+from nanodlm.records import ENDINGS, Reasons, find_records, messages_of, numbered
 
 VAL_ONE_IN = 50  # conversations, by a hash of their first question, so that no question is on both sides
 
@@ -145,27 +145,6 @@ def tokenize_records(found):
         unlearnt = len(answers) - int(np.count_nonzero(np.diff(tokens[1], prepend=0) == 1))
         said[i] = "val" if is_val(said[i]) else "train", *tokens, size, unlearnt
     return [(where, *(s if isinstance(s, tuple) else [s])) for (where, _), s in zip(found, said)]
-
-
-class Reasons:
-    """Why conversations are left out: counted by kind, and shown with the first one of each."""
-
-    def __init__(self, name, strict=False):
-        self.name, self.strict, self.counts, self.first = name, strict, Counter(), {}
-
-    def add(self, where, error):
-        """Exits where it is no property of the conversation, or nothing may be left out."""
-        if not isinstance(error, LeftOut) or self.strict:
-            sys.exit(f"{self.name}, {where}: {error}")
-        self.counts[error.kind] += 1
-        self.first.setdefault(error.kind, f"{where}{': ' if error.detail else ''}{error.detail}")
-
-    def words(self):
-        return [f"{n} left out: {kind} ({self.first[kind]})" for kind, n in self.counts.most_common()]
-
-    def nothing(self):
-        """Exit: there was no other."""
-        sys.exit(f"{self.name} has no conversation to learn from" + "".join(f"; {words}" for words in self.words()))
 
 
 def write(name, tokenizer, tokenizer_dir, target, system, workers=None, strict=False):

@@ -198,7 +198,7 @@ def stream_dataset(documents_from, directory, tokenizer, max_tokens=float("inf")
         with bar, ThreadPoolExecutor() as pool:  # tiktoken and tokenizers let go of the GIL
             while progress["train_tokens"] < max_tokens and (batch := list(islice(texts, chunk))):
                 new = {"train": [], "val": []}
-                for text, ids in zip(batch, pool.map(tokenizer.encode, batch), strict=True):
+                for text, ids in zip(batch, pool.map(tokenizer.encode, map(tokenizer.escape, batch)), strict=True):
                     digest = hashlib.sha256(text.encode()).digest()
                     split = "val" if int.from_bytes(digest[:8], "big") % val_one_in == 0 else "train"
                     new[split] += [*ids, tokenizer.eos_id]

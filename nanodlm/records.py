@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json
 import sys
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -39,6 +40,27 @@ class LeftOut(ValueError):
 
     def __str__(self):
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+class Reasons:
+    """Why records are left out: counted by kind, and shown with the first one of each."""
+
+    def __init__(self, name, strict=False):
+        self.name, self.strict, self.counts, self.first = name, strict, Counter(), {}
+
+    def add(self, where, error):
+        """Exits where it is no property of the conversation, or nothing may be left out."""
+        if not isinstance(error, LeftOut) or self.strict:
+            sys.exit(f"{self.name}, {where}: {error}")
+        self.counts[error.kind] += 1
+        self.first.setdefault(error.kind, f"{where}{': ' if error.detail else ''}{error.detail}")
+
+    def words(self):
+        return [f"{n} left out: {kind} ({self.first[kind]})" for kind, n in self.counts.most_common()]
+
+    def nothing(self, what="conversation"):
+        """Exit: there was no other."""
+        sys.exit(f"{self.name} has no {what} to learn from" + "".join(f"; {words}" for words in self.words()))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ def test_what_a_template_refuses_is_left_out_and_what_it_fails_on_ends_the_run(p
 
         conversations.work.update(tokenizer=replace(tok, template=template), system="keep")
         ((where, said),) = conversations.tokenize_records([("line 7", {"prompt": "what", "response": "a"})])
-        said = sentence(conversations.Reasons("mine").add, where, said)
+        said = sentence(records_of.Reasons("mine").add, where, said)
         assert said.startswith("mine, line 7: the chat template fails on it: ")
 
 

@@ -1,0 +1,192 @@
+"""Documents: a user's own files as training text.
+
+    .txt .md     a file is a document
+    .jsonl       a line is one, .parquet a row, under `text` or `content`, or another key
+    .gz          of these
+
+Text is UTF-8, with a mark or without, or UTF-16 with one; lines end with \\n, however the file ends them. What is no
+text is left out and counted by its kind, as in records.py. Empty documents and second copies are left out, too.
+"""
+
+import gzip
+import hashlib
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from nanodlm import corpus, records
+from nanodlm.records import LeftOut
+
+ENDINGS = (".txt", ".md", ".jsonl", ".parquet")
+PIECE = 2**18  # characters that are encoded at once
+
+
+def find(paths):
+    """(the files of these files and folders, in order, how many of other endings the folders hold). What is hidden is
+    passed over, and links are not followed out of a folder. FileNotFoundError, or ValueError for a file of another
+    ending."""
+    files, others = [], Counter()
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+            for file in inside:
+                if not any(part.startswith(".") for part in file.relative_to(path).parts):
+                    files += [file] if is_text(file) else []
+                    others[file.suffix] += not is_text(file)
+        elif not path.is_file():
+            raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
+        elif not is_text(path):
+            raise ValueError(f"{path} is none of {', '.join(ENDINGS)}, or one of these as .gz")
+        else:
+            files.append(path)
+    return list(dict.fromkeys(files)), +others
+
+
+def is_text(path):
+    return path.name.removesuffix(".gz").endswith(ENDINGS)
+
+
+def read(files, column="", encoding=""):
+    """(where, the document or why it is left out) of each."""
+    for file in files:
+        kind = Path(file.name.removesuffix(".gz")).suffix
+        if kind == ".jsonl":
+            for where, record in records.numbered(file.name, records.lines(file)):
+                yield f"{file}, {where}", field(record, column)
+        elif kind == ".parquet":
+            for i, record in enumerate(records.parquet(file), 1):
+                yield f"{file}, record {i}", field(record, column)
+        else:
+            yield str(file), whole(file, encoding)
+
+
+def field(record, column):
+    if isinstance(record, LeftOut):
+        return record
+    keys = [column] if column else ["text", "content"]
+    text = next((record[k] for k in keys if isinstance(record.get(k), str)), None)
+    if text is None:
+        return LeftOut(
+            f"it has no text under {' or '.join(keys)}", f"there is {', '.join(map(str, record)) or 'nothing'}"
+        )
+    return tidy(text)
+
+
+def whole(file, encoding):
+    try:
+        data = (gzip.open if file.suffix == ".gz" else open)(file, "rb").read()
+    except (OSError, EOFError) as e:
+        return LeftOut("it cannot be read", str(e))
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    encoding = encoding or ("utf-16" if marked else "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as e:
+        line = data[: e.start].count(b"\n") + 1
+        return LeftOut(
+            f"it is not {encoding.upper()}", f"byte {e.start}, line {line}; --encoding=latin-1, say, or another"
+        )
+    return tidy(text.removeprefix("\ufeff"))
+
+
+def tidy(text):
+    if "\0" in text:
+        return LeftOut(
+            "it holds null bytes", f"line {text[: text.index(chr(0))].count(chr(10)) + 1}; it may be no text"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        return LeftOut("it holds half a character", f"a lone surrogate at character {e.start}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Held:
+    """Documents that were read once, to know which is whose: iterate over a split to read them again."""
+
+    def __init__(self, again, share, reasons):
+        """again: () -> (where, document or LeftOut) of each; share: of the documents that are held out, by their hash,
+        so that a document stays where it is when others come; of one alone, of its end."""
+        self.again, self.share, self.counts, seen = again, share, Counter(), set()
+        for where, text in again():
+            if isinstance(text, LeftOut):
+                reasons.add(where, text)
+                continue
+            self.counts["empty"] += not text.strip()
+            self.counts["copies"] += bool(text.strip()) and digest(text) in seen
+            seen |= {digest(text)} if text.strip() else set()
+        if not seen:
+            reasons.nothing("document")
+        order, n = sorted(seen), len(seen)
+        held = sum(int.from_bytes(d[:8], "big") < share * 2**64 for d in order)
+        self.val = set(order[: min(max(held, 1), n - 1)])  # never all, never none
+        self.alone, self.counts["documents"] = n == 1, n
+
+    def __call__(self, split):
+        """The documents of "train", "val" or "all", each once."""
+        seen = set()
+        for _, text in self.again():
+            if isinstance(text, LeftOut) or not text.strip() or digest(text) in seen:
+                continue
+            seen.add(digest(text))
+            if self.alone and split != "all":
+                end = text.rfind("\n", 0, int(len(text) * (1 - self.share))) + 1 or int(len(text) * (1 - self.share))
+                yield text[:end] if split == "train" else text[end:]
+            elif split == "all" or (digest(text) in self.val) == (split == "val"):
+                yield text
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
+def pieces(text, size=PIECE):
+    """The text in pieces of about this many characters, as one long text takes 175 times its size in memory to encode.
+
+    It is cut behind a line break with no other space around: there GPT-2's pattern cuts, too, so that byte-level BPE
+    gives the ids of the whole. (SentencePiece begins each piece with a space of its own.)"""
+    start = 0
+    while len(text) - start > size:
+        at = text.find("\n", start + size)
+        while 0 <= at < len(text) - 1 and (text[at - 1].isspace() or text[at + 1].isspace()):
+            at = text.find("\n", at + 1)
+        if not 0 <= at < len(text) - 1:
+            break
+        yield text[start : at + 1]
+        start = at + 1
+    yield text[start:]
+
+
+def write(directory, tokenizer, held, **facts):
+    """Write the token files of the documents; they appear when all are whole. ValueError where one does not fit the
+    vocabulary."""
+    sizes = Counter()
+    with ThreadPoolExecutor() as pool:  # tiktoken and tokenizers let go of the GIL
+        for split in ("train", "val"):
+            part = directory / f"{split}.bin.part"
+            part.unlink(missing_ok=True)
+            parts = ((piece, last) for text in held(split) for piece, last in ends(pieces(text)))
+            while batch := list(islice(parts, 64)):
+                encoded = pool.map(lambda p: tokenizer.encode(tokenizer.escape(p[0])), batch)
+                ids = [i for found, (_, last) in zip(encoded, batch) for i in [*found, *[tokenizer.eos_id] * last]]
+                corpus.append_tokens(part, ids, tokenizer, split)
+                sizes[f"{split}_tokens"] += len(ids)
+                sizes[f"{split}_bytes"] += sum(len(p.encode()) + last for p, last in batch)
+    (directory / "meta.json").unlink(missing_ok=True)  # it speaks of the files that are now replaced
+    for split in ("train", "val"):
+        os.replace(directory / f"{split}.bin.part", directory / f"{split}.bin")
+    facts |= held.counts | {k: sizes[k] for k in ("train_tokens", "val_tokens")}
+    corpus.write_meta(directory, tokenizer, bytes_per_token=sizes["val_bytes"] / sizes["val_tokens"], **facts)
+    return sizes
+
+
+def ends(parts):
+    """(part, whether it is the last one) of each."""
+    parts = iter(parts)
+    before = next(parts)
+    for part in parts:
+        yield before, False
+        before = part
+    yield before, True
