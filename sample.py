@@ -47,6 +47,7 @@ class Settings:
     delay: Minute = 0.03  # seconds between frames of watch
     html: Place = ""  # write a page here that replays the denoising
     gif: Place = ""  # write an animated GIF of the first sample here
+    font: Place = ""  # … in this font, a .ttf or .otf file
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
 
@@ -128,6 +129,7 @@ def refuse_idle(s, values):
     asked = ("prompt", "infill", "template", "num_samples", "html", "gif")
     idle = dict.fromkeys(asked, "--chat, which asks and answers in the terminal") if s.chat else {}
     idle |= {} if s.watch else {"delay": "no --watch"}
+    idle |= {} if s.gif else {"font": "no --gif"}
     idle |= {} if s.chat or s.template else {"system": "neither --chat nor --template"}
     idle |= {"stop": "--infill"} if s.infill else {}
     for name in idle.keys() & values.keys():
@@ -143,6 +145,8 @@ def main(argv):
     refuse_idle(s, values)
     files.check_file(s.html, "html", (".html", ".htm"))
     files.check_file(s.gif, "gif", (".gif",))
+    if s.font:
+        replay.load_font(s.font)
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
@@ -199,7 +203,7 @@ def show(s, options, canvas, out, seconds, checkpoint):
             replay.write_html(s.html, starts, out, tokenizer, title)
             print(f"wrote {s.html}")
         if s.gif:
-            replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer)
+            replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer, font=s.font)
             print(f"wrote {s.gif}")
     except OSError as e:  # a full disk
         sys.exit(f"the samples above were not written as a page: {e}")

@@ -220,13 +220,26 @@ draw(); requestAnimationFrame(tick);
 """
 
 
-def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64):
-    """An animated GIF of one sample's denoising, `columns` characters wide."""
+def load_font(path=""):
+    """(the font of a file, or DejaVu Sans Mono; a function that says whether it has a character). Exits where the file
+    holds none."""
     import matplotlib
-    from PIL import Image, ImageColor, ImageDraw, ImageFont
+    from matplotlib.ft2font import FT2Font
+    from PIL import ImageFont
 
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    font = ImageFont.truetype(str(fonts / "DejaVuSansMono.ttf"), 15)
+    path = path or str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf")
+    try:
+        font, glyphs = ImageFont.truetype(path, 15), FT2Font(path)
+    except (OSError, RuntimeError) as e:
+        sys.exit(f"font={path} is no font file (.ttf or .otf): {e}")
+    return font, lambda c: glyphs.get_char_index(ord(c)) > 0
+
+
+def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64, font=""):
+    """An animated GIF of one sample's denoising, `columns` characters wide; prints what the font cannot draw."""
+    from PIL import Image, ImageColor, ImageDraw
+
+    font, has = load_font(font)
     wide, high = font.getlength("m"), 20
     every = frames(canvas, trace, tokenizer, length)
     last = len(every) - 1
@@ -242,6 +255,10 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64)
             cells, count = layout([MASK if p is None else visible(p) for p in now], columns)
             drawn.append([(*cell[:3], kinds[cell[3]]) for cell in cells])
             height, new = max(height, count), set()
+    lacking = sorted({c for frame in drawn for _, _, text, _ in frame for c in text if not has(c)})
+    if lacking:
+        what = f"{''.join(lacking[:20])} ({len(lacking)} characters)"
+        print(f"warning: the font of the GIF cannot draw {what}; --font=FILE names one that can")
     colours = {"mask": "#4c566a", "given": "#8fbcbb", "new": "#a3be8c", "text": "#d8dee9"}
     # One palette for all frames: each colour in eight steps from the background, for the letters' soft edges.
     background = ImageColor.getrgb("#16181d")

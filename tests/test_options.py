@@ -29,6 +29,8 @@ RUNS = {words.rpartition("--")[2].partition("=")[0].strip(): words.strip() for w
 REFUSED = {
     "--chat --prompt=a": "prompt .the command line. does nothing with --chat",
     "--chat --num_samples=2": "num_samples .* --chat",
+    "--font=a.ttf": "font .* does nothing with no --gif",
+    "--gif=a.gif --font=a.ttf": "font=a.ttf is no font file",
     "--delay=1": "delay .* does nothing with no --watch",
     "--system=a": "system .* neither --chat nor --template",
     "--infill=a[MASK] --stop=b": "stop .* --infill",

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from unittest import mock
 
+import matplotlib
 import pytest
 import tokenizers as hf
 import torch
@@ -212,3 +213,22 @@ def test_a_page_and_a_gif_show_what_a_model_writes_and_obey_none_of_it(tmp_path)
     with Image.open(tmp_path / "x.gif") as gif:
         assert gif.n_frames > 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gif", "x.html"]
+
+
+def test_what_a_font_cannot_draw_is_said_and_another_may_be_named(tmp_path, capsys):
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    tokenizer = tokenizers.load({"kind": "char", "chars": "fox \u00e9\u6771\U0001f30a"})
+    for text, font, lacking in (
+        ("fox \u00e9", "", ""),
+        ("fox \u6771\U0001f30a", "", "\u6771\U0001f30a (2 characters)"),
+        ("fox \u00e9", str(fonts / "cmmi10.ttf"), "\u00e9\u2591 (2 characters)"),
+    ):
+        ids = torch.tensor(tokenizer.encode(text))
+        trace = [(n, n, int(i), 0.5) for n, i in enumerate(ids)]
+        canvas = torch.full_like(ids, tokenizer.mask_id)
+        replay.write_gif(tmp_path / "x.gif", canvas, trace, len(ids), tokenizer, font=font)
+        said = capsys.readouterr().out
+        assert lacking in said and ("the font of the GIF cannot draw" in said) == bool(lacking)
+    (tmp_path / "x.ttf").write_text("no font")
+    with pytest.raises(SystemExit, match="x.ttf is no font file"):
+        replay.load_font(str(tmp_path / "x.ttf"))
