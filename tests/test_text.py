@@ -75,10 +75,13 @@ def conversations(contents):
 # ---- contents and markup ---------------------------------------------------------------------------------------------
 
 
+FEW = [ROLES, dict(eos_token="</s>"), dict(unk_token="<unk>"), dict(bos_token="<s>", mask_token="<|mask|>")]
+
+
 @some
-@given(kinds, templates, conversations(words), st.booleans())
-def test_ids_of_a_conversation_are_the_librarys(made, kind, template, messages, ask):
-    hf, tok = made(kind, template)
+@given(kinds, templates, st.sampled_from(FEW), conversations(words), st.booleans())
+def test_ids_of_a_conversation_are_the_librarys(made, kind, template, roles, messages, ask):
+    hf, tok = made(kind, template, roles)
     theirs = hf.apply_chat_template(messages, add_generation_prompt=ask, tokenize=True, return_dict=False)
     assert tok.encode(tok.template(messages, ask)) == theirs
 
