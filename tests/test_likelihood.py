@@ -129,7 +129,7 @@ def plain_score(logits_of, prompt, target, o, row=0):
         key = {
             i: {"left_to_right": -i, "confidence": sure, "illada": logp}[o.method] for i, (logp, sure) in found.items()
         }
-        best = min(i for i in key if key[i] > max(key.values()) - 1e-5)  # of equal ones, which rounding parts, the first
+        best = min(i for i in key if key[i] > max(key.values()) - 1e-5)  # of equal ones the first
         total += found[best][0]
         hidden.remove(best)
     return total
