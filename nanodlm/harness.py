@@ -60,11 +60,11 @@ class Harness(LM):
         self.first = self.encode("")  # stands before a text alone
         if self.alone and not self.first:
             self.first = [tokenizers.end_of_text(self.tokenizer, "a text without begin-of-text")]
-        a, b = self.encode(""), self.encode("a")
+        self.front = self.encode("")  # of every prompt: begin-of-text, a prefix; or what a template begins with
         if options.apply_chat_template and self.tokenizer.template:
             system = [{"role": "system", "content": options.system}] if options.system else []
             a, b = (self.encode(self.apply_chat_template([*system, {"role": "user", "content": x}])) for x in "ab")
-        self.front = a[: texts.common(a, b)]  # of every prompt: begin-of-text, a prefix, a system turn
+            self.front = a[: texts.common(a, b)]
         dream = getattr(likelihood, "method", "") == "dream"
         self.behind = [tokenizers.end_of_text(self.tokenizer, "method=dream")] if dream else []
 

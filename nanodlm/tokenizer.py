@@ -38,9 +38,7 @@ class Tokenizer:
     ends: tuple[str, ...] = ()  # what ends an answer in the template's text: stop tokens and stop_text
     mask_takes_space: bool = False  # the mask token stands for a word with the space before it, as in RoBERTa
     joins: bool = False  # words are joined by spaces that no token holds, as in WordPiece
-    thoughts: str = (
-        "learn"  # what becomes of those of answers: learn, drop; empty: an empty one before each, not learnt
-    )
+    thoughts: str = "learn"  # or drop those of answers; empty: drop them, and ask with an empty one
     escape: Callable[[str], str] = str  # content, so that encode() gives none of the control tokens that it may spell
     cut: Callable[[list], list] | None = None  # [texts of a whole] -> [(its ids, how many are each text's)]; text.py
     controls: dict[int, str] = field(default_factory=dict)  # ids that only markup gives, and their texts
