@@ -164,6 +164,31 @@ def meta_of(tokenizer, facts):
     return {"tokenizer": tokenizer.spec, **named, "dtype": token_dtype(tokenizer), **facts}
 
 
+PIECE = 2**18  # characters that are encoded at once
+
+
+def pieces(text, size=PIECE):
+    """The text in pieces of about this many characters, as one long text takes 175 times its size in memory to encode.
+
+    It is cut behind a line break with no other space around: there GPT-2's pattern cuts, too, so that byte-level BPE
+    gives the ids of the whole. (SentencePiece begins each piece with a space of its own.)"""
+    start = 0
+    while len(text) - start > size:
+        at = text.find("\n", start + size)
+        while 0 <= at < len(text) - 1 and (text[at - 1].isspace() or text[at + 1].isspace()):
+            at = text.find("\n", at + 1)
+        if not 0 <= at < len(text) - 1:
+            break
+        yield text[start : at + 1]
+        start = at + 1
+    yield text[start:]
+
+
+def encode(tokenizer, text):
+    """The ids of a document, in which nothing is a control token, whatever it spells."""
+    return [i for piece in pieces(text) for i in tokenizer.encode(tokenizer.escape(piece))]
+
+
 def stream_dataset(documents_from, directory, tokenizer, max_tokens=float("inf"), val_one_in=2000, chunk=1000):
     """Write the data set of a stream too long for memory: `documents_from(n)` yields its texts from number n on.
 
@@ -198,7 +223,7 @@ def stream_dataset(documents_from, directory, tokenizer, max_tokens=float("inf")
         with bar, ThreadPoolExecutor() as pool:  # tiktoken and tokenizers let go of the GIL
             while progress["train_tokens"] < max_tokens and (batch := list(islice(texts, chunk))):
                 new = {"train": [], "val": []}
-                for text, ids in zip(batch, pool.map(tokenizer.encode, map(tokenizer.escape, batch)), strict=True):
+                for text, ids in zip(batch, pool.map(lambda text: encode(tokenizer, text), batch), strict=True):
                     digest = hashlib.sha256(text.encode()).digest()
                     split = "val" if int.from_bytes(digest[:8], "big") % val_one_in == 0 else "train"
                     new[split] += [*ids, tokenizer.eos_id]

@@ -20,7 +20,6 @@ from nanodlm import corpus, records
 from nanodlm.records import LeftOut
 
 ENDINGS = (".txt", ".md", ".jsonl", ".parquet")
-PIECE = 2**18  # characters that are encoded at once
 
 
 def find(paths):
@@ -142,23 +141,6 @@ def digest(text):
     return hashlib.sha256(text.encode()).digest()
 
 
-def pieces(text, size=PIECE):
-    """The text in pieces of about this many characters, as one long text takes 175 times its size in memory to encode.
-
-    It is cut behind a line break with no other space around: there GPT-2's pattern cuts, too, so that byte-level BPE
-    gives the ids of the whole. (SentencePiece begins each piece with a space of its own.)"""
-    start = 0
-    while len(text) - start > size:
-        at = text.find("\n", start + size)
-        while 0 <= at < len(text) - 1 and (text[at - 1].isspace() or text[at + 1].isspace()):
-            at = text.find("\n", at + 1)
-        if not 0 <= at < len(text) - 1:
-            break
-        yield text[start : at + 1]
-        start = at + 1
-    yield text[start:]
-
-
 def write(directory, tokenizer, held, **facts):
     """Write the token files of the documents; they appear when all are whole. ValueError where one does not fit the
     vocabulary."""
@@ -167,7 +149,7 @@ def write(directory, tokenizer, held, **facts):
         for split in ("train", "val"):
             part = directory / f"{split}.bin.part"
             part.unlink(missing_ok=True)
-            parts = ((piece, last) for text in held(split) for piece, last in ends(pieces(text)))
+            parts = ((piece, last) for text in held(split) for piece, last in ends(corpus.pieces(text)))
             while batch := list(islice(parts, 64)):
                 encoded = pool.map(lambda p: tokenizer.encode(tokenizer.escape(p[0])), batch)
                 ids = [i for found, (_, last) in zip(encoded, batch) for i in [*found, *[tokenizer.eos_id] * last]]

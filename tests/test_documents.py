@@ -107,7 +107,7 @@ lines = st.lists(
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(lines.map("".join), st.integers(1, 40))
 def test_a_text_cut_in_pieces_has_the_ids_of_the_whole(shipped, text, size):
-    parts = [*documents.pieces(text, size)]
+    parts = [*corpus.pieces(text, size)]
     assert "".join(parts) == text
     for encode in shipped:
         assert sum(map(encode, parts), []) == encode(text)

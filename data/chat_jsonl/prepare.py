@@ -1,4 +1,4 @@
-"""chat_jsonl: your own conversations, from a JSONL file, one a line:
+"""chat_jsonl: your own conversations, from a file: JSONL, one a line, or .json (an array), .parquet, .csv:
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"prompt": "…", "response": "…"}          or question/answer, instruction/(input/)output

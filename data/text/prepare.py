@@ -33,7 +33,7 @@ def tokenizer_of(name, held, out):
     if kind == "bpe":
         if not size.isdecimal() or not 257 <= int(size) <= 2**16 - 2:
             sys.exit(f"tokenizer={name}: bpe:N takes a number of tokens from 257 to 65534, as bpe:4096")
-        texts = (piece for text in held("train") for piece in documents.pieces(text))
+        texts = (piece for text in held("train") for piece in corpus.pieces(text))
         tokenizer.train_bpe(texts, int(size), out / "tokenizer.json")
         return tokenizer.load({"kind": "bpe"}, out)
     if name == "char":
