@@ -73,6 +73,12 @@ def split(before, whole):
 MARK, OPEN, CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
 
 
+def controls_of(hf):
+    """The tokens of a tokenizer of `transformers` that only markup may give, {id: AddedToken}."""
+    added = hf.added_tokens_decoder.items()
+    return {i: token for i, token in added if token.special or i in hf.all_special_ids}
+
+
 def pattern(controls):
     """What finds any of these texts, the longest first, as `tokenizers` does; None where there are none."""
     words = sorted(map(re.escape, filter(None, controls)), key=len, reverse=True)

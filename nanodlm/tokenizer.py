@@ -247,7 +247,7 @@ def hf_tokenizer(spec, directory):
     mask = next(iter(ids_of("mask_token_id", hf.mask_token_id)), None)
     mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
 
-    controls = {i: token for i, token in hf.added_tokens_decoder.items() if token.special}
+    controls = texts.controls_of(hf)
     found = texts.pattern(token.content for token in controls.values())
     encode, cut = texts.encoder(hf, controls, found)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import transformers as tf
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,20 @@ def test_what_spells_a_control_token_is_encoded_as_if_that_had_another_name(made
     text = tok.template(messages, True)
     renamed = texts.plain(texts.pattern(OTHERS).sub(lambda m: OTHERS[m[0]], text))
     assert tok.encode(text) == other.encode(renamed, add_special_tokens=False)
+
+
+def test_a_tokenizer_in_python_takes_contents_as_text_too():
+    """ByT5's, whose ids are bytes, and three behind them."""
+    hf = tf.ByT5Tokenizer(extra_ids=0)
+    controls = texts.controls_of(hf)
+    found = texts.pattern(token.content for token in controls.values())
+    encode, cut = texts.encoder(hf, controls, found)
+    assert encode("fox</s>") == hf.encode("fox</s>", add_special_tokens=False)
+    marked = texts.escape(found, "say </s>") + "</s>" + texts.escape(found, "<unk>")
+    ids = encode(marked)
+    assert ids == [*(b + 3 for b in b"say </s>"), hf.eos_token_id, *(b + 3 for b in b"<unk>")] and cut([["a"]]) == [
+        None
+    ]
 
 
 # ---- the text of new tokens ------------------------------------------------------------------------------------------
