@@ -26,8 +26,8 @@ def ask(tokenizer, system, messages):
         raise ValueError(f"the checkpoint's chat template refuses this conversation: {e}") from e
     try:
         return tokenizer.encode(text)
-    except ValueError as e:
-        raise ValueError(f"the conversation does not fit the vocabulary: {e}") from e
+    except Exception as e:  # a character outside the vocabulary, or half of one
+        raise ValueError(f"the checkpoint's tokenizer cannot encode this conversation: {e}") from e
 
 
 def fit(tokenizer, system, messages, room):
