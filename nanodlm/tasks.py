@@ -292,11 +292,14 @@ def check_fits(model, task):
     if task.OUTPUT_TYPE != "generate_until":
         return
     model.room(model.sampling(task.config.generation_kwargs or {}))
-    target = next((task.doc_to_target(doc) for doc in task.eval_docs), None)
-    for score in task.config.filter_list or () if isinstance(target, str) else ():
+    try:
+        target = next(task.doc_to_target(doc) for doc in task.eval_docs)
+        written = model.tokenizer.decode(model.tokenizer.encode(target))
+    except Exception:  # a task without documents, or with targets that are no texts, or none of this vocabulary
+        return
+    for score in task.config.filter_list or ():
         for step in score["filter"]:
             found = re.compile(step.get("regex_pattern", "")).search
-            written = model.tokenizer.decode(model.encode(target))
             if found(target) and not found(written):
                 what = f"{found(target)[0]!r} is written {written[-40:]!r} by its tokenizer"
                 print(f"warning: {task.config.task}: {score['name']} cannot be reached by this checkpoint: {what}")

@@ -332,6 +332,7 @@ def test_steps_are_shared_out_by_what_blocks_hold(n, sizes):
         assert all(f in (1, int(x), int(x) + 1) for f, x in zip(found, parts))
         assert sum(found) == n or any(x < 1 for x in parts)
     assert noise.shares(sum(sizes), torch.tensor(sizes)).tolist() == [max(1, size) for size in sizes]
+    assert noise.shares(n, torch.ones(2, 3, dtype=torch.int64, device="meta")).device.type == "meta"  # as on a GPU
     even = noise.shares(n, torch.full((len(sizes),), 8)).tolist()
     assert even == [max(1, int(noise.share(n, k, len(sizes)))) for k in range(len(sizes))]
 
