@@ -28,7 +28,7 @@ from nanodlm import algorithms, configurator, console, corpus, files, measures, 
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
-from nanodlm.bounds import Place, Size, Whole, check
+from nanodlm.bounds import Line, Place, Size, Whole, check
 from nanodlm.device import pick_device
 from nanodlm.likelihood import mean_and_error
 
@@ -49,7 +49,7 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     out: Place = ""  # write a JSON file with everything here; default with tasks: in results/
-    tasks: tuple[str, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
+    tasks: tuple[Line, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
     only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names or labels
     include_path: Place = ""  # a directory with more tasks, as lm-eval's YAML files
     local_data: Place = ""  # a directory with copies of data sets, by their hub ids: org/name

@@ -48,16 +48,26 @@ def as_text(value):
         return value
     if value.startswith("@") and not value.startswith("@@"):
         try:
-            return Path(value[1:]).expanduser().read_bytes().decode("utf-8-sig")
+            text = Path(value[1:]).expanduser().read_bytes().decode("utf-8-sig")
+            why = "holds a null byte" if "\0" in text else ""
         except (OSError, RuntimeError, ValueError) as e:
             why = "is not UTF-8" if isinstance(e, UnicodeDecodeError) else "cannot be read"
-            raise Unreadable(f"the file {value[1:]!r} {why}; a text that begins with @ is said as @{value}") from e
+        if why:
+            raise Unreadable(f"the file {value[1:]!r} {why}; a text that begins with @ is said as @{value}")
+        return text
     return re.sub(r"\\([nt,\\])", lambda m: ESCAPES[m[1]], value.removeprefix("@"))
 
 
 def as_place(value):
     """A path, or several with commas between; ~ is the user's own directory."""
     return ",".join(map(os.path.expanduser, value.split(","))) if isinstance(value, str) else value
+
+
+def as_line(value):
+    """A name with words behind it, key=value."""
+    if isinstance(value, str) and not value.strip():
+        raise Unreadable("an entry is empty")
+    return value
 
 
 LARGEST = 2**63 - 1  # int64
@@ -78,6 +88,7 @@ Below1 = Annotated[float, Bounds(0, 1, "from 0, below 1", (1,))]
 
 Text = Annotated[str, as_text]
 Place = Annotated[str, as_place]
+Line = Annotated[str, as_line]
 
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -124,12 +135,10 @@ def parse(value, kind, spoken=True):
         if value is None or is_text and value.lower() == "none":
             return None
         return parse(value, optional(kind), spoken)
-    elif kind == tuple[Text, ...] and isinstance(value, Word):  # \\, is a comma within a text
-        return tuple(parse(Word(v), Text) for v in re.findall(r"(?:\\.|[^,])+", value, re.DOTALL))
     elif get_origin(kind) is tuple:  # tuple[X, ...]; on the command line 1,2,3
-        parts = [v for v in value.strip("()[] ").split(",") if v.strip()] if is_text else value
-        if is_text or isinstance(value, tuple | list):
-            return tuple(parse(v.strip() if is_text else v, get_args(kind)[0], spoken) for v in parts)
+        parts = several(value, get_args(kind)[0]) if is_text else value
+        if isinstance(parts, tuple | list):
+            return tuple(parse(v, get_args(kind)[0], spoken) for v in parts)
     elif kind is bool:
         if isinstance(value, bool):
             return value
@@ -149,6 +158,22 @@ def parse(value, kind, spoken=True):
     raise ValueError
 
 
+def several(value, kind):
+    """The parts of a string that says several values of a type: with commas between, in brackets or not.
+
+    Outside the command line a text is one, as it is; there, a comma behind a backslash is the text's own. So it is in a
+    line, and within its quotation marks, which stay; and brackets may end a line without beginning it."""
+    if kind is Text:
+        words = re.findall(r"(?:\\.|[^,])+", value, re.DOTALL) if isinstance(value, Word) else [value]
+        return [type(value)(v) for v in words]
+    value = value.strip()
+    if kind is not Line:
+        return [v.strip() for v in value.strip("()[] ").split(",") if v.strip()]
+    value = value[1:-1] if value[:1] + value[-1:] in ("()", "[]") else value
+    words = re.findall(r"""(?:"[^"]*"|'[^']*'|\\.|[^,])+""", value, re.DOTALL)
+    return [v.strip() for v in words if v.strip()]
+
+
 def optional(kind):
     """X, of X | None."""
     return next(k for k in get_args(kind) if k is not type(None))
@@ -158,7 +183,7 @@ def describe(kind):
     """The accepted form of a type, in words; TypeError where it is none of those that a setting can have."""
     if kind is Text:
         return "text, where \\n is a line break and @FILE what a file holds"
-    if kind is Place:
+    if kind in (Place, Line):
         return "text"
     if get_origin(kind) is Annotated:
         return f"{describe(get_args(kind)[0])} {get_args(kind)[1].words}"

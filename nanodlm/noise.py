@@ -98,11 +98,17 @@ def draw(logits, u, temperature=1.0):
 
 def shares(n, sizes):
     """n shared out in proportion to sizes (..., K), int64 (..., K): whole shares, the largest remainders one more, of
-    equal ones the first; at least 1 each. n: an int, or int64 (...)."""
-    n, total = torch.as_tensor(n, device=sizes.device), sizes.sum(-1, keepdim=True).clamp(min=1)
-    part, rest = n[..., None] * sizes // total, n[..., None] * sizes % total
-    rank = rest.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    return (part + (rank < (n - part.sum(-1))[..., None])).clamp(min=1)
+    equal ones the first; at least 1 each, for which the others give up theirs. n: an int, or int64 (...)."""
+
+    def proportional(n, sizes):
+        total = sizes.sum(-1, keepdim=True).clamp(min=1)
+        part, rest = n[..., None] * sizes // total, n[..., None] * sizes % total
+        rank = rest.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return part + (rank < (n - part.sum(-1))[..., None])
+
+    n = torch.as_tensor(n, device=sizes.device)
+    more = (proportional(n, sizes) - 1).clamp(min=0)  # than 1 each
+    return 1 + torch.where(sizes > 0, proportional((n - (sizes > 0).sum(-1)).clamp(min=0), more), 0)
 
 
 def share(n, step, steps, name="linear"):

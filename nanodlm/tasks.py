@@ -49,8 +49,10 @@ class Options:
 
 def read_task(entry):
     """(name, {key: (value, where)}) of "gsm8k num_fewshot=5 max_new_tokens=256"."""
+    lexer = shlex.shlex(entry, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""  # a backslash is the text's own
     try:
-        name, *words = shlex.split(entry)
+        name, *words = lexer
     except ValueError as e:  # a quotation mark without the second one
         sys.exit(f"the task {entry!r} cannot be read: {e}")
     for word in words:

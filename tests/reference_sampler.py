@@ -138,11 +138,16 @@ def pick(sure, o, count, u):
 
 def shares_of(n, sizes):
     """n in proportion to the sizes, by fractions: rounded down, the largest remainders one more, the first of equal
-    ones; at least 1 each."""
-    parts = [Fraction(n * size, sum(sizes)) for size in sizes]
-    left = n - sum(map(math.floor, parts))
-    up = sorted(range(len(parts)), key=lambda k: (math.floor(parts[k]) - parts[k], k))[:left]
-    return [max(1, math.floor(part) + (k in up)) for k, part in enumerate(parts)]
+    ones; at least 1 each, and what lies above 1 then shares, in the same way, what is left of n."""
+
+    def proportional(n, sizes):
+        parts = [Fraction(n * size, max(1, sum(sizes))) for size in sizes]
+        left = n - sum(map(math.floor, parts))
+        up = sorted(range(len(parts)), key=lambda k: (math.floor(parts[k]) - parts[k], k))[:left]
+        return [math.floor(part) + (k in up) for k, part in enumerate(parts)]
+
+    more = [max(0, part - 1) for part in proportional(n, sizes)]
+    return [1 + (part if any(more) else 0) for part in proportional(max(0, n - len(sizes)), more)]
 
 
 def ancestral_chances(step, steps, o):

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from nanodlm import configurator, tasks
-from nanodlm.bounds import Place, Text
+from nanodlm.bounds import Line, Place, Text
 from nanodlm.files import ROOT
 
 
@@ -358,6 +358,11 @@ class Texts:
     out: Place = ""  # where it goes
 
 
+@dataclass
+class Lines:
+    tasks: tuple[Line, ...] = ()  # what to do
+
+
 TEXTS = {  # said on the command line: the prompt, what until is
     r"\n\n": ("\n\n", ("\n\n",)),
     "\n\n": ("\n\n", ("\n\n",)),
@@ -380,21 +385,36 @@ def test_a_text_is_said_in_one_way_on_the_command_line_and_in_a_tasks_line(said)
     Path("said.txt").write_bytes(b"\xef\xbb\xbf a\r\n\\n ")
     prompt, until = TEXTS[said]
     assert settings(f"--prompt={said}", f"--until={said}", classes=(Texts,)) == Texts(prompt, until)
-    if "'" not in said:
-        name, own = tasks.read_task(f"toy prefix='{said}' until='{said}'")
-        found = configurator.fill(own, tasks.Options, quiet=True)
-        assert (name, found.prefix, found.until) == ("toy", prompt, until)
+    mark = '"' if "'" in said else "'"
+    line = f"toy prefix={mark}{said}{mark} until={mark}{said}{mark}"
+    assert settings(f"--tasks={line},{line}", classes=(Lines,)).tasks == (line, line)  # no comma in it parts it
+    name, own = tasks.read_task(line)
+    found = configurator.fill(own, tasks.Options, quiet=True)
+    assert (name, found.prefix, found.until) == ("toy", prompt, until)
+
+
+def test_without_quotation_marks_a_tasks_line_keeps_what_its_texts_hold():
+    for said, wanted in ((r"\n\nQ", "\n\nQ"), ("[END]", "[END]"), ("f(x)", "f(x)"), (r"a\,b", "a,b"), ("#", "#")):
+        for words in (f"toy until={said}", f"[toy, toy until={said}]"):
+            line = settings(f"--tasks={words}", classes=(Lines,)).tasks[-1]
+            found = configurator.fill(tasks.read_task(line)[1], tasks.Options, quiet=True)
+            assert found.until == (wanted,), words
+    assert "an entry is empty" in refusal(config_file("tasks = ['']"), classes=(Lines,))
 
 
 def test_in_a_config_file_a_text_is_what_python_says_it_is():
     file = config_file("prompt = '@x\\\\n'\nuntil = ('a,b', '[END]')\nout = '~/x'")
     found = settings(file, classes=(Texts,))
     assert found == Texts("@x\\n", ("a,b", "[END]"), str(Path.home() / "x"))
+    for text in ("\n\n", "[END]", "a,b", r"\n", "@x"):  # one needs no brackets
+        assert settings(config_file(f"until = {text!r}"), classes=(Texts,)).until == (text,)
 
 
 def test_a_file_that_holds_no_text_and_a_task_that_cannot_be_read_are_named():
     Path("latin.txt").write_bytes(b"\xe9")
-    for name, why in (("none.txt", "cannot be read"), ("latin.txt", "is not UTF-8"), (".", "cannot be read")):
+    Path("null.txt").write_bytes(b"a\0b")
+    whys = {"none.txt": "cannot be read", "latin.txt": "is not UTF-8", "null.txt": "holds a null byte"}
+    for name, why in (whys | {".": "cannot be read"}).items():
         said = refusal(f"--prompt=@{name}", classes=(Texts,))
         assert f"prompt (the command line): the file {name!r} {why}; " in said and f"@@{name}" in said
     with pytest.raises(SystemExit, match="the task .* cannot be read: No closing quotation"):

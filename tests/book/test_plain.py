@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bd3lm
@@ -70,6 +70,20 @@ def test_masked_diffusion_samples_the_same_tokens(net, rows, options, eos_id):
     keys = dict(mask_id=MASK, eos_id=eos_id, trace=True)
     plain = mdlm.generate(net, tensors(rows), mdlm.SampleOptions(**options), **keys)
     assert_equal(plain, fast_mdlm.generate(net, tensors(rows), fast_mdlm.SampleOptions(**options), **keys), eos_id)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(BLOCKS)), prompts, st.integers(0, 20), st.integers(0, 20))
+@example(16, [[]], 17, 2)  # whose last token has less than a step's worth
+@example(3, [[0, 1]], 7, 7)
+def test_a_row_takes_the_steps_it_was_given_and_one_token_each_where_these_are_as_many(size, rows, new, steps):
+    """Wherever a prompt ends and its holes are; but each block that has holes takes a step."""
+    net, keys = BLOCKS[size][0], dict(mask_id=MASK, trace=True)
+    out = bd3lm.generate(net, tensors(rows), bd3lm.SampleOptions(new, steps, temperature=0.0), **keys)
+    for row, forwards, trace in zip(rows, out.num_forwards, out.trace):
+        holes = [i for i, token in enumerate(row + new * [MASK]) if token == MASK]
+        wanted = min(steps, len(holes)) if steps else len(holes)
+        assert forwards == len({clock for clock, *_ in trace}) == max(wanted, len({i // size for i in holes}))
 
 
 @many
