@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from nanodlm import corpus, hub, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.conversations import fit, is_val, prepare, settle_system
-from nanodlm.records import Reasons, file_digest, find_records, is_file, messages_of, numbered, parse_mixture
+from nanodlm.records import LeftOut, Reasons, file_digest, find_records, is_file, messages_of, numbered, parse_mixture
 
 CHUNK = 4096  # conversations that are shuffled and packed together
 
@@ -118,9 +118,8 @@ class Streamed:
 
     def __init__(self, name, tokenizer, split, room, options):
         self.name, self.tokenizer, self.split, self.room, self.options = name, tokenizer, split, room, options
-        self.place, self.records, self.seen, self.marks = 0, None, 0, {}
-        self.reasons = Reasons(name, options.strict)
-        self.left_out = self.shortened = 0
+        self.place, self.records, self.marks, self.reasons = 0, None, {}, Reasons(name, options.strict)
+        self.seen, self.begun, self.others = 0, 0, 0  # records, the place where the pass began, another split's
 
     def conversations(self, skip=0):
         """One pass over the records behind the first few."""
@@ -133,21 +132,24 @@ class Streamed:
         try:
             asked = messages_of(record)
             if is_val(asked) != (self.split == "val") and not self.marks.get(-1):
+                self.others += 1
                 return None
             ids, learn = turns.tokenize(self.tokenizer, settle_system(asked, self.options.system))
         except (ValueError, RuntimeError) as e:
-            self.reasons.add(where, e)
-            if self.reasons.counts[e.kind] == 1 and self.split == "train":
-                hub.say(f"{self.name}, {where}: left out, as others of its kind will be without a word: {e}")
-            return None
+            return self.leave_out(where, e)
         found = fit(np.array(ids), np.array(learn), self.room, self.options)
-        self.left_out += found is None
+        if found is None:
+            return self.leave_out(where, LeftOut(f"it does not fit seq_len={self.room}", "or use too_long=cut"), True)
         return found
+
+    def leave_out(self, where, why, wanted=False):
+        if self.reasons.add(where, why, wanted) and self.split == "train":
+            hub.say(f"{self.name}, {where}: left out, as others of its kind will be without a word: {why}")
 
     def take(self, first, n, seed):
         if self.records is None or first < self.place:
             self.place, self.seen = (first, self.marks[first]) if first in self.marks else (0, 0)
-            self.records = self.conversations(self.seen)
+            self.records, self.begun = self.conversations(self.seen), -1 if self.seen else self.place
         found, marks = [], {-1: self.marks.get(-1, 0)}
         while self.place < first + n:
             marks |= {first: self.seen} if self.place == first else {}
@@ -155,12 +157,12 @@ class Streamed:
             if one is None:
                 if self.split == "val":  # all there are, once
                     return found
-                if self.place == 0 and not marks[-1]:
+                if self.place == self.begun:
+                    if not self.others or marks[-1]:
+                        self.reasons.nothing()
                     marks[-1] = self.marks[-1] = 1
-                    hub.say(f"{self.name}: all first questions are on the side of validation; they are trained on, too")
-                elif self.place == 0:
-                    self.reasons.nothing()
-                self.seen, self.records = 0, self.conversations()
+                    hub.say(f"{self.name}: what can be learnt from is all on the side of validation; it is trained on")
+                self.seen, self.records, self.begun = 0, self.conversations(), self.place
                 continue
             if self.place >= first:
                 found.append((len(one[0]), one))
@@ -191,9 +193,7 @@ class Conversations:
             self.sources = [Stored(path, split, seq_len, o) for path in paths]
             for (name, _), source in zip(self.parts, self.sources):
                 if split == "train" and not len(source.index):
-                    sys.exit(
-                        f"no conversation of {name} fits into seq_len={seq_len}; use a larger one, or too_long=cut"
-                    )
+                    sys.exit(f"no conversation of {name} fits seq_len={seq_len}; use a larger one, or too_long=cut")
             shares = [w or len(s.index) for (_, w), s in zip(self.parts, self.sources)]
             self.conversations = sum(len(s.index) for s in self.sources)
         self.shares = [x / max(sum(shares), 1e-9) for x in shares]

@@ -98,13 +98,14 @@ SOURCES = ("records", "turns", "text", "tokenizer", "conversations")  # rooms th
 
 
 def directory_of(name, tokenizer, system, strict=False):
-    """Where the token files of these records lie, of this tokenizer and this treatment of system turns and thoughts, as
-    this code makes them."""
+    """Where the token files of these records lie, of this tokenizer and this treatment of system turns and thoughts,
+    and behind a dash, as this code makes them."""
     _, digest, home = find_records(name)
     t = tokenizer
-    code = [hashlib.sha256((Path(__file__).parent / f"{room}.py").read_bytes()).hexdigest() for room in SOURCES]
-    content = [digest, t.spec, t.stop_ids, t.ends, t.eos_id, t.mask_id, t.thoughts, system, strict, VAL_ONE_IN, code]
-    return home / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    content = [digest, t.spec, t.stop_ids, t.ends, t.eos_id, t.mask_id, t.thoughts, system, strict, VAL_ONE_IN]
+    code = [Path(__file__).parent / f"{room}.py" for room in SOURCES] + [*home.glob("prepare.py")]
+    parts = json.dumps(content).encode(), b"".join(path.read_bytes() for path in code)
+    return home / "-".join(hashlib.sha256(part).hexdigest()[:n] for part, n in zip(parts, (12, 6)))
 
 
 def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None, strict=False):
@@ -118,6 +119,9 @@ def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None, strict=
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "meta.json").is_file():
+            if older := sorted(target.parent.glob(target.name.partition("-")[0] + "-??????/meta.json")):
+                print(f"{name}: the code that makes its token files is another now; made again. Nobody needs ", end="")
+                print(", ".join(str(meta.parent) for meta in older))
             write(name, tokenizer, tokenizer_dir, target, system, workers, strict)
     return target
 
@@ -191,7 +195,7 @@ def write(name, tokenizer, tokenizer_dir, target, system, workers=None, strict=F
         if len(starts["val"]) < 2:
             shutil.rmtree(part)
             reasons.nothing()
-        print(f"{name}: all first questions are on the side of validation; they are trained on, and none is held out")
+        print(f"{name}: what can be learnt from is all on the side of validation; it is trained on, and none held out")
         for k in ("", ".learn"):
             os.replace(part / f"val{k}.bin", part / f"train{k}.bin")
             (part / f"val{k}.bin").touch()

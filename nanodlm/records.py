@@ -48,12 +48,14 @@ class Reasons:
     def __init__(self, name, strict=False):
         self.name, self.strict, self.counts, self.first = name, strict, Counter(), {}
 
-    def add(self, where, error):
-        """Exits where it is no property of the conversation, or nothing may be left out."""
-        if not isinstance(error, LeftOut) or self.strict:
+    def add(self, where, error, wanted=False):
+        """Whether it is the first of its kind. Exits where it is no property of the conversation, or where nothing may
+        be left out, unless another option wants it to be (`wanted`)."""
+        if not isinstance(error, LeftOut) or self.strict and not wanted:
             sys.exit(f"{self.name}, {where}: {error}")
         self.counts[error.kind] += 1
         self.first.setdefault(error.kind, f"{where}{': ' if error.detail else ''}{error.detail}")
+        return self.counts[error.kind] == 1
 
     def words(self):
         return [f"{n} left out: {kind} ({self.first[kind]})" for kind, n in self.counts.most_common()]
@@ -76,10 +78,16 @@ def messages_of(record):
         return [message(turn) for turn in found]
     for question, answer in PAIRS:
         asked, said = record.get(question), record.get(answer)
-        if isinstance(asked, list | str) and isinstance(said, list | str):
-            asked = [message(turn) for turn in asked] if isinstance(asked, list) else [user(asked, record.get("input"))]
-            said = said if isinstance(said, list) else [{"role": "assistant", "content": said}]  # TRL has lists of both
-            return [*asked, *map(message, said)]
+        if asked is None or said is None:
+            continue
+        for key in (question, answer):
+            if not isinstance(record[key], list | str):
+                raise LeftOut(f"its {key} is no text", f"{str(record[key])[:60]}; write it as a text")
+        asked = [message(turn) for turn in asked] if isinstance(asked, list) else [user(asked, record.get("input"))]
+        said = said if isinstance(said, list) else [{"role": "assistant", "content": said}]  # TRL has lists of both
+        return [*asked, *map(message, said)]
+    if found is not None:
+        raise LeftOut("its messages are no list", str(found)[:60])
     there = ", ".join(record) or "nothing"
     raise LeftOut("it has no messages, nor prompt and response (or the like)", f"there is {there}")
 
@@ -110,9 +118,9 @@ def message(turn):
     thought = next((turn[k] for k in ("reasoning_content", "thinking") if isinstance(turn.get(k), str)), "")
     content = f"<think>\n{thought}\n</think>\n\n{content}" if thought else content
     try:
-        content.encode()
+        (role + content).encode()
     except UnicodeEncodeError:
-        raise LeftOut("a text holds half a character", f"a lone surrogate, in {ascii(content)[:60]}") from None
+        raise LeftOut("a text holds half a character", f"a lone surrogate, in {ascii(said)}") from None
     return {
         "role": ROLES.get(role.lower(), role.lower() if role.lower() in ROLES.values() else role),
         "content": content,
@@ -124,7 +132,7 @@ def message(turn):
 
 
 def is_file(name):
-    return name.endswith(ENDINGS)
+    return name.lower().endswith(ENDINGS)
 
 
 def read(path):
@@ -134,13 +142,13 @@ def read(path):
         sys.exit(f"there is no file {str(path)!r} with conversations")
     if not path.stat().st_size:
         sys.exit(f"{path} is empty; it should hold conversations")
-    how = {".parquet": parquet, ".csv": table, ".json": array}.get(path.suffix, lines)
+    how = {".parquet": parquet, ".csv": table, ".json": array}.get(path.suffix.lower(), lines)
     yield from how(path)
 
 
 def lines(path):
     """Of a JSONL file: one for each line, empty ones too, so that numbers are those of an editor."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
         try:
             for number, line in enumerate(file, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # a mark of its bytes
@@ -151,7 +159,7 @@ def lines(path):
 
 def record_of(line):
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())  # of bytes, it would guess that some are UTF-16
     except UnicodeDecodeError as e:
         return LeftOut("it is not UTF-8", f"byte {e.start} of the line; save the file as UTF-8")
     except (ValueError, RecursionError) as e:
@@ -190,7 +198,7 @@ def parquet(path):
 
 def numbered(name, records):
     """(where a record is, the record), without empty lines."""
-    word = "line" if ".jsonl" in Path(name).name else "record"
+    word = "line" if ".jsonl" in Path(name).name.lower() else "record"
     return ((f"{word} {i}", record) for i, record in enumerate(records, 1) if record is not None)
 
 
@@ -231,9 +239,12 @@ def file_digest(path):
     if not path.is_file():
         sys.exit(f"there is no file {str(path)!r} with conversations")
     digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while part := f.read(2**20):
-            digest.update(part)
+    try:
+        with path.open("rb") as f:
+            while part := f.read(2**20):
+                digest.update(part)
+    except OSError as e:
+        sys.exit(f"{path} cannot be read: {e.strerror}")
     return digest.hexdigest()[:16]
 
 

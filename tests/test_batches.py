@@ -189,6 +189,18 @@ def test_a_state_is_all_that_going_on_needs(data, tok, chunks_of, streaming, pac
         assert one_by_one == rows[k:]
 
 
+def test_what_stands_before_a_resumed_chunk_is_not_tokenized_again(data, tok, chunks_of):
+    chunks_of(20)
+    whole, asked = data({"a": simple("a", 90)}, streaming=True), []
+    rows = [answers(whole.next(20), tok) for _ in range(4)]
+    state, after = whole.state, answers(whole.next(20), tok)
+    assert len({text for chunk in rows for text in chunk}) == 80
+    again = data({"a": simple("a", 90)}, streaming=True)
+    again.sources[0].tokenizer = replace(tok, cut=lambda many: asked.extend(many) or tok.cut(many))
+    again.state = state
+    assert answers(again.next(20), tok) == after and len(asked) == 20
+
+
 @pytest.mark.parametrize("fill", [1, 8])
 def test_packed_rows_hold_every_conversation_once_a_pass_and_are_full(data, tok, fill):
     files = {"a": simple("a", 100)}
@@ -255,6 +267,13 @@ def test_what_no_source_can_give_is_said_in_a_sentence(elsewhere, data, tok, tok
 
     chunks_of(16)
     assert "no conversation to learn from" in sentence(start, {"none": [turns("what", ""), turns("what")]})
+    said = sentence(start, {"long": simple("long", 3)[:-1]}, seq_len=6)
+    why = (
+        "no conversation to learn from; 3 left out: it does not fit seq_len=6 (line 1: "
+        if streaming
+        else "fits seq_len=6"
+    )
+    assert why in said and "too_long=cut" in said
     records = [turns(question(False), "a mouse"), turns(question(False, number=1), "a fox", system="be brief")]
     assert start({"system": records}, template="strict")  # the other one
     said = sentence(start, {"system": records}, template="strict", strict=True)
@@ -683,7 +702,7 @@ def test_a_file_without_conversations_for_validation_is_no_crash(made, tmp_path,
 @pytest.mark.parametrize(
     "said, name, more",
     [
-        ("no conversation of .* fits into seq_len=6; .* too_long=cut", "mdlm", ["--seq_len=6", "--too_long=drop"]),
+        ("no conversation of .* fits seq_len=6; .* too_long=cut", "mdlm", ["--seq_len=6", "--too_long=drop"]),
         ("no data set 'nosuch'", "mdlm", ["--dataset=nosuch"]),
         ("no data set 'nosuch:2,other:1'", "mdlm", ["--dataset=nosuch:2,other:1"]),
         ("no file 'nosuch.jsonl'", "mdlm", ["--dataset=nosuch.jsonl"]),

@@ -171,8 +171,8 @@ BAD = {  # a line, and why it is left out
     b'{"text": "what", "id": 3}': "it has no messages, nor prompt and response (or the like): there is text, id",
     b"{}": "it has no messages, nor prompt and response (or the like): there is nothing",
     b'{"question": "what"}': "it has no messages",
-    b'{"prompt": "what", "response": 3}': "it has no messages",
-    b'{"messages": "what"}': "it has no messages",
+    b'{"prompt": "what", "response": 3}': "its response is no text: 3; write it as a text",
+    b'{"messages": "what"}': "its messages are no list: what",
     b'{"messages": [{"role": "user"}]}': "a turn has no content",
     b'{"messages": [{"content": "what"}]}': "a turn has no role",
     b'{"messages": [{"role": "user", "content": null}]}': "a turn has no content",
@@ -182,6 +182,8 @@ BAD = {  # a line, and why it is left out
     b'{"messages": ["what", "a mouse"]}': "a turn has no role",
     b'{"instruction": "what", "input": ["a", "b"], "output": "ab"}': "its input is no text",
     b'{"prompt": "what", "response": "\\ud83d"}': "a text holds half a character: a lone surrogate",
+    b'{"messages": [{"role": "\\ud83d", "content": "what"}]}': "a text holds half a character: a lone surrogate",
+    PAIR.decode().encode("utf-16"): "it is not UTF-8: byte 0 of the line",
     '{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"): "it is not UTF-8: byte 12 of the line",
     b"[" * 100_000: "it is no JSON",
 }
@@ -314,6 +316,21 @@ def test_what_is_left_out_is_counted_by_reason(prepared, capsys):
     assert "no conversation to learn from; 2 left out: no answer" in said
 
 
+def test_files_that_other_code_made_are_made_again_with_a_word(elsewhere, tokenizer_of, capsys):
+    """A data set's own prepare.py is part of the code; as are the rooms that turn records into tokens."""
+    found = []
+    for answer in ("a mouse", "a fox", "a fox"):
+        content = f"def records(streaming=False):\n    yield {{'prompt': 'what', 'response': {answer!r}}}\n"
+        place(elsewhere, "edited", content)
+        sys.modules.pop("data.edited.prepare", None)  # as in the next process
+        found.append((conversations.prepare("edited", *tokenizer_of("chatml")), capsys.readouterr().out))
+    (first, begun), (second, again), (third, nothing) = found
+    assert first.name[:13] == second.name[:13] and first != second == third
+    why = "edited: the code that makes its token files is another now; made again"
+    assert begun.startswith("edited: 1 + 0 conversations") and nothing == ""
+    assert again.startswith(f"{why}. Nobody needs {first}\nedited: 1 + 0 conversations")
+
+
 @pytest.mark.parametrize("system", ["keep", "merge", "drop"])
 def test_a_question_is_on_one_side_alone_whatever_the_system_turn_says(prepared, tok, system):
     asked = [f"what {i}" for i in range(150)] * 2
@@ -348,7 +365,7 @@ def test_conversations_that_all_belong_to_validation_are_trained_on(prepared, to
     path = prepared(records)
     meta = json.loads((path / "meta.json").read_text())
     assert len(stored(path, "train")) == 5 == meta["train_conversations"] and stored(path, "val") == []
-    assert meta["train_bytes"] > 0 and "all first questions are on the side of validation" in capsys.readouterr().out
+    assert meta["train_bytes"] > 0 and "learnt from is all on the side of validation" in capsys.readouterr().out
     file = write_lines(tmp_path / "again.jsonl", records)
     stream = batches.Conversations(file, *tokenizer_of("chatml"), 99, conversations.Options(streaming=True), 1)
     stream.chunk_size = 5
