@@ -19,7 +19,7 @@ from nanodlm import console, conversations  # noqa: E402
 
 
 def records(streaming=False):
-    return sys.exit("chat_jsonl is any file of conversations: give the file itself as the data set, as in --dataset=my.jsonl")
+    return sys.exit("chat_jsonl is any file of conversations: give the file itself as the data set, --dataset=my.jsonl")
 
 
 if __name__ == "__main__":
