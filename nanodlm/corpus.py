@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -77,7 +78,10 @@ def load_meta(dataset, *splits):
         known = [p.parent.name for p in holding(ROOT / "data", "*/prepare.py")]
         if dataset in known:
             sys.exit(f"{dataset} has no token files yet: make them with `python data/{dataset}/prepare.py`")
-        sys.exit(f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json")
+        sys.exit(
+            f"no data set {dataset!r}: use one of {', '.join(known)} or a directory with a meta.json, "
+            "as data/text/prepare.py makes one of your own files"
+        )
     meta = read_json(path)
     for key in ("tokenizer", "dtype"):
         if not FACTS[key][0](meta.get(key), meta):
@@ -126,7 +130,7 @@ def load_tokens(dataset, split, meta):
     Opened anew by whoever reads a batch's worth: a map that stays open grows with every page it has touched."""
     path = find(dataset) / f"{split}.bin"
     if not path.exists():
-        sys.exit(f"{path} is missing: make it again with `python data/{find(dataset).name}/prepare.py`")
+        sys.exit(f"{path} is missing: prepare the data again")
     try:
         ids = np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r")
         return ids.reshape(-1, meta["row_len"]) if "row_len" in meta else ids
@@ -164,24 +168,24 @@ def meta_of(tokenizer, facts):
     return {"tokenizer": tokenizer.spec, **named, "dtype": token_dtype(tokenizer), **facts}
 
 
-PIECE = 2**18  # characters that are encoded at once
+PIECE, LONGEST = 2**18, 2**20  # characters that are encoded at once: about, and at most
+CUT = re.compile(r"(?<=\S)(?= )|(?<=\S\n)(?=\S)")
 
 
-def pieces(text, size=PIECE):
+def pieces(text, size=PIECE, most=LONGEST):
     """The text in pieces of about this many characters, as one long text takes 175 times its size in memory to encode.
 
-    It is cut behind a line break with no other space around: there GPT-2's pattern cuts, too, so that byte-level BPE
-    gives the ids of the whole. (SentencePiece begins each piece with a space of its own.)"""
+    It is cut before a space behind a word, or behind a line break between two: there GPT-2's pattern, and those that
+    were made after it, cut too, so that byte-level BPE gives the ids of the whole. Where there is no such place for
+    `most` characters, it is cut all the same. (SentencePiece may begin each piece with a space of its own.)"""
     start = 0
     while len(text) - start > size:
-        at = text.find("\n", start + size)
-        while 0 <= at < len(text) - 1 and (text[at - 1].isspace() or text[at + 1].isspace()):
-            at = text.find("\n", at + 1)
-        if not 0 <= at < len(text) - 1:
-            break
-        yield text[start : at + 1]
-        start = at + 1
-    yield text[start:]
+        found = CUT.search(text, start + size, start + most)
+        end = found.start() if found else start + most
+        yield text[start:end]
+        start = end
+    if start < len(text) or not text:
+        yield text[start:]
 
 
 def encode(tokenizer, text):

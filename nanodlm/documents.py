@@ -4,60 +4,75 @@
     .jsonl       a line is one, .parquet a row, under `text` or `content`, or another key
     .gz          of these
 
-Text is UTF-8, with a mark or without, or UTF-16 with one; lines end with \\n, however the file ends them. What is no
-text is left out and counted by its kind, as in records.py. Empty documents and second copies are left out, too.
+Text is UTF-8, with a mark or without, or what its mark says (UTF-16, UTF-32); lines end with \\n, however the file
+ends them. What is no text is left out and counted by its kind, as in records.py. Empty documents and second copies are
+left out, too.
 """
 
+import codecs
 import gzip
 import hashlib
 import os
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 from nanodlm import corpus, records
+from nanodlm.files import read_json
 from nanodlm.records import LeftOut
 
 ENDINGS = (".txt", ".md", ".jsonl", ".parquet")
+MARKS = {  # what a file may begin with, and its encoding; UTF-32's begins with UTF-16's
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def find(paths):
-    """(the files of these files and folders, in order, how many of other endings the folders hold). What is hidden is
-    passed over, and links are not followed out of a folder. FileNotFoundError, or ValueError for a file of another
-    ending."""
+    """(the files of these files and folders, in order, how many others the folders hold, by kind). What is hidden is
+    passed over, and so are links, which may lead out of a folder. FileNotFoundError, or ValueError for a file named
+    itself that has another ending."""
     files, others = [], Counter()
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-            for file in inside:
-                if not any(part.startswith(".") for part in file.relative_to(path).parts):
-                    files += [file] if is_text(file) else []
-                    others[file.suffix] += not is_text(file)
+            for file in sorted(path.rglob("*")):
+                if any(part.startswith(".") for part in file.relative_to(path).parts):
+                    continue
+                if file.is_symlink():
+                    others["links"] += 1
+                elif file.is_file() and is_text(file):
+                    files.append(file)
+                elif file.is_file():
+                    others[f"of {file.suffix or 'no ending'}"] += 1
         elif not path.is_file():
             raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
         elif not is_text(path):
             raise ValueError(f"{path} is none of {', '.join(ENDINGS)}, or one of these as .gz")
         else:
             files.append(path)
-    return list(dict.fromkeys(files)), +others
+    return list(dict.fromkeys(files)), others
 
 
 def is_text(path):
-    return path.name.removesuffix(".gz").endswith(ENDINGS)
+    return path.name.lower().removesuffix(".gz").endswith(ENDINGS)
 
 
 def read(files, column="", encoding=""):
     """(where, the document or why it is left out) of each."""
     for file in files:
-        kind = Path(file.name.removesuffix(".gz")).suffix
-        if kind == ".jsonl":
-            for where, record in records.numbered(file.name, records.lines(file)):
+        kind = Path(file.name.lower().removesuffix(".gz")).suffix
+        how = {".jsonl": records.lines, ".parquet": records.parquet}.get(kind)
+        try:
+            for where, record in records.numbered(kind, how(file)) if how else ():
                 yield f"{file}, {where}", field(record, column)
-        elif kind == ".parquet":
-            for i, record in enumerate(records.parquet(file), 1):
-                yield f"{file}, record {i}", field(record, column)
-        else:
+        except LeftOut as e:  # the rest of the file
+            yield str(file), e
+        if not how:
             yield str(file), whole(file, encoding)
 
 
@@ -67,19 +82,17 @@ def field(record, column):
     keys = [column] if column else ["text", "content"]
     text = next((record[k] for k in keys if isinstance(record.get(k), str)), None)
     if text is None:
-        return LeftOut(
-            f"it has no text under {' or '.join(keys)}", f"there is {', '.join(map(str, record)) or 'nothing'}"
-        )
+        there = ", ".join(f"{k} ({type(v).__name__})" for k, v in record.items()) or "nothing"
+        return LeftOut(f"it has no text under {' or '.join(keys)}", f"there is {there}; --column names a key")
     return tidy(text)
 
 
 def whole(file, encoding):
     try:
-        data = (gzip.open if file.suffix == ".gz" else open)(file, "rb").read()
-    except (OSError, EOFError) as e:
+        data = (gzip.open if file.suffix.lower() == ".gz" else open)(file, "rb").read()
+    except (OSError, EOFError, zlib.error) as e:
         return LeftOut("it cannot be read", str(e))
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    encoding = encoding or ("utf-16" if marked else "utf-8")
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), encoding or "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as e:
@@ -87,7 +100,7 @@ def whole(file, encoding):
         return LeftOut(
             f"it is not {encoding.upper()}", f"byte {e.start}, line {line}; --encoding=latin-1, say, or another"
         )
-    return tidy(text.removeprefix("\ufeff"))
+    return tidy(text)
 
 
 def tidy(text):
@@ -131,7 +144,8 @@ class Held:
                 continue
             seen.add(digest(text))
             if self.alone and split != "all":
-                end = text.rfind("\n", 0, int(len(text) * (1 - self.share))) + 1 or int(len(text) * (1 - self.share))
+                end = int(len(text) * (1 - self.share))
+                end = text.rfind("\n", int(len(text) * max(0, 1 - 2 * self.share)), end) + 1 or end
                 yield text[:end] if split == "train" else text[end:]
             elif split == "all" or (digest(text) in self.val) == (split == "val"):
                 yield text
@@ -142,26 +156,35 @@ def digest(text):
 
 
 def write(directory, tokenizer, held, **facts):
-    """Write the token files of the documents; they appear when all are whole. ValueError where one does not fit the
-    vocabulary."""
+    """Write the token files of the documents, and meta.json. ValueError where one does not fit the vocabulary."""
     sizes = Counter()
     with ThreadPoolExecutor() as pool:  # tiktoken and tokenizers let go of the GIL
         for split in ("train", "val"):
-            part = directory / f"{split}.bin.part"
-            part.unlink(missing_ok=True)
             parts = ((piece, last) for text in held(split) for piece, last in ends(corpus.pieces(text)))
             while batch := list(islice(parts, 64)):
                 encoded = pool.map(lambda p: tokenizer.encode(tokenizer.escape(p[0])), batch)
                 ids = [i for found, (_, last) in zip(encoded, batch) for i in [*found, *[tokenizer.eos_id] * last]]
-                corpus.append_tokens(part, ids, tokenizer, split)
+                corpus.append_tokens(directory / f"{split}.bin", ids, tokenizer, split)
                 sizes[f"{split}_tokens"] += len(ids)
                 sizes[f"{split}_bytes"] += sum(len(p.encode()) + last for p, last in batch)
-    (directory / "meta.json").unlink(missing_ok=True)  # it speaks of the files that are now replaced
-    for split in ("train", "val"):
-        os.replace(directory / f"{split}.bin.part", directory / f"{split}.bin")
+    facts["files"] = sorted(str(f.relative_to(directory)) for f in directory.rglob("*") if f.is_file())
     facts |= held.counts | {k: sizes[k] for k in ("train_tokens", "val_tokens")}
     corpus.write_meta(directory, tokenizer, bytes_per_token=sizes["val_bytes"] / sizes["val_tokens"], **facts)
     return sizes
+
+
+def install(part, directory):
+    """Put the data set in `part` into its directory, in place of the one that is there: of other files, none is
+    touched."""
+    meta = directory / "meta.json"
+    before = read_json(meta).get("files", []) if meta.is_file() else []
+    meta.unlink(missing_ok=True)  # it speaks of the files that are now replaced
+    for name in before:
+        if ".." not in Path(name).parts and not Path(name).is_absolute():  # what was made here
+            (directory / name).unlink(missing_ok=True)
+    for name in [*read_json(part / "meta.json")["files"], "meta.json"]:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part / name, directory / name)
 
 
 def ends(parts):

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json
 import sys
+import zlib
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -143,18 +144,22 @@ def read(path):
     if not path.stat().st_size:
         sys.exit(f"{path} is empty; it should hold conversations")
     how = {".parquet": parquet, ".csv": table, ".json": array}.get(path.suffix.lower(), lines)
-    yield from how(path)
+    try:
+        yield from how(path)
+    except LeftOut as e:
+        sys.exit(f"{path}: {e}")
 
 
 def lines(path):
-    """Of a JSONL file: one for each line, empty ones too, so that numbers are those of an editor."""
+    """Of a JSONL file: one for each line, empty ones too, so that numbers are those of an editor. LeftOut where it
+    cannot be read on."""
     with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
         try:
             for number, line in enumerate(file, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # a mark of its bytes
                 yield record_of(line) if line.strip() else None
-        except (OSError, EOFError) as e:  # no gzip, or not all of it
-            sys.exit(f"{path} cannot be read: {hub.first_line(e)}")
+        except (OSError, EOFError, zlib.error) as e:  # no gzip, or not all of it
+            raise LeftOut("it cannot be read", hub.first_line(e)) from None
 
 
 def record_of(line):
@@ -193,7 +198,7 @@ def parquet(path):
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
             yield from batch.to_pylist()
     except Exception as e:  # whatever pyarrow raises
-        sys.exit(f"{path} is no Parquet file: {hub.first_line(e)}")
+        raise LeftOut("it is no Parquet file", hub.first_line(e)) from None
 
 
 def numbered(name, records):

@@ -180,6 +180,7 @@ HF_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
+    "config.json",  # which may say the roles of tokens, too
     "*.jinja",
     "additional_chat_templates/*.jinja",  # those with names, of tools or of documents
     "*.model",

@@ -23,6 +23,7 @@ CONTENT = {  # a file, and its documents, or why there is none
     "d.txt.gz": (gzip.compress(b"packed"), ["packed"]),
     "e.jsonl": (b'{"text": "x"}\n\n{"content": "y"}\n{"z": 1}\nno\n', ["x", "y", "it has no text", "it is no JSON"]),
     "f.jsonl.gz": (gzip.compress(b'{"text": "\\ud83d"}'), ["it holds half a character"]),
+    "l.jsonl.gz": (gzip.compress(b'{"text": "z"}\n' * 9)[:-9], [*"z" * 9, "it cannot be read"]),
     "g.txt": (b"fine\ncaf\xe9", ["it is not UTF-8: byte 8, line 2"]),
     "h.txt": (b"a\nb\0", ["it holds null bytes: line 2"]),
     "i.txt.gz": (b"no gzip", ["it cannot be read"]),
@@ -47,7 +48,9 @@ def folder(tmp_path):
 
 def test_every_file_gives_its_documents_or_says_why_not(folder):
     files, others = documents.find([folder, folder / "a.txt"])
-    assert {f.name for f in files} == set(CONTENT) and others == {".py": 1} and len(files) == len(CONTENT)
+    assert (
+        {f.name for f in files} == set(CONTENT) and others == {"of .py": 1, "links": 1} and len(files) == len(CONTENT)
+    )
     found = {}
     for where, text in documents.read(files):
         name = where.partition(", ")[0].rpartition("/")[2]
@@ -160,7 +163,7 @@ def test_what_cannot_be_prepared_is_one_sentence(prepare, tmp_path):
     bad = tmp_path / "b.txt"
     bad.write_bytes(b"\xe9")
     for words, why in (
-        ((file, "--name=pydocs"), "has a prepare.py of its own; choose another --name"),
+        ((file, "--name=pydocs"), "has a prepare.py of its own, or what another one made; choose another --name"),
         ((file, out, "--tokenizer=bpe:1"), "tokenizer=bpe:1: bpe:N takes a number of tokens from 257 to 65534"),
         ((file, bad, out, "--strict"), f"m, {bad}: it is not UTF-8: byte 0, line 1; --encoding="),
         ((bad, out), "m has no document to learn from; 1 left out: it is not UTF-8"),
@@ -170,3 +173,26 @@ def test_what_cannot_be_prepared_is_one_sentence(prepare, tmp_path):
         with pytest.raises(SystemExit) as e:
             prepare(*words)
         assert why in str(e.value)
+
+
+def test_what_is_there_stays_until_all_is_made_and_then_goes(prepare, tmp_path):
+    """Not a file of another kind, though."""
+    file, out = tmp_path / "a.txt", tmp_path / "mine"
+    file.write_text("the fox\n" * 200)
+    prepare(file, "--tokenizer=bpe:300", f"--name={out}")
+    (out / "notes.md").write_text("mine")
+    before = {f.name: f.read_bytes() for f in out.iterdir()}
+    file.write_text("a\0b")
+    with pytest.raises(SystemExit):
+        prepare(file, "--tokenizer=char", f"--name={out}")
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == before
+    file.write_text("a mouse\n" * 200)
+    prepare(file, "--tokenizer=char", f"--name={out}")
+    assert sorted(f.name for f in out.iterdir()) == ["meta.json", "notes.md", "train.bin", "val.bin"]
+    assert not [f for f in tmp_path.iterdir() if f.name.endswith(".part")]
+    for name, why in (
+        (ROOT / "data/pydocs", "has a prepare.py"),
+        (ROOT / "checkpoints/pydocs_mdlm", "is a checkpoint"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            prepare(file, f"--name={name}/")

@@ -9,6 +9,7 @@ Some documents are held out, by their hash; of a single one the end is. Second c
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,35 +18,58 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import console, corpus, documents, tokenizer  # noqa: E402
-from nanodlm.files import ROOT, check_directory  # noqa: E402
+from nanodlm.files import ROOT, check_directory, read_json  # noqa: E402
 from nanodlm.records import Reasons  # noqa: E402
 
 
 def share(word):
     if not 0 < float(word) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{word} is no share of the documents; give one between 0 and 1, as 0.05")
     return float(word)
 
 
-def tokenizer_of(name, held, out):
-    """The tokenizer of that name, its files in `out`."""
+def place(name):
+    """The directory of a data set of that name; exits where it holds what is not ours to replace."""
+    if not name.strip(". "):
+        sys.exit(f"{name!r} is no name for a data set; give one with --name")
+    out = (Path(name).expanduser() if "/" in name else ROOT / "data" / name).resolve()
+    meta = out / "meta.json"
+    if (out / "prepare.py").exists() or meta.exists() and "sources" not in read_json(meta):
+        sys.exit(f"{out} has a prepare.py of its own, or what another one made; choose another --name")
+    if (out / "config.json").exists() and not meta.exists():
+        sys.exit(f"{out} is a checkpoint; choose another --name")
+    check_directory(out, "name")
+    return out
+
+
+def known(name):
+    """The tokenizer of that name and the directory of its files; nothing where it is to be learnt from the text."""
     kind, _, size = name.partition(":")
     if kind == "bpe":
         if not size.isdecimal() or not 257 <= int(size) <= 2**16 - 2:
             sys.exit(f"tokenizer={name}: bpe:N takes a number of tokens from 257 to 65534, as bpe:4096")
-        texts = (piece for text in held("train") for piece in corpus.pieces(text))
-        tokenizer.train_bpe(texts, int(size), out / "tokenizer.json")
-        return tokenizer.load({"kind": "bpe"}, out)
+        return None, None
     if name == "char":
-        return tokenizer.load({"kind": "char", "chars": "".join(sorted(set().union(*held("all"))))})
+        return None, None
     if name == "gpt2":
-        return corpus.load_tokenizer(out, {"tokenizer": {"kind": "tiktoken", "name": "gpt2"}})
+        return corpus.load_tokenizer(name, {"tokenizer": {"kind": "tiktoken", "name": "gpt2"}}), None
     path = ckpt.find(name)
     found = ckpt.tokenizer_of(path)
     if found.eos_id is None:
         sys.exit(f"{name} has no end-of-text, which stands between documents; convert it first")
-    tokenizer.save_files(found.spec, ckpt.files_of(path), out)
-    return found
+    return found, ckpt.files_of(path)
+
+
+def learnt(name, held, directory):
+    """The tokenizer of that name, learnt from the text, its files in the directory."""
+    if name == "char":
+        chars = set()
+        for text in held("all"):
+            chars.update(text)
+        return tokenizer.load({"kind": "char", "chars": "".join(sorted(chars))})
+    texts = (piece for text in held("train") for piece in corpus.pieces(text))
+    tokenizer.train_bpe(texts, int(name.partition(":")[2]), directory / "tokenizer.json")
+    return tokenizer.load({"kind": "bpe"}, directory)
 
 
 def main():
@@ -61,31 +85,35 @@ def main():
     parser.add_argument(
         "--column", default="", help="the key of the text in .jsonl and .parquet (default: text, content)"
     )
-    parser.add_argument("--encoding", default="", help="of .txt and .md (default: UTF-8, or UTF-16 where marked)")
+    parser.add_argument("--encoding", default="", help="of .txt and .md without a mark of it (default: UTF-8)")
     parser.add_argument("--strict", action="store_true", help="stop at the first document that is no text")
     args = parser.parse_args()
-    name = args.name or args.paths[0].resolve().name.partition(".")[0]
-    out = Path(name).expanduser() if "/" in name else ROOT / "data" / name
-    if (out / "prepare.py").exists():
-        sys.exit(f"{out} has a prepare.py of its own; choose another --name")
-    check_directory(out, "name")
+    name = args.paths[0].resolve().name.partition(".")[0] if args.name is None else args.name
+    out, (tok, source) = place(name), known(args.tokenizer)
     try:
         "".encode(args.encoding or "utf-8")
         files, others = documents.find(args.paths)
     except (LookupError, OSError, ValueError) as e:
         sys.exit(str(e))
     if others:
-        print("passed over: " + ", ".join(f"{n} of {end or 'no ending'}" for end, n in others.most_common()))
+        print("passed over: " + ", ".join(f"{n} {end}" for end, n in others.most_common()))
     reasons = Reasons(name, args.strict)
     held = documents.Held(lambda: documents.read(files, args.column, args.encoding), args.val, reasons)
     for words in reasons.words():
         print(words)
-    out.mkdir(parents=True, exist_ok=True)
-    tok = tokenizer_of(args.tokenizer, held, out)
+    part = out.with_name(out.name + ".part")  # what is in `out` stays until all is made
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        sizes = documents.write(out, tok, held, sources=[str(p) for p in args.paths], left_out=dict(reasons.counts))
+        if tok:
+            tokenizer.save_files(tok.spec, source, part)
+        tok = tok or learnt(args.tokenizer, held, part)
+        sizes = documents.write(part, tok, held, sources=[str(p) for p in args.paths], left_out=dict(reasons.counts))
+        documents.install(part, out)
     except ValueError as e:
         sys.exit(str(e))
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(f"{held.counts['documents']:,} documents in {len(files):,} files; ", end="")
     print(
         f"left out: {held.counts['copies']:,} copies, {held.counts['empty']:,} empty, {reasons.counts.total():,} others"
