@@ -23,12 +23,12 @@ CONTENT = {  # a file, and its documents, or why there is none
     "d.txt.gz": (gzip.compress(b"packed"), ["packed"]),
     "e.jsonl": (b'{"text": "x"}\n\n{"content": "y"}\n{"z": 1}\nno\n', ["x", "y", "it has no text", "it is no JSON"]),
     "f.jsonl.gz": (gzip.compress(b'{"text": "\\ud83d"}'), ["it holds half a character"]),
-    "l.jsonl.gz": (gzip.compress(b'{"text": "z"}\n' * 9)[:-9], [*"z" * 9, "it cannot be read"]),
     "g.txt": (b"fine\ncaf\xe9", ["it is not UTF-8: byte 8, line 2"]),
     "h.txt": (b"a\nb\0", ["it holds null bytes: line 2"]),
     "i.txt.gz": (b"no gzip", ["it cannot be read"]),
     "j.txt": (b"", [""]),
     "k.txt": (b"x" * 10**7, ["x" * 10**7]),
+    "l.jsonl.gz": (gzip.compress(b'{"text": "z"}\n' * 9)[:-9], [*"z" * 9, "it cannot be read"]),
 }
 
 
