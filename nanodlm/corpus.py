@@ -168,7 +168,7 @@ def meta_of(tokenizer, facts):
     return {"tokenizer": tokenizer.spec, **named, "dtype": token_dtype(tokenizer), **facts}
 
 
-PIECE, LONGEST = 2**18, 2**20  # characters that are encoded at once: about, and at most
+PIECE, LONGEST = 2**18, 2**19  # characters that are encoded at once: about, and at most
 CUT = re.compile(r"(?<=\S)(?= )|(?<=\S\n)(?=\S)")
 
 

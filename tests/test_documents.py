@@ -7,6 +7,7 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import tokenizers as T
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,16 @@ CONTENT = {  # a file, and its documents, or why there is none
     "j.txt": (b"", [""]),
     "k.txt": (b"x" * 10**7, ["x" * 10**7]),
     "l.jsonl.gz": (gzip.compress(b'{"text": "z"}\n' * 9)[:-9], [*"z" * 9, "it cannot be read"]),
+    "L.TXT": ("\u2603".encode("utf-32"), ["\u2603"]),
+    "m.txt.gz": (b"broken", ["it cannot be read: Error -3"]),
+    "n.jsonl.gz": (b"broken", ["it cannot be read: Error -3"]),
+    "o.parquet": (b"PAR1", ["it is no Parquet file"]),
 }
+
+
+BROKEN = bytearray(gzip.compress(b"packed"))
+BROKEN[10:] = b"\xff" * (len(BROKEN) - 10)
+CONTENT |= {name: (bytes(BROKEN), why) for name, (data, why) in CONTENT.items() if data == b"broken"}
 
 
 @pytest.fixture
@@ -48,9 +58,8 @@ def folder(tmp_path):
 
 def test_every_file_gives_its_documents_or_says_why_not(folder):
     files, others = documents.find([folder, folder / "a.txt"])
-    assert (
-        {f.name for f in files} == set(CONTENT) and others == {"of .py": 1, "links": 1} and len(files) == len(CONTENT)
-    )
+    assert {f.name for f in files} == set(CONTENT) and len(files) == len(CONTENT)
+    assert others == {"of .py": 1, "links": 1}
     found = {}
     for where, text in documents.read(files):
         name = where.partition(", ")[0].rpartition("/")[2]
@@ -60,6 +69,8 @@ def test_every_file_gives_its_documents_or_says_why_not(folder):
         assert all(text.startswith(w) and (w or not text) for text, w in zip(found[name], wanted)), name
     latin = dict(documents.read([folder / "g.txt"], encoding="latin-1"))
     assert list(latin.values()) == ["fine\ncaf\u00e9"]
+    marked = [folder / "sub/b.md", folder / "c.txt"]  # a mark goes before what is asked for
+    assert [text for _, text in documents.read(marked, encoding="latin-1")] == ["# caf\u00e9", "naïve ☃"]
     with pytest.raises(ValueError, match=r"prog.py is none of .txt, .md, .jsonl, .parquet, or one of these as .gz"):
         documents.find([folder / "prog.py"])
     with pytest.raises(FileNotFoundError, match="there is no file or folder 'nowhere'"):
@@ -98,12 +109,18 @@ def test_of_a_single_document_the_end_is_held_out():
     assert train + val == text and train.endswith("\n") and 0.05 < len(val) / len(text) < 0.15
     held = held_of(["x" * 100])
     assert [*held("train")] == ["x" * 95] and [*held("val")] == ["x" * 5]
+    held = held_of(["# Title\n" + "word " * 1000])  # its only line end is far from the end
+    assert 0.9 < len([*held("train")][0]) / 5008 < 0.96
     with pytest.raises(SystemExit, match="mine has no document to learn from"):
         held_of(["", " "])
 
 
+LATER = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 lines = st.lists(
-    st.sampled_from(["the fox", "\n", "\n\n", " ", "a", "12", "  x", "it's", "\u00e9", "\t", "\r"]), max_size=60
+    st.sampled_from(["the fox", "\n", "\n\n", " ", "a", "12", "  x", "it's", "\u00e9", "\t", "\r", "."]), max_size=60
 )
 
 
@@ -116,13 +133,23 @@ def test_a_text_cut_in_pieces_has_the_ids_of_the_whole(shipped, text, size):
         assert sum(map(encode, parts), []) == encode(text)
 
 
+def test_no_piece_is_long_whatever_the_text():
+    for text in ("x" * 1000, "a b " * 250, "a\n\n\nb" * 200, " " * 1000, "", "x" * 100, "x" * 101):
+        parts = [*corpus.pieces(text, 50, 100)]
+        assert "".join(parts) == text and max(map(len, parts)) <= 100 and (all(parts) or not text)
+
+
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """Ids by byte-level BPEs: ours, and one through transformers."""
+    """Ids by byte-level BPEs: ours, one through transformers, and one with the later pattern of Llama 3 and Qwen."""
     path = tmp_path_factory.mktemp("zoo")
     zoo.write(path, "byte-level")
     hf = tokenizers.load({"kind": "hf"}, path)
-    return tokenizers.load({"kind": "bpe"}, ROOT / "checkpoints/pydocs_mdlm").encode, hf.encode
+    later = T.Tokenizer.from_file(str(ROOT / "checkpoints/pydocs_mdlm/tokenizer.json"))
+    cut = T.pre_tokenizers.Split(T.Regex(LATER), "isolated")
+    later.pre_tokenizer = T.pre_tokenizers.Sequence([cut, T.pre_tokenizers.ByteLevel(False, use_regex=False)])
+    ours = tokenizers.load({"kind": "bpe"}, ROOT / "checkpoints/pydocs_mdlm")
+    return ours.encode, hf.encode, lambda text: later.encode(text).ids
 
 
 @pytest.fixture
@@ -157,13 +184,50 @@ def test_ones_own_text_becomes_a_data_set_whatever_the_tokenizer(prepare, tmp_pa
     assert abs(meta["bytes_per_token"] * len(parts[1]) - size) < 40 and json.dumps(meta["sources"])
 
 
+def test_data_are_replaced_when_the_new_ones_are_whole_and_nothing_else_is_touched(prepare, tmp_path):
+    file, mine = tmp_path / "a.txt", tmp_path / "mine"
+    file.write_text("the fox\n" * 99)
+    (mine / "sub").mkdir(parents=True)
+    (mine / "notes.txt").write_text("my own")
+    prepare(file, f"--name={mine}", "--tokenizer=bpe:300")
+    prepare(file, f"--name={mine}", "--tokenizer=char")
+    assert sorted(p.name for p in mine.iterdir()) == ["meta.json", "notes.txt", "sub", "train.bin", "val.bin"]
+    before = {p: p.read_bytes() for p in mine.glob("*.*")}
+    made = tmp_path / "made"  # a checkpoint whose characters are others
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps({"model": {}, "tokenizer": {"kind": "char", "chars": "abc"}}))
+    with pytest.raises(SystemExit, match="the text has '.n', which is outside the 3 characters"):
+        prepare(file, f"--name={mine}", f"--tokenizer={made}")
+    assert before == {p: p.read_bytes() for p in mine.glob("*.*")}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "made", "mine"]
+
+
+def test_roles_that_only_config_json_says_stay_with_the_data(prepare, tmp_path):
+    (tmp_path / "a.txt").write_text("the fox\n" * 99)
+    zoo.write(tmp_path / "made", "byte-level", eos_token="</s>")
+    ids = json.loads((tmp_path / "made/tokenizer.json").read_text())["added_tokens"]
+    mask, end = (next(t["id"] for t in ids if t["content"] == word) for word in ("[CLS]", "<|im_end|>"))
+    roles = {"mask_token_id": mask, "eos_token_id": [end], "architectures": ["A2DQwen3LMHeadModel"]}
+    (tmp_path / "made/config.json").write_text(json.dumps(roles))
+    prepare(tmp_path / "a.txt", f"--name={tmp_path}/mine", f"--tokenizer={tmp_path}/made")
+    meta = corpus.load_meta(str(tmp_path / "mine"), "train", "val")
+    assert (meta["mask_id"], meta["eos_id"]) == (mask, end)
+
+
 def test_what_cannot_be_prepared_is_one_sentence(prepare, tmp_path):
     file, out = tmp_path / "a.txt", f"--name={tmp_path}/m"
     file.write_text("a b")
     bad = tmp_path / "b.txt"
     bad.write_bytes(b"\xe9")
+    for name, found in (("other", "meta.json"), ("made", "config.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / found).write_text("{}")
     for words, why in (
         ((file, "--name=pydocs"), "has a prepare.py of its own, or what another one made; choose another --name"),
+        ((file, f"--name={tmp_path}/other"), "or what another one made; choose another --name"),
+        ((file, f"--name={tmp_path}/made"), "made is a checkpoint; choose another --name"),
+        ((file, "--name=.."), "'..' is no name for a data set"),
+        ((tmp_path, out, "--tokenizer=nowhere"), "no checkpoint in 'nowhere'"),
         ((file, out, "--tokenizer=bpe:1"), "tokenizer=bpe:1: bpe:N takes a number of tokens from 257 to 65534"),
         ((file, bad, out, "--strict"), f"m, {bad}: it is not UTF-8: byte 0, line 1; --encoding="),
         ((bad, out), "m has no document to learn from; 1 left out: it is not UTF-8"),

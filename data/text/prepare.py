@@ -67,7 +67,7 @@ def learnt(name, held, directory):
         for text in held("all"):
             chars.update(text)
         return tokenizer.load({"kind": "char", "chars": "".join(sorted(chars))})
-    texts = (piece for text in held("train") for piece in corpus.pieces(text))
+    texts = (piece for text in held("train") for piece in corpus.pieces(text, 2**10, 2**12))  # slow on long words
     tokenizer.train_bpe(texts, int(name.partition(":")[2]), directory / "tokenizer.json")
     return tokenizer.load({"kind": "bpe"}, directory)
 
