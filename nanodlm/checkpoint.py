@@ -286,7 +286,10 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
     try:
         tmp.mkdir(parents=True)
         tensors = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in weights.items()}
+        ends = None if tokenizer.eos_id is None else list(tokenizer.stop_ids)
         content = {"algorithm": algorithm, "model": asdict(config), "tokenizer": tokenizer.spec, **facts}
+        if tokenizer.spec["kind"] == "hf":  # whose own files need not say it
+            content |= {"mask_token_id": tokenizer.mask_id, "eos_token_id": ends}
         if "adapter" in facts:
             content = {"algorithm": algorithm, **{k: v for k, v in facts.items() if k not in BASE_FACTS}}
             (tmp / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))

@@ -12,6 +12,8 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
 from nanodlm import corpus, documents
 from nanodlm import tokenizer as tokenizers
 from nanodlm.files import ROOT, load_module
@@ -207,8 +209,13 @@ def test_roles_that_only_config_json_says_stay_with_the_data(prepare, tmp_path):
     zoo.write(tmp_path / "made", "byte-level", eos_token="</s>")
     ids = json.loads((tmp_path / "made/tokenizer.json").read_text())["added_tokens"]
     mask, end = (next(t["id"] for t in ids if t["content"] == word) for word in ("[CLS]", "<|im_end|>"))
-    roles = {"mask_token_id": mask, "eos_token_id": [end], "architectures": ["A2DQwen3LMHeadModel"]}
+    roles = {"mask_token_id": mask, "eos_token_id": [end]}
     (tmp_path / "made/config.json").write_text(json.dumps(roles))
+    tok, net = tokenizers.load({"kind": "hf"}, tmp_path / "made"), Transformer(Config(400, 8, 1, 1, 8))
+    ckpt.save(tmp_path / "new", dict(net.named_parameters()), net.config, tok, tmp_path / "made", "mdlm", {})
+    new = ckpt.load(tmp_path / "new").tokenizer  # learnt from data in these tokens
+    assert (new.mask_id, new.eos_id, new.stop_ids) == (mask, end, tok.stop_ids)
+    (tmp_path / "made/config.json").write_text(json.dumps(roles | {"architectures": ["A2DQwen3LMHeadModel"]}))
     prepare(tmp_path / "a.txt", f"--name={tmp_path}/mine", f"--tokenizer={tmp_path}/made")
     meta = corpus.load_meta(str(tmp_path / "mine"), "train", "val")
     assert (meta["mask_id"], meta["eos_id"]) == (mask, end)
