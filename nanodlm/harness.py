@@ -57,14 +57,14 @@ class Harness(LM):
         self.alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(self.alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
-        self.first = self.encode("")  # stands before a text alone
+        # Begin-of-text and a prefix, before a text alone and before every prompt.
+        self.first = self.front = self.encode("")
         if self.alone and not self.first:
             self.first = [tokenizers.end_of_text(self.tokenizer, "a text without begin-of-text")]
-        self.front = self.encode("")  # of every prompt: begin-of-text, a prefix; or what a template begins with
         if options.apply_chat_template and self.tokenizer.template:
             system = [{"role": "system", "content": options.system}] if options.system else []
             a, b = (self.encode(self.apply_chat_template([*system, {"role": "user", "content": x}])) for x in "ab")
-            self.front = a[: texts.common(a, b)]
+            self.front = a[: texts.common(a, b)]  # what a template begins with
         dream = getattr(likelihood, "method", "") == "dream"
         self.behind = [tokenizers.end_of_text(self.tokenizer, "method=dream")] if dream else []
 

@@ -159,7 +159,7 @@ def tokenize(texts, tok, packing, room, end):
     """All ids one after the other, and for each document how many there are, and of how many bytes."""
     ids, counts, sizes = array("I"), [], []
     for text in texts:
-        new, size, behind = tok.encode(tok.escape(text)), len(text.encode()), {"wrap_eos": end, "stream": (tok.eos_id,)}
+        new, size, behind = corpus.encode(tok, text), len(text.encode()), {"wrap_eos": end, "stream": (tok.eos_id,)}
         if packing in ("documents", "stream") and not text.strip():
             new, size, behind = [], 0, {}  # WikiText's empty lines
         if packing == "documents" and len(new) > room:
