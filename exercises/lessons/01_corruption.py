@@ -3,17 +3,17 @@
 # *Chapter I, the process. 20 minutes. MDLM (arXiv 2406.07524), equation 4; LLaDA (2502.09992), equation 7.*
 #
 # A diffusion model learns to undo a process that destroys. For text the simplest such process hides tokens: at time t,
-# between 0 and 1, each token of a text $x_0$ is replaced by a mask token with probability t, each by itself; what comes
-# out is called $x_t$. At t = 0 nothing is hidden, at t = 1 everything.
+# between 0 and 1, each token of a text $x_0$ is replaced by a mask token with probability t, each by itself; what
+# comes out is called $x_t$. At t = 0 nothing is hidden, at t = 1 everything.
 #
 # $$ q(x_t^i \mid x_0^i) = \begin{cases} 1 - t & x_t^i = x_0^i \\ t & x_t^i = \text{mask} \end{cases} $$
 #
-# How does a program do something with probability t? It draws a number u, uniform between 0 and 1, and does it where
-# u < t. Here, as everywhere in this course, the uniform numbers are an argument of the function, and not drawn in it:
+# How does a program do something with probability t? It draws a number u, uniform between 0 and 1, and does it where u
+# < t. Here, as everywhere in this course, the uniform numbers are an argument of the function, and not drawn in it:
 # the same numbers give the same result, which is what makes a test exact.
 #
-# Not all tokens may be hidden. When a model learns to answer, the question stays as it is: `maskable` says which tokens
-# are learnt.
+# Not all tokens may be hidden. When a model learns to answer, the question stays as it is: `maskable` says which
+# tokens are learnt.
 
 # %%
 import torch

@@ -13,8 +13,8 @@
 # | cosine (MD4's) | 1 − cos(π/2 · (1 − t)) |
 #
 # Which weight belongs to it? Each token gets hidden once, between t and t + dt with probability −α′(t) dt. Going back
-# in time, this is the moment in which it is revealed, and has to be predicted. So of the tokens that are hidden at time
-# t, a share of −α′(t) dt / (1 − α(t)) is revealed in that moment, and that is how much their prediction counts:
+# in time, this is the moment in which it is revealed, and has to be predicted. So of the tokens that are hidden at
+# time t, a share of −α′(t) dt / (1 − α(t)) is revealed in that moment, and that is how much their prediction counts:
 #
 # $$ \mathcal{L} = \int_0^1 \underbrace{\frac{-\alpha'(t)}{1 - \alpha(t)}}_{w(t)} \;
 #    \mathbb{E}_{q(x_t \mid x_0)} \Big[ \sum_{i \text{ hidden}} -\log p(x_0^i \mid x_t) \Big] dt $$

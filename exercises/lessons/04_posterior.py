@@ -12,8 +12,8 @@
 #
 # - A token that is **clean** in x_t was clean in x_s: nothing ever comes back by itself. Going backwards: what is
 #   revealed stays, forever. This is why a sampler never changes its mind (unless one makes it, lesson 16).
-# - A token that is **masked** in x_t is clean in x_s with a probability that depends on the two times alone, and not on
-#   the token. This is why a network needs not be told the time.
+# - A token that is **masked** in x_t is clean in x_s with a probability that depends on the two times alone, and not
+#   on the token. This is why a network needs not be told the time.
 #
 # Work the second one out on paper first.
 

@@ -20,8 +20,8 @@
 # right, its average over everything that may be drawn is your sum; and for a model that knows the truth, your sum is
 # -log p(x) exactly, to the last digit.
 #
-# One more rule. A network gives logits for all ids, the mask's too. But a hidden token is never a mask: so its logit is
-# left out before the softmax (MDLM calls this zero masking probability).
+# One more rule. A network gives logits for all ids, the mask's too. But a hidden token is never a mask: so its logit
+# is left out before the softmax (MDLM calls this zero masking probability).
 
 # %%
 import sys
@@ -67,17 +67,17 @@ def bound(model, x0, mask_id):
 # %% [markdown]
 # ## What one sees
 #
-# For the model that knows the truth the bound is -log p, and its average the entropy. For the one with opinions it is
-# larger: it pays for being wrong. The estimates scatter a lot around it.
+# For the model that knows the truth the bound is -log p, and its average the entropy. For the one with opinions the
+# average is larger: it pays for being wrong. The estimates scatter a lot around it.
 #
 #     truth    aaa: bound 2.4845, -log p 2.4845, estimates 2.59 +- 0.08
 #     truth    abc: bound 3.1458, -log p 3.1458, estimates 3.20 +- 0.09
 #     truth    bbb: bound 4.8794, -log p 4.8794, estimates 5.24 +- 0.42
 #     truth    on average 2.5280, entropy 2.5280
-#     opinions aaa: bound 3.3056, -log p 2.4845, estimates 3.38 +- 0.10
-#     opinions abc: bound 3.5789, -log p 3.1458, estimates 3.56 +- 0.14
-#     opinions bbb: bound 4.8068, -log p 4.8794, estimates 4.96 +- 0.20
-#     opinions on average 5.2852, entropy 2.5280
+#     opinions aaa: bound 4.6028, -log p 2.4845, estimates 4.95 +- 0.36
+#     opinions abc: bound 4.3941, -log p 3.1458, estimates 4.43 +- 0.11
+#     opinions bbb: bound 4.5721, -log p 4.8794, estimates 4.87 +- 0.32
+#     opinions on average 4.3020, entropy 2.5280
 
 # %%
 if __name__ == "__main__":

@@ -16,7 +16,7 @@
 #    \text{pooled} = \frac{\sum_{\text{rows}} \mathrm{CE}}{\sum_{\text{rows}} k} $$
 #
 # The first one is the bound's estimate of lesson 5. The last one is what the code above computes. The surprise is in
-# the middle. With t uniform, every count k from 0 to L is as likely (the integral of lesson 2 again), and given k, an exact
+# the middle. With t uniform, every count k from 0 to L is as likely (the integral of lesson 2 again), and an exact
 # count would weigh by L/k: so, leaving out the rows of which nothing is hidden, the mean *by row* has the same
 # expectation as the bound! Pooling gives a row with many hidden tokens, which are hard to guess, more to say.
 
