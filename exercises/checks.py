@@ -240,4 +240,6 @@ def main(path, lesson, grader, out):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    import checks  # as the graders know it: there must be one class Wrong
+
+    checks.main(*sys.argv[1:])
