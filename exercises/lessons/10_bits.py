@@ -53,7 +53,7 @@ def ce(model, x0, hidden, mask_id):
 
 # %%
 def bits_per_byte(nats_per_token, num_tokens, text):
-    """Bits per byte of a text (a str; bytes in UTF-8) whose num_tokens tokens cost nats_per_token on average: a float."""
+    """Bits per byte of a text, a str, whose num_tokens tokens cost nats_per_token each, on average: a float."""
     raise NotImplementedError("bits_per_byte is yours to write")
 
 
