@@ -1,12 +1,14 @@
-"""A diffusion language model of characters in one file: PyTorch, the standard library, a text, and nothing else.
+"""A language model of characters in one file: PyTorch, the standard library, a text, and nothing else.
 
-The network is shown a text in which some characters are hidden, and says what they are from those that are left, on
-both sides. To write, it starts from nothing but masks and reveals them in any order, several in a step if need be.
-(MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992.)
+Diffusion: from what is left of a text, on both sides, the network says what the hidden characters are. To write, it
+starts from masks alone and reveals them in any order, as many in a step as it likes (MDLM, arXiv 2406.07524; LLaDA,
+2502.09992).
 
-    python exercises/one_file/diffusion.py            learns from Python's help texts and writes: 3 minutes on 2 cores
-    python exercises/one_file/diffusion.py my.txt     the same with a text of yours
-    diff exercises/one_file/gpt.py exercises/one_file/diffusion.py      all that is not as in a GPT
+It learns from the help texts that come with Python, or from a text of yours, for about 3 minutes on 2 CPU cores.
+
+    python exercises/one_file/gpt.py [my.txt]
+    python exercises/one_file/diffusion.py [my.txt]
+    diff exercises/one_file/gpt.py exercises/one_file/diffusion.py      the lesson
 
 1 settings, 2 text, 3 network, 4 corruption, 5 loss and bound, 6 sampling, 7 training. Shapes in comments: B rows,
 L characters in a row, C channels, H heads, D channels per head, V ids.
@@ -159,8 +161,8 @@ def nlls(model, x0, t, u):
 def loss(model, x0, t, u):
     """What is trained, in nats: the mean over all that is asked.
 
-    The bound below is a mean over rows of such means: in a row with little hidden each character weighs more (1/t, MDLM,
-    eq. 11). The minimum is the same, but there is more noise, and in minutes the plain mean comes further."""
+    The bound below is a mean over rows of such means: in a row with little hidden each character weighs more (1/t in
+    MDLM, eq. 11). The minimum is the same, but there is more noise, and in minutes the plain mean comes further."""
     nll, asked = nlls(model, x0, t, u)
     return nll[asked].mean()
 
@@ -192,7 +194,7 @@ def draw(logits, u):
 
 
 @torch.no_grad()
-def sample(model, x, steps=steps, temperature=temperature, u=uniform):
+def sample(model, x, steps, temperature, u=uniform):
     """Replace the masks in x (L,) by characters; x is yielded after every step."""
     for step in range(steps):
         hidden = (x == MASK).nonzero()[:, 0]
@@ -251,12 +253,10 @@ def main(path=None, iters=max_iters, seed=1):
     def show(x):
         return "".join(chars[i] for i in x).replace("\n", " ")
 
-    for step, x in enumerate(sample(model, torch.full((seq_len,), MASK)), 1):
-        if step % (steps // 8) == 0:
-            print(f"{step:4}  {show(x)}")
-    for _ in range(3):
-        *_, x = sample(model, torch.full((seq_len,), MASK))
-        print(f"      {show(x)}")
+    for n in range(4):
+        for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):
+            if step == steps or n == 0 and step % (steps // 8) == 0:
+                print(f"step {step:3}: {show(x)}")
 
 
 if __name__ == "__main__":

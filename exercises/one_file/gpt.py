@@ -1,12 +1,13 @@
-"""An autoregressive language model of characters in one file: PyTorch, the standard library, a text, and nothing else.
+"""A language model of characters in one file: PyTorch, the standard library, a text, and nothing else.
 
-The network is shown the beginning of a text, and says what the next character is, at all places at once. To write, it
-starts from nothing and adds one character after the other, from left to right.
-(GPT-2, Radford et al. 2019.)
+Autoregression: from what stands before it, the network says what the next character is. To write, it starts from
+nothing and adds one character after the other, from left to right (GPT-2, Radford et al. 2019).
 
-    python exercises/one_file/gpt.py            learns from Python's help texts and writes: 3 minutes on 2 cores
-    python exercises/one_file/gpt.py my.txt     the same with a text of yours
-    diff exercises/one_file/gpt.py exercises/one_file/diffusion.py      all that is not as in a diffusion model
+It learns from the help texts that come with Python, or from a text of yours, for about 3 minutes on 2 CPU cores.
+
+    python exercises/one_file/gpt.py [my.txt]
+    python exercises/one_file/diffusion.py [my.txt]
+    diff exercises/one_file/gpt.py exercises/one_file/diffusion.py      the lesson
 
 1 settings, 2 text, 3 network, 4 corruption, 5 loss and bound, 6 sampling, 7 training. Shapes in comments: B rows,
 L characters in a row, C channels, H heads, D channels per head, V ids.
@@ -181,7 +182,7 @@ def draw(logits, u):
 
 
 @torch.no_grad()
-def sample(model, x, steps=steps, temperature=temperature, u=uniform):
+def sample(model, x, steps, temperature, u=uniform):
     """Replace the masks in x (L,) by characters; x is yielded after every step."""
     for step in range(steps):
         at = (x == MASK).nonzero()[:1, 0]  # (N,) the first of them
@@ -238,12 +239,10 @@ def main(path=None, iters=max_iters, seed=1):
     def show(x):
         return "".join(chars[i] for i in x).replace("\n", " ")
 
-    for step, x in enumerate(sample(model, torch.full((seq_len,), MASK)), 1):
-        if step % (steps // 8) == 0:
-            print(f"{step:4}  {show(x)}")
-    for _ in range(3):
-        *_, x = sample(model, torch.full((seq_len,), MASK))
-        print(f"      {show(x)}")
+    for n in range(4):
+        for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):
+            if step == steps or n == 0 and step % (steps // 8) == 0:
+                print(f"step {step:3}: {show(x)}")
 
 
 if __name__ == "__main__":
