@@ -27,10 +27,10 @@ from torch import nn
 
 seq_len = 128  # L: characters in a row, which is all that the network sees at once
 batch_size = 8  # rows per iteration: few, as in minutes it is the number of iterations that counts
-max_iters = 2500
+max_iters = 3000
 learning_rate = 3e-3  # at its highest
 n_layer, n_head, n_embd = 4, 4, 128
-t_min, t_max = 0.1, 0.7  # how much of a row is hidden in training; who is shown nothing learns nothing but frequencies
+t_min, t_max = 0.1, 0.7  # of t in training: rows that are nearly empty, or nearly full, teach little
 masks = 4  # drawn for each validation row: the bound is a mean over all that can be hidden
 steps = seq_len  # of sampling: one character each; in half as many, two at once, neither of which knows of the other
 temperature = 0.8  # of sampling: below 1, what is likely becomes likelier still
@@ -134,10 +134,10 @@ class Transformer(nn.Module):
 
 
 def corrupt(x0, t, u):
-    """What the network is shown of x0 (B, L), and where it is asked, bool (B, L): about t of each row is hidden.
+    """What the network is shown of x0 (B, L), and where it is asked, bool (B, L).
 
-    t (B, 1) and u (B, L) are random numbers from [0, 1): t says how many are hidden, from 1 to L, and u which, the ones
-    with the smallest. (MDLM tosses a coin for each character; an exact number has less variance: LLaDA, eq. 6.)"""
+    t (B, 1) and u (B, L) are random numbers in [0, 1): t says how many are hidden, from 1 to L, and u which ones, those
+    where it is smallest. (MDLM tosses a coin for each character; an exact number has less variance: LLaDA, eq. 6.)"""
     count = (t * x0.shape[1]).long() + 1  # (B, 1)
     hidden = u.argsort(1).argsort(1) < count
     return torch.where(hidden, MASK, x0), hidden
@@ -199,7 +199,7 @@ def sample(model, x, steps, temperature, u=uniform):
     for step in range(steps):
         hidden = (x == MASK).nonzero()[:, 0]
         count = math.ceil(len(hidden) / (steps - step))
-        at = hidden[u(step, 0, hidden).topk(count).indices]  # (N,) any of them
+        at = hidden[u(step, 0, hidden).topk(count).indices]  # (N,) any that are not written
         logits = model(x[None])[0, at]  # (N, V)
         x[at] = draw(logits / temperature, u(step, 1, at))
         yield x
@@ -251,7 +251,7 @@ def main(path=None, iters=max_iters, seed=1):
     print("validation: at most {:.3f} +- {:.3f} bits per character (NELBO)".format(*evaluate(model, rows)))
 
     def show(x):
-        return "".join(chars[i] for i in x).replace("\n", " ")
+        return "".join(chars[i] if chars[i].isprintable() else " " for i in x)
 
     for n in range(4):
         for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):

@@ -26,12 +26,12 @@ from torch import nn
 
 seq_len = 128  # L: characters in a row, which is all that the network sees at once
 batch_size = 8  # rows per iteration: few, as in minutes it is the number of iterations that counts
-max_iters = 2500
+max_iters = 3000
 learning_rate = 3e-3  # at its highest
 n_layer, n_head, n_embd = 4, 4, 128
-t_min, t_max = 0, 1  # diffusion's alone, as all that is called t and u
-masks = 1  # the likelihood is exact: there is nothing to take a mean over
-steps = seq_len  # of sampling: one character each, always
+t_min, t_max = 0, 1  # of t, which does nothing here, nor does u: they are there for the comparison's sake
+masks = 1  # drawn for each validation row: the likelihood is exact, and there is nothing to draw
+steps = seq_len  # of sampling: one character each, no fewer steps will do
 temperature = 0.8  # of sampling: below 1, what is likely becomes likelier still
 MASK = 0  # the id that stands for a character one does not know; the text's own characters follow it
 
@@ -133,9 +133,9 @@ class Transformer(nn.Module):
 
 
 def corrupt(x0, t, u):
-    """What the network is shown of x0 (B, L), and where it is asked, bool (B, L): the character before, everywhere.
+    """What the network is shown of x0 (B, L), and where it is asked, bool (B, L).
 
-    The mask stands for that of the first one."""
+    Each place is shown the character before it, the first one a mask, and is asked for its own. Nothing is random."""
     return F.pad(x0, (1, 0), value=MASK)[:, :-1], torch.ones_like(x0, dtype=torch.bool)
 
 
@@ -185,7 +185,7 @@ def draw(logits, u):
 def sample(model, x, steps, temperature, u=uniform):
     """Replace the masks in x (L,) by characters; x is yielded after every step."""
     for step in range(steps):
-        at = (x == MASK).nonzero()[:1, 0]  # (N,) the first of them
+        at = (x == MASK).nonzero()[:1, 0]  # (N,) the first that is not written
         logits = model(F.pad(x, (1, 0), value=MASK)[None, :-1])[0, at]  # (N, V)
         x[at] = draw(logits / temperature, u(step, 1, at))
         yield x
@@ -237,7 +237,7 @@ def main(path=None, iters=max_iters, seed=1):
     print("validation: {:.3f} +- {:.3f} bits per character (exact)".format(*evaluate(model, rows)))
 
     def show(x):
-        return "".join(chars[i] for i in x).replace("\n", " ")
+        return "".join(chars[i] if chars[i].isprintable() else " " for i in x)
 
     for n in range(4):
         for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):
