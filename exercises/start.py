@@ -21,11 +21,11 @@ def main():
     to = parser.parse_args().to
     check_directory(to, "to")
     to.mkdir(parents=True, exist_ok=True)
-    lessons = sorted((HERE / "lessons").glob("[0-9]*.py"))
+    lessons = [*sorted((HERE / "lessons").glob("[0-9]*.py")), HERE / "recipe.py"]
     new = [p for p in lessons if not (to / p.name).exists() and not (to / p.name).with_suffix(".ipynb").exists()]
     for lesson in new:
         shutil.copyfile(lesson, to / lesson.name)
-    print(f"{len(new)} exercises copied to {to}, {len(lessons) - len(new)} were there and stay as they are.")
+    print(f"{len(new)} files copied to {to}; {len(lessons) - len(new)} were there and stay as they are.")
     print(f"Open {lessons[0].name} in an editor, write what is missing, and run: python exercises/grade.py 1")
 
 
