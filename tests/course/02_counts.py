@@ -9,7 +9,8 @@ def draw_count(n, u):
     return (u * n).floor().long() + 1
 
 
-hide = mdlm.hide_by_count
+def hide(k, u, maskable):
+    return mdlm.hide_by_count(k, u, maskable)
 
 
 def weight(k, maskable):
