@@ -201,7 +201,8 @@ def sample(model, x, steps, temperature, u=uniform):
     for step in range(steps):
         hidden = (x == MASK).nonzero()[:, 0]
         logits = model(x[None])[0]  # (L, V)
-        # The surest go first (LLaDA, alg. 5), of equals the left ones, as all are on a canvas of masks: so round.
+        # The surest go first (LLaDA, alg. 5), which reads better than the random order that the bound is of. Equals, as
+        # all are on a canvas of masks, go from left to right; as they differ by rounding errors, they are rounded.
         sure = logits[hidden].softmax(-1).amax(-1).round(decimals=4)
         count = math.ceil(len(hidden) / (steps - step))
         at = hidden[sure.argsort(descending=True, stable=True)[:count]]  # (N,)
@@ -259,7 +260,7 @@ def main(path=None, iters=max_iters, seed=1):
 
     for n in range(4):
         for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):
-            if step == steps or n == 0 and step % (steps // 8) == 0:
+            if step == steps or n == 0 and step % math.ceil(steps / 8) == 0:
                 print(f"step {step:3}: {show(x)}")
 
 

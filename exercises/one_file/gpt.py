@@ -243,7 +243,7 @@ def main(path=None, iters=max_iters, seed=1):
 
     for n in range(4):
         for step, x in enumerate(sample(model, torch.full((seq_len,), MASK), steps, temperature), 1):
-            if step == steps or n == 0 and step % (steps // 8) == 0:
+            if step == steps or n == 0 and step % math.ceil(steps / 8) == 0:
                 print(f"step {step:3}: {show(x)}")
 
 
