@@ -34,7 +34,7 @@ n_layer, n_head, n_embd = 4, 4, 128
 t_min, t_max = 0.1, 0.7  # of t in training: rows that are nearly empty, or nearly full, teach little
 masks = 4  # drawn for each validation row: the bound is a mean over all that can be hidden
 steps = seq_len  # of sampling: one character each; in half as many, two at once, neither of which knows of the other
-temperature = 0.8  # of sampling: below 1, what is likely becomes likelier still
+temperature = 0.6  # of sampling: below 1, what is likely becomes likelier still
 MASK = 0  # the id that stands for a character one does not know; the text's own characters follow it
 
 # ---- 2 · text --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ n_layer, n_head, n_embd = 4, 4, 128
 t_min, t_max = 0, 1  # of t, which does nothing here, nor does u: they are there for the comparison's sake
 masks = 1  # drawn for each validation row: the likelihood is exact, and there is nothing to draw
 steps = seq_len  # of sampling: one character each, no fewer steps will do
-temperature = 0.8  # of sampling: below 1, what is likely becomes likelier still
+temperature = 0.6  # of sampling: below 1, what is likely becomes likelier still
 MASK = 0  # the id that stands for a character one does not know; the text's own characters follow it
 
 # ---- 2 · text --------------------------------------------------------------------------------------------------------
