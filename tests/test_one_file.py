@@ -110,12 +110,15 @@ def test_the_gpt_s_loss_and_likelihood_are_ar_s():
 def test_the_diffusion_sampler_writes_mdlm_s_tokens(steps):
     theirs, ours = pair(diffusion, False)
     prompts = [ids(), ids(3, MASK, 4, MASK, MASK)]
-    options = mdlm.SampleOptions(L - 5, steps=steps, order="random", temperature=0.8, seed=3)
+    options = mdlm.SampleOptions(L - 5, steps=steps, temperature=0.8, seed=3)
     for row, (prompt, expected) in enumerate(
         zip(prompts, mdlm.generate(theirs, prompts, options, mask_id=MASK).tokens)
     ):
         x = torch.cat([prompt, torch.full((L - 5,), MASK)])
-        seen = [x.clone() for x in diffusion.sample(ours, x, steps, 0.8, lambda *n, row=row: noise.uniform(3, row, *n))]
+        seen = [
+            x.clone()
+            for x in diffusion.sample(ours, x, steps, 0.8, lambda step, at, row=row: noise.uniform(3, row, step, 1, at))
+        ]
         assert len(seen) == steps and seen[-1].tolist() == expected.tolist()
 
 
@@ -124,7 +127,7 @@ def test_the_gpt_s_sampler_writes_ar_s_tokens():
     expected = ar.generate(theirs, [ids()] * 3, ar.SampleOptions(L, temperature=0.8, seed=3), mask_id=MASK).tokens
     for row in range(3):
         x = torch.full((L,), MASK)
-        *_, x = gpt.sample(ours, x, L, 0.8, lambda step, which, at, row=row: noise.uniform(3, row, at, which))
+        *_, x = gpt.sample(ours, x, L, 0.8, lambda step, at, row=row: noise.uniform(3, row, at, 1))
         assert x.tolist() == expected[row].tolist()
     assert len({tuple(x.tolist()) for x in expected}) == 3
 
@@ -157,9 +160,10 @@ def test_a_script_learns_from_a_text_of_one_s_own_measures_and_writes(module, tm
     assert [frame.count("_") for frame in frames] == [14, 12, 10, 8, 6, 4, 2, 0, 0, 0, 0]
 
 
-def test_what_it_learns_from_by_itself_is_python_s_help_in_ascii():
+def test_what_it_learns_from_by_itself_is_python_s_help_in_the_27_characters_of_text8():
     text = diffusion.read(None)
-    assert text.isascii() and text.isprintable() and len(text) > 300_000 and "statement" in text
+    assert set(text) == set("abcdefghijklmnopqrstuvwxyz ") and len(text) > 200_000 and " the statement " in text
+    assert gpt.read(None) == text
 
 
 @pytest.mark.parametrize("module", [gpt, diffusion])
