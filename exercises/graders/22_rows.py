@@ -8,7 +8,7 @@ import toy
 from checks import alike, generator, true
 from torch.overrides import TorchFunctionMode
 
-C, V, N = 4, 37, 50  # C and V are unlike everything else here, so that logits are known by their shape
+C, V, N = 4, 37, 20  # C and V are unlike everything else here, so that logits are known by their shape
 FIRST = "choose the places first, then multiply: no logits of others are computed"
 ORDER = "row by row, from left to right, as hidden_states[rows] has them"
 PARTS = "multiply part by part, and keep of each part its nll alone"

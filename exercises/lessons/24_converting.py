@@ -2,8 +2,8 @@
 # # 24 · Converting a BERT or a GPT
 # *Chapter IV, networks and speed. 25 minutes. DiffuLLaMA (arXiv 2410.17891), attention mask annealing and shift.*
 #
-# Most of what a network knows is language, and how it was trained to know it matters less than one thinks. So a
-# diffusion model need not start from random weights.
+# What a network has learnt of language is in its weights, whatever it was trained for. So a diffusion model need not
+# start from random ones.
 #
 # **A BERT needs nothing but all rates.** It sees both ways, it has a mask token, and its output at a hole predicts what
 # was there. It was trained to fill in holes of one rate, 15 % of the tokens. Masked diffusion is the same sum, with the
@@ -114,5 +114,6 @@ if __name__ == "__main__":
     print(f"without           off by {(logits[0, -1] - said).abs().max():.3f}")
 
 # %% [markdown]
-# In the project: `convert_bert.py`; `give_row` in `convert_ar.py`; `Config.shift` and the two lines of `model.py` that
-# look at it; `noise.see_ahead`, whose chance `nanodlm/stages.py` raises over `anneal_iters` steps of training.
+# In the project: `convert_bert.py`; `give_row` in `convert_ar.py`, which makes the table a multiple of 64 rows;
+# `Config.shift` and the two lines of `model.py` that look at it; `noise.see_ahead`, whose chance `nanodlm/stages.py`
+# raises over `anneal_iters` steps of training.
