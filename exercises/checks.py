@@ -70,8 +70,7 @@ def alike(got, want, hint, mistakes=(), tolerance=None, what=""):
             raise Wrong(f"{what + ': ' if what else ''}a number", kind(got), hint)
         got, want = torch.tensor(float(got)).double(), torch.tensor(float(want)).double()
     prefix = f"{what}: " if what else ""
-    right = torch.is_tensor(got) and got.shape == want.shape and got.is_floating_point() == want.is_floating_point()
-    if not right or not want.is_floating_point() and got.dtype != want.dtype:
+    if not torch.is_tensor(got) or got.shape != want.shape or got.dtype != want.dtype:
         like = "shape and dtype are said in the function's docstring"
         raise Wrong(prefix + kind(want), kind(got), like)
     bad = ~got.isfinite() & want.isfinite()
@@ -79,7 +78,7 @@ def alike(got, want, hint, mistakes=(), tolerance=None, what=""):
         where = place(bad)
         came = f"{number(got[where].item())} at {list(where)}, one of {int(bad.sum())} that are no finite numbers"
         raise Wrong(f"{prefix}{number(want[where].item())}", came, hint)
-    tolerance = tolerance or (1e-4 if got.dtype in (torch.float32, torch.float16, torch.bfloat16) else 1e-8)
+    tolerance = tolerance or (1e-8 if got.dtype == torch.float64 else 1e-4)
     if fits(got, want, tolerance):
         return
     for value, said in mistakes:

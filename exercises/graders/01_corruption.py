@@ -57,6 +57,7 @@ def claim_maskable(my):
 def claim_ends(my):
     """at t = 0 nothing is hidden, and at t = 1 everything"""
     x0, t, u, maskable = rows()
+    u[0, 0] = 0.0  # which is not below 0
     alike(my.corrupt(x0, t * 0, u, maskable, MASK), x0, "at t = 0 no u is below t", what="t = 0")
     want = torch.full_like(x0, MASK)
     alike(my.corrupt(x0, t * 0 + 1, u, maskable, MASK), want, "at t = 1 every u is below t", what="t = 1")

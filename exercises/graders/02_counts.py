@@ -24,8 +24,9 @@ def claim_count(my):
     n = torch.arange(1, 8).repeat_interleave(840)
     u = ((torch.arange(840) + 0.5) / 840).double().repeat(7)
     ends = "counts run from 1 to n: a mask that hides nothing teaches nothing, and one may hide all"
-    mistakes = [((u * n).long(), ends), ((u * (n - 1)).round().long() + 1, ends), ((u * (n + 1)).long(), ends)]
+    mistakes = [((u * n).long(), ends), ((u * (n + 1)).long(), ends)]
     even = "all counts are as likely: which cuts [0, 1] into n equal parts, round or floor?"
+    mistakes += [((u * (n - 1)).round().long() + 1, even), ((u * (n - 1)).long() + 1, even)]
     mistakes += [((u * n).round().long(), even), ((u * n).round().long().clamp(min=1), even)]
     alike(my.draw_count(n, u), (u * n).floor().long() + 1, ends, mistakes)
 

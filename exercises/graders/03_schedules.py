@@ -18,6 +18,8 @@ def claim_alpha(my):
         clean = "alpha is the probability of being clean: 1 at t = 0, and 0 at t = 1"
         way = "there are two cosine schedules, the other way round of each other: the table has MD4's"
         mistakes = [(1 - (1 - mdlm.mask_rate(t, schedule)[0]), clean)]
+        if schedule == "poly2":
+            mistakes += [((1 - t) ** 2, "poly2 is 1 - t^2, not (1 - t)^2"), (1 - t, "poly2 is 1 - t^2")]
         mistakes += [(1 - torch.cos(math.pi / 2 * t), clean), (torch.cos(math.pi / 2 * t), way)]
         alike(my.alpha(t, schedule), 1 - mdlm.mask_rate(t, schedule)[0], clean, mistakes, what=schedule)
 

@@ -6,7 +6,7 @@ import toy
 from checks import alike, generator
 
 M = toy.MASK
-SET = "which sets are there, and what does the second equation give each?"
+SET = "which sets are there, and what does the second equation give each? (And does the claim on nll hold?)"
 
 
 def hidden_rows(model, mask_too=False):
@@ -50,7 +50,12 @@ def claim_estimate(my):
         (ce / t.mean(), "each row has its own t"),
         (too / t, "the mask is never an answer: leave its logit out of the softmax"),
     ]
-    alike(my.estimate(toy.ARBITRARY, x0, t, u, M), ce / t, "what is inside of the integral?", mistakes)
+    alike(
+        my.estimate(toy.ARBITRARY, x0, t, u, M),
+        ce / t,
+        "what is inside of the integral? (And does the claim on nll hold?)",
+        mistakes,
+    )
 
 
 def claim_bound(my):

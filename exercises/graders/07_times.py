@@ -22,6 +22,8 @@ def claim_formula(my):
         (order / B + u, "u is the place within a stratum, and a stratum is 1/B wide"),
         ((order + 0.5).double() / B, "in the middle of its stratum no time is random: use u"),
         (order.double() / B, "at the edge of its stratum no time is random, and one is 0: use u"),
+        ((order + u[order]) / B, "u[i] belongs to row i, not to stratum i"),
+        ((order + u[order.argsort()]) / B, "u[i] belongs to row i, not to stratum i"),
         (u, "that is independent times: order says in which stratum each lies"),
         ((order + u) / (B - 1), "there are B strata, not B - 1"),
         ((order + 1 + u) / B, "strata are counted from 0"),

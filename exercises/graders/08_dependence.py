@@ -68,6 +68,11 @@ def claim_expected(my):
         ((P[:, None] * values).mean(1).sum(), "sets weigh differently, by how many places they hide"),
         ((P[:, None] * values).sum(), "sets weigh differently, by how many places they hide"),
         (want / 4, "for a word, not for a letter"),
+        ((P[:, None] * values / sets.sum(1)).sum(), "1/k is the weight of all sets of k places together (lesson 5)"),
+        (
+            (P[:, None] * values / sets.sum(1) / 4).sum(),
+            "there are n over k sets of k places, and 1/k is for all of them",
+        ),
     ]
     alike(my.expected_loss(P, WORDS, nll), want, "which sets, which weights, which words?", mistakes)
 

@@ -55,15 +55,17 @@ def claim_all(my):
     alike(my.all_orders(toy.ARBITRARY, X.clone(), M), want, "itertools.permutations lists all orders", mistakes)
 
 
-def greedy(choose):
+def greedy(choose, write="answer", fixed=False, letters=M):
     """surest_first with another choice: the largest of choose(p (B, L, V), the answer's p (B, L)), (B, L)."""
-    x, total = torch.full_like(X, M), torch.zeros(16).double()
+    x, total, first = torch.full_like(X, M), torch.zeros(16).double(), None
     for _ in range(4):
-        p = toy.ARBITRARY(x)[..., :M].softmax(-1)
+        p = toy.ARBITRARY(x)[..., :letters].softmax(-1)
         answer = p.gather(2, X[..., None])[..., 0]
-        at = choose(p, answer).masked_fill(x != M, -torch.inf).argmax(1, keepdim=True)
+        score = choose(p, answer)
+        first = score if first is None else first
+        at = (first if fixed else score).masked_fill(x != M, -torch.inf).argmax(1, keepdim=True)
         total = total + answer.gather(1, at)[:, 0].log()
-        x = x.scatter(1, at, X.gather(1, at))
+        x = x.scatter(1, at, (X if write == "answer" else p[..., :M].argmax(-1)).gather(1, at))
     return total
 
 
@@ -75,6 +77,12 @@ def claim_surest(my):
         (greedy(lambda p, a: a), "the place is chosen without looking at the answer: by the most probable letter"),
         (greedy(lambda p, a: -p.amax(-1)), "the surest first: the largest probability, not the smallest"),
         (toy.chain_rule(toy.ARBITRARY, X, range(4)), "the places are not taken from left to right"),
+        (greedy(lambda p, a: p.amax(-1), write="best"), "x0's letter is written, whatever the model likes best"),
+        (
+            greedy(lambda p, a: p.amax(-1), fixed=True),
+            "ask anew in every step: what has been revealed changes the order",
+        ),
+        (greedy(lambda p, a: p.amax(-1), letters=3), "the mask is never an answer: leave its logit out of the softmax"),
     ]
     hint = "how sure is the model of each hidden place, and which place of a row is next?"
     alike(my.surest_first(toy.ARBITRARY, X.clone(), M), want, hint, mistakes)

@@ -25,10 +25,11 @@ def claim_unit(my):
         alike(my.bits_per_byte(1.7, tokens, text), bits / n, "see the equation", mistakes, what=repr(text))
 
 
-def at(t, drop_weight=False, flat=False):
-    """g(t) of the toy's model; without 1/t; without the chances of the sets."""
+def at(t, drop_weight=False, flat=False, comb=False):
+    """g(t) of the toy's model; without 1/t; without the chances of the sets; with a number of sets for each set."""
     k = toy.SIZES.double()
     chance = torch.ones(16).double() / 16 if flat else t**k * (1 - t) ** (4 - k)
+    chance = chance * torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).double()[toy.SIZES] if comb else chance
     return (chance * toy.subset_ce(toy.ARBITRARY, X)).sum(1) / (1 if drop_weight else t)
 
 
@@ -41,6 +42,7 @@ def claim_one_rate(my):
             (at(1 - t) * (1 - t) / t, "a place is hidden with probability t, not 1 - t"),
             (at(t) / 4, "nats per row, not per token"),
             (at(t) / (1 - (1 - t) ** 4), "the empty set counts, as 0"),
+            (at(t, comb=True), "each set by itself: n over k is how many of its size there are"),
         ]
         hint = "the sum over all sets: chance times CE, over t"
         alike(my.one_rate(toy.ARBITRARY, X.clone(), t, M), at(t), hint, mistakes, what=f"t = {t}")
@@ -55,10 +57,16 @@ def claim_some(my):
         (at(0.5), "the mean of g at the rates, not g at their mean"),
         (sum(at(t) * t for t in times) / sum(times), "g has its 1/t already: a plain mean"),
     ]
-    alike(my.some_rates(toy.ARBITRARY, X.clone(), times, M), want, "the mean of one_rate", mistakes)
+    alike(my.some_rates(toy.ARBITRARY, X.clone(), times, M), want, "the mean of g over the rates", mistakes)
     many = [(i + 0.5) / 400 for i in range(400)]
     exact = toy.exact_nelbo(toy.ARBITRARY, X)
-    alike(my.some_rates(toy.ARBITRARY, X.clone(), many, M), exact, "see one_rate", tolerance=1e-4, what="400 rates")
+    alike(
+        my.some_rates(toy.ARBITRARY, X.clone(), many, M),
+        exact,
+        "the mean over however many rates there are",
+        tolerance=1e-4,
+        what="400 rates",
+    )
 
 
 def claim_below(my):

@@ -25,11 +25,12 @@ def claim_causal(my):
     alike(my.left_to_right(toy.ARBITRARY, X.clone(), M), want, hint, mistakes)
 
 
-def chain(s):
-    """What refined gives for the set s of hidden places."""
+def chain(s, behind=False):
+    """What refined gives for the set s of hidden places; or where all behind the predicted one is hidden."""
     x, total = torch.where(s, M, X), torch.zeros(16).double()
     for i in s.nonzero()[:, 0].tolist():
-        total -= toy.ARBITRARY(x)[:, i, :M].log_softmax(-1).gather(1, X[:, i : i + 1])[:, 0]
+        seen = x.masked_fill(torch.arange(4) > i, M) if behind else x
+        total -= toy.ARBITRARY(seen)[:, i, :M].log_softmax(-1).gather(1, X[:, i : i + 1])[:, 0]
         x[:, i] = X[:, i]
     return total
 
@@ -41,6 +42,7 @@ def claim_refined(my):
         mistakes = [
             (toy.subset_ce(toy.ARBITRARY, X)[:, n], "each sees the true tokens at the hidden places before it"),
             (-chain(s), "-log p is positive"),
+            (chain(s, behind=True), "what is visible stays visible, behind the predicted token, too"),
         ]
         hint = "write each true token into the canvas before predicting the next"
         got = my.refined(toy.ARBITRARY, X.clone(), s.clone(), M)

@@ -27,7 +27,7 @@ def corrupt(x0, t, u, maskable, mask_id):
     """Hide each maskable token of row b with probability t[b]: where its u is below t[b].
 
     x0        int64 (B, L), token ids; it stays as it is: return a new tensor
-    t         float64 (B,), the time of each row
+    t         float64 (B,), the time of each row; as a column, t[:, None], it can be compared with all of a row's u
     u         float64 (B, L), uniform numbers, one for each token
     maskable  bool (B, L), the tokens that may be hidden
     mask_id   int, the id of the mask token

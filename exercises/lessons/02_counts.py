@@ -7,12 +7,14 @@
 # may be hidden, and hide exactly k of them, every choice of k places being as likely.
 #
 # Is that the same? The loss at rate t weighs what is hidden by 1/t (lesson 3 says why). How much weight does it put on
-# masks that hide exactly k tokens, all times together? An integral that is known (Euler's beta function) says
+# masks that hide exactly k tokens, all times together? For k of at least 1, an integral that is known (Euler's beta
+# function) says
 #
 # $$ \int_0^1 \frac{1}{t} \binom{n}{k} t^k (1-t)^{n-k} \, dt = \frac{1}{k}. $$
 #
 # A draw of k gives each count the chance 1/n. To put the weight 1/k on it, what is hidden has to be weighed by n/k.
-# Same expectation, less noise: on a toy, a variance of 3 instead of 14.
+# Same expectation, far less noise. With rates the variance is even infinite: a row of which by chance one token is
+# hidden at a t near 0 weighs 1/t. With counts nothing weighs more than n.
 #
 # How does one choose k of n places, all choices alike, from uniform numbers? Give each place its own, and take the
 # places with the k smallest.

@@ -20,7 +20,8 @@
 #    \mathbb{E}_{q(x_t \mid x_0)} \Big[ \sum_{i \text{ hidden}} -\log p(x_0^i \mid x_t) \Big] dt $$
 #
 # With the linear schedule w(t) = 1/t. And now the surprise: the integral is the same for *every* schedule, as all that
-# changes is when things happen, not in which order. Training with another schedule changes the noise of the loss only.
+# changes is when things happen, not in which order. (Substitute r = 1 − α(t): w(t) dt is dr/r, whatever α is.) What
+# the integral is good for, lesson 5 says. Training with another schedule changes the noise of the loss only.
 
 # %%
 import torch

@@ -13,7 +13,9 @@
 # - A token that is **clean** in x_t was clean in x_s: nothing ever comes back by itself. Going backwards: what is
 #   revealed stays, forever. This is why a sampler never changes its mind (unless one makes it, lesson 16).
 # - A token that is **masked** in x_t is clean in x_s with a probability that depends on the two times alone, and not
-#   on the token. This is why a network needs not be told the time.
+#   on the token. So which texts are possible, given x_t, and how likely each is, does not depend on t either: q(x_t |
+#   x_0) is the same number, α(t)^(clean) · (1 − α(t))^(masked), for every text that agrees with what is visible. This
+#   is why a network needs not be told the time.
 #
 # Work the second one out on paper first.
 
@@ -30,7 +32,7 @@ def posterior(alpha_s, alpha_t):
 
     alpha_s, alpha_t  floats: the probabilities of being clean at times s < t, 1 >= alpha_s > alpha_t >= 0
     returns           float64 (2, 2): row = the state in x_t, column = the state in x_s; each row sums to 1.
-                      For rows that cannot happen (alpha_t = 0: nothing is clean in x_t) use the same formula
+                      Where alpha_t = 0 nothing is clean in x_t, and Bayes gives 0/0 for row 0: there, too, it is [1, 0]
     """
     raise NotImplementedError("posterior is yours to write")
 

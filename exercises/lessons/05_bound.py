@@ -4,8 +4,8 @@
 #
 # What is a loss worth? That of an autoregressive model is -log p(x), the number of nats that a code built on the model
 # needs for the text, so that two models can be compared. Ours is an expectation over times and masks. MDLM proves that
-# it is never below -log p(x) of the text that the model would sample: an upper bound, called the NELBO (negative
-# evidence lower bound).
+# it is never below -log p(x), where p(x) is the probability that a sampler using this model, one token at a time in
+# random order, writes x: an upper bound, called the NELBO (negative evidence lower bound). Lesson 9 shows why.
 #
 # $$ -\log p(x_0) \;\le\; \mathcal{L}(x_0) = \int_0^1 \frac{1}{t} \,
 #    \mathbb{E}_{q(x_t \mid x_0)} \Big[ \sum_{i \text{ hidden}} -\log p(x_0^i \mid x_t) \Big] dt $$
@@ -18,7 +18,7 @@
 #
 # and the bound is a sum over the $2^n - 1$ sets that are not empty. This is a proof by adding up: if your estimate is
 # right, its average over everything that may be drawn is your sum; and for a model that knows the truth, your sum is
-# -log p(x) exactly, to the last digit.
+# -log p(x) exactly.
 #
 # One more rule. A network gives logits for all ids, the mask's too. But a hidden token is never a mask: so its logit
 # is left out before the softmax (MDLM calls this zero masking probability).
@@ -67,16 +67,18 @@ def bound(model, x0, mask_id):
 # %% [markdown]
 # ## What one sees
 #
-# For the model that knows the truth the bound is -log p, and its average the entropy. For the one with opinions the
-# average is larger: it pays for being wrong. The estimates scatter a lot around it.
+# For the model that knows the truth the bound is -log p of the language, and its average the entropy. For the one with
+# opinions the average is larger: it pays for being wrong. (A single word may get less than the language's -log p: the
+# model likes it too much.) The estimates scatter a lot, and now and then one is huge: their variance is infinite, as
+# lesson 2 says, so that the number behind +- must not be believed.
 #
-#     truth    aaa: bound 2.4845, -log p 2.4845, estimates 2.59 +- 0.08
-#     truth    abc: bound 3.1458, -log p 3.1458, estimates 3.20 +- 0.09
-#     truth    bbb: bound 4.8794, -log p 4.8794, estimates 5.24 +- 0.42
+#     truth    aaa: bound 2.4845, the language's -log p 2.4845, estimates 2.59 +- 0.08
+#     truth    abc: bound 3.1458, the language's -log p 3.1458, estimates 3.20 +- 0.09
+#     truth    bbb: bound 4.8794, the language's -log p 4.8794, estimates 5.24 +- 0.42
 #     truth    on average 2.5280, entropy 2.5280
-#     opinions aaa: bound 4.6028, -log p 2.4845, estimates 4.95 +- 0.36
-#     opinions abc: bound 4.3941, -log p 3.1458, estimates 4.43 +- 0.11
-#     opinions bbb: bound 4.5721, -log p 4.8794, estimates 4.87 +- 0.32
+#     opinions aaa: bound 4.6028, the language's -log p 2.4845, estimates 4.95 +- 0.36
+#     opinions abc: bound 4.3941, the language's -log p 3.1458, estimates 4.43 +- 0.11
+#     opinions bbb: bound 4.5721, the language's -log p 4.8794, estimates 4.87 +- 0.32
 #     opinions on average 4.3020, entropy 2.5280
 
 # %%
@@ -88,7 +90,7 @@ if __name__ == "__main__":
         t, u = (torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (2000, 6000))
         for i, word in enumerate(tiny.show(words)):
             drawn = estimate(model, words[[i] * 2000], t, u.view(2000, 3), tiny.MASK)
-            text = f"{word}: bound {exact[i]:.4f}, -log p {-tiny.P[some[i]].log():.4f}"
+            text = f"{word}: bound {exact[i]:.4f}, the language's -log p {-tiny.P[some[i]].log():.4f}"
             print(f"{name:8} {text}, estimates {drawn.mean():.2f} +- {drawn.std() / 2000**0.5:.2f}")
         mean = (tiny.P * bound(model, tiny.WORDS, tiny.MASK)).sum()
         print(f"{name:8} on average {mean:.4f}, entropy {tiny.ENTROPY:.4f}")

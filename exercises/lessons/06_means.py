@@ -7,18 +7,18 @@
 #     loss = F.cross_entropy(logits[hidden], x0[hidden])
 #
 # the mean over all hidden tokens of the batch. It trains well. It is often reported as well, turned into a perplexity
-# and put beside those of other models; and then it is wrong. On Tiny Shakespeare such a mean was 2.54 nats where the
-# bound was 2.22. Let CE be a row's summed cross entropy at its k hidden places of L. There are at least three ways to
-# average over rows, per token:
+# and put beside those of other models; and then it is wrong. Let CE be a row's summed cross entropy at its k hidden
+# places of L. There are at least three ways to average over rows, per token:
 #
 # $$ \text{weighted} = \operatorname*{mean}_{\text{rows}} \frac{1}{t} \frac{\mathrm{CE}}{L} \qquad
 #    \text{by row} = \operatorname*{mean}_{\text{rows}} \frac{\mathrm{CE}}{k} \qquad
 #    \text{pooled} = \frac{\sum_{\text{rows}} \mathrm{CE}}{\sum_{\text{rows}} k} $$
 #
 # The first one is the bound's estimate of lesson 5. The last one is what the code above computes. The surprise is in
-# the middle. With t uniform, every count k from 0 to L is as likely (the integral of lesson 2 again), and an exact
-# count would weigh by L/k: so, leaving out the rows of which nothing is hidden, the mean *by row* has the same
-# expectation as the bound! Pooling gives a row with many hidden tokens, which are hard to guess, more to say.
+# the middle. With t uniform, every count k from 0 to L is as likely (the integral of lesson 2 without its 1/t is 1/(L
+# + 1), whatever k), and an exact count would weigh by L/k: so, leaving out the rows of which nothing is hidden, the
+# mean *by row* has the same expectation as the bound! Pooling gives a row with many hidden tokens, which are hard to
+# guess, more to say.
 
 # %%
 import sys

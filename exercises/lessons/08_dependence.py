@@ -16,7 +16,8 @@
 #
 # Why not? The weight 1/t was found by counting each token once, in the moment in which it is revealed (lesson 3), and
 # in one moment one token is revealed. What else is hidden then is not known yet. A joint prediction of all hidden
-# tokens pays for the second one knowing the first, and yet weighs as if each were predicted first.
+# tokens makes the second one cheap, as the first is known, while the weights were counted for tokens of which each
+# knows what is visible, and nothing else.
 
 # %%
 import sys

@@ -8,7 +8,8 @@
 # $$ \log p_\sigma(x) = \sum_{j=1}^{L} \log p\big(x^{\sigma_j} \mid x^{\sigma_1}, \dots, x^{\sigma_{j-1}}\big) $$
 #
 # What has the bound to do with it? Averaged over all L! orders, -log p_σ(x) *is* the bound of lesson 5: the time t
-# merely says how far a random order has come.
+# merely says how far a random order has come. And why is that a bound? A sampler that draws its order at random writes
+# x with the probability mean of p_σ(x); and the mean of -log is never below -log of the mean (Jensen).
 #
 # Samplers do not use random orders. They reveal next where the network is surest. Such an order depends on the text,
 # so has it a likelihood? Look at what decides: how sure the network is, which is to say the largest probability, of

@@ -53,6 +53,7 @@ def one_t(model, x0, t, u, mask_id):
 
 WRONG = {
     "the mask is an answer": ("never an answer", dict(nll=with_mask)),
+    "in 32 bits": ("dtype", dict(nll=lambda *a: nll(*a).float())),
     "log p": ("positive", dict(nll=lambda *a: -nll(*a))),
     "visible tokens, too": ("left out", dict(nll=everywhere)),
     "forgot 1/t": ("weighs 1/t", dict(estimate=lambda m, x, t, u, k: estimate(m, x, t, u, k) * t)),

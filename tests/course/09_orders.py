@@ -64,4 +64,8 @@ WRONG = {
     "log of mean": ("not -log of the mean", dict(all_orders=of_mean)),
     "looks": ("without looking", dict(surest_first=lambda m, x, k: reveal(m, x, k, lambda p, a, step: a))),
     "least sure": ("not the smallest", dict(surest_first=lambda m, x, k: reveal(m, x, k, lambda p, a, s: -p.amax(-1)))),
+    "writes its own": (
+        "x0's letter",
+        dict(surest_first=lambda m, x, k: reveal(m, x, k, lambda p, a, s: p.amax(-1), "best")),
+    ),
 }
