@@ -8,8 +8,10 @@
 # At time t it was hidden, and the chance of that was t. At time s the chance is s, and a token that is hidden at s is
 # hidden at t, too. So of the probability t of being hidden now, s stays hidden, and t - s comes to light:
 #
-# $$ q(x_s^i \mid x_t^i = \text{mask}) = \begin{cases} (t - s) / t & \text{a token, drawn from the model's
-# } p(x_0^i \mid x_t) \\ s / t & \text{still mask} \end{cases} $$
+# $$ q(x_s^i \mid x_t^i = \text{mask}) = \begin{cases} (t - s) / t & x_s^i = \text{a token, drawn from }
+# p(x_0^i \mid x_t) \\ s / t & x_s^i = \text{mask} \end{cases} $$
+#
+# Here $p(x_0^i \mid x_t)$ is what the model says of the place, from the canvas as it is now.
 #
 # (MDLM, equation 7, for the linear schedule.) A token that is revealed stays as it is until the end. In the last step
 # s = 0, so the chance is 1, and nothing stays hidden.

@@ -30,6 +30,9 @@ from nanodlm import noise
 
 # %% [markdown]
 # ## Write
+#
+# To draw is ready, as in lesson 12: `noise.draw(logits, u)` takes logits (N, V), the mask's set to -inf before, and u,
+# float64 (N,), and returns the tokens, int64 (N,).
 
 
 # %%
@@ -50,7 +53,7 @@ def decode(model, x, steps, uniform, mask_id):
     x        int64 (L,), a canvas of tokens and masks; leave it as it is: return a new tensor
     steps    int. Of the n masks of x, step k = 0, 1, …, steps - 1 reveals n // steps, and one more if k < n % steps
     uniform  a function: uniform(k, which) are the random numbers of step k, float64 (L,), one for each position.
-             which = 1: for draw, of the tokens that are revealed (which = 0, of lesson 12, is not needed here)
+             which = 1: for noise.draw, of the tokens that are revealed (which = 0, of lesson 12, is not needed here)
     mask_id  int; its logit is set to -inf, before anything else is done with the logits
     returns  int64 (L,), without masks
 

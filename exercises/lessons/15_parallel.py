@@ -28,6 +28,7 @@ import sys
 sys.path += ["exercises", ".", "..", "../.."]  # the course and the project, from wherever this is run
 
 import tiny
+import torch
 
 # %% [markdown]
 # ## Write
@@ -72,12 +73,12 @@ def total_correlation(p, words):
 #
 # The tiny language with a model that is right. Groups, how many questions they take, and the price in nats.
 #
-#     [[0, 1, 2]]      1 questions, 0.5873 nats
-#     [[0], [1, 2]]    2 questions, 0.2535 nats
-#     [[1], [0, 2]]    2 questions, 0.2241 nats
-#     [[2], [0, 1]]    2 questions, 0.1869 nats
-#     [[2], [0], [1]]  3 questions, 0.0000 nats
-#     total correlation 0.5873 nats, entropy 2.5280 nats
+#     [[0, 1, 2]]      questions 1, price 0.5873
+#     [[0], [1, 2]]    questions 2, price 0.2535
+#     [[1], [0, 2]]    questions 2, price 0.2241
+#     [[2], [0, 1]]    questions 2, price 0.1869
+#     [[2], [0], [1]]  questions 3, price 0.0000
+#     total correlation 0.5873, entropy of the language 2.5280
 #
 # Finer groups cost less. And it matters which places share a group: two that say little about each other are cheap.
 
@@ -85,8 +86,9 @@ def total_correlation(p, words):
 if __name__ == "__main__":
     for groups in ([[0, 1, 2]], [[0], [1, 2]], [[1], [0, 2]], [[2], [0, 1]], [[2], [0], [1]]):
         price = kl(tiny.P, law(tiny.truth, tiny.WORDS, groups, tiny.MASK))
-        print(f"{groups!s:16} {len(groups)} questions, {abs(price):.4f} nats")
-    print(f"total correlation {total_correlation(tiny.P, tiny.WORDS):.4f} nats, entropy {tiny.ENTROPY:.4f} nats")
+        print(f"{groups!s:16} questions {len(groups)}, price {abs(price):.4f}")
+    whole = torch.special.entr(tiny.P).sum()  # entr is -p log p
+    print(f"total correlation {total_correlation(tiny.P, tiny.WORDS):.4f}, entropy of the language {whole:.4f}")
 
 # %% [markdown]
 # In the project: `mdlm.log_likelihood`, whose exact methods reveal one token a step, and `law` in `tests/book/toy.py`.

@@ -32,6 +32,9 @@ from nanodlm import noise
 
 # %% [markdown]
 # ## Write
+#
+# To draw is ready, as in lesson 12: `noise.draw(logits, u)` takes logits (N, V), the mask's set to -inf before, and u,
+# float64 (N,), and returns the tokens, int64 (N,).
 
 
 # %%

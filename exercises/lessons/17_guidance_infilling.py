@@ -30,6 +30,9 @@ from nanodlm import noise
 
 # %% [markdown]
 # ## Write
+#
+# To draw is ready, as in lesson 12: `noise.draw(logits, u)` takes logits (N, V), the mask's set to -inf before, and u,
+# float64 (N,), and returns the tokens, int64 (N,).
 
 
 # %%
@@ -60,7 +63,7 @@ def infill(model, x, scale, uniform, mask_id):
     x        int64 (L,), a canvas of tokens and masks; leave it as it is: return a new tensor. What is no mask is given
     scale    float, for guide
     uniform  a function: uniform(k, which) are the random numbers of step k = 0, 1, …, float64 (L,), one for each
-             position. which = 1: for draw, of the token that is revealed
+             position. which = 1: for noise.draw, of the token that is revealed
     mask_id  int
     returns  int64 (L,), without masks
 
