@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from wcwidth import wcwidth
+from wcwidth import wcswidth, wcwidth
 
 from nanodlm.console import visible
 from nanodlm.files import replace_file
@@ -96,16 +96,35 @@ def layout(parts, columns):
     return cells, line + 1
 
 
-def live(tokenizer, row=0, delay=0.0):
-    """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
-    before, height, masks, out = [], 0, math.inf, sys.stdout
-    tty, encoding = out.isatty(), out.encoding or "utf-8"
-    columns, lines = shutil.get_terminal_size((100, 30))
+def painted(now, fresh, columns, stream):
+    """[(line, its width)] as a terminal shows the pieces: masks in grey, in colour those that are fresh (a list of bool);
+    without colours where `stream` is no terminal."""
+    tty, encoding = stream.isatty(), stream.encoding or "utf-8"
     mask = MASK if MASK.encode(encoding, "ignore") else "_"
 
     def shown(piece):
         text = visible(piece).replace("\t", " ")  # a tab would shift the line
         return text.encode(encoding, "backslashreplace").decode(encoding)  # as the stream will write it
+
+    def paint(number, text):
+        if tty and now[number] is None:
+            return f"\033[90m{text}\033[0m"
+        return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
+
+    cells, count = layout([mask if p is None else shown(p) for p in now], columns)
+    rows, widths = [""] * count, [0] * count
+    for (line, number), same in itertools.groupby(cells, lambda cell: (cell[0], cell[3])):
+        text = "".join(cell[2] for cell in same)
+        rows[line] += paint(number, text)
+        widths[line] += max(0, wcswidth(text))
+    return [*zip(rows, widths)]
+
+
+def live(tokenizer, row=0, delay=0.0):
+    """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
+    before, height, masks, out = [], 0, math.inf, sys.stdout
+    tty = out.isatty()
+    columns, lines = shutil.get_terminal_size((100, 30))
 
     def watch(canvases):
         nonlocal before, height, masks
@@ -114,16 +133,7 @@ def live(tokenizer, row=0, delay=0.0):
             return
         now = pieces(ids, tokenizer)
         fresh = [bool(before) and (i >= len(before) or x != before[i]) for i, x in enumerate(ids)]
-
-        def paint(number, text):
-            if tty and now[number] is None:
-                return f"\033[90m{text}\033[0m"
-            return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
-
-        cells, count = layout([mask if p is None else shown(p) for p in now], columns - 1)
-        rows = [""] * count
-        for (line, number), same in itertools.groupby(cells, lambda cell: (cell[0], cell[3])):
-            rows[line] += paint(number, "".join(cell[2] for cell in same))
+        rows = [text for text, _ in painted(now, fresh, columns - 1, out)]
         if tty:  # what does not fit the window cannot be redrawn in place: keep to its last lines
             rows = rows[-(lines - 2) :]
             out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
@@ -138,86 +148,36 @@ def live(tokenizer, row=0, delay=0.0):
     return watch
 
 
-def write_html(path, canvases, output, tokenizer, title):
-    """A self-contained page that replays the denoising of every sample: play, pause, drag, colours by probability.
-
-    canvases: the ids each sample started from (prompt and masks); output: generate's, with its trace."""
-    samples = []
-    for canvas, tokens, trace, n in zip(canvases, output.tokens, output.trace, output.num_forwards):
-        (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
-        steps, before = [], start
-        for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
-            changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
-            steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
-            before = now
-        samples.append({"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": n})
-    data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
-    before, after = PAGE.split("DATA")
-    before = before.replace("TITLE", html.escape(visible(title)))
-    replace_file(Path(path), (before + data + after).encode())
+def record(canvas, tokens, trace, forwards, tokenizer):
+    """What a page replays of one sample, as JSON has it. `canvas` are the ids it started from (prompt and masks); the
+    rest is generate's. What else a page may be told of it: `name`, `about` (how it was decoded), and `times`, the
+    seconds from the start to the end of each step."""
+    (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
+    steps, before = [], start
+    for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
+        changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
+        steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
+        before = now
+    return {"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": forwards}
 
 
 def seen(piece):
     return piece and visible(piece)
 
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>
-<style>
- body { font: 15px/1.5 ui-monospace, Menlo, Consolas, monospace; background: #16181d; color: #d8dee9;
-        max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
- #text { white-space: pre-wrap; overflow-wrap: anywhere; background: #1e2128; border-radius: 8px; padding: 1rem;
-         min-height: 16rem }
- .m { color: #4c566a } .g { color: #8fbcbb } .new { background: #a3be8c; color: #16181d; border-radius: 2px }
- .bar { display: flex; gap: .8rem; align-items: center; margin: 1rem 0 } input[type=range] { flex: 1 }
- button, select { font: inherit; background: #2e3440; color: inherit; border: 0; border-radius: 6px;
-   padding: .3rem .8rem }
- small { color: #7b8494 }
-</style>
-<h3>TITLE</h3>
-<div class="bar"><button id="play">pause</button><input id="step" type="range" min="0" value="0">
-<span id="where"></span><select id="which"></select></div>
-<div id="text"></div>
-<p><small>Grey: still hidden (▒: a part of a character). Light blue: given. Green background: revealed in this step.
-The colour of a revealed token goes from red (the model was unsure) to white (sure); hover for its probability and
-step.</small></p>
-<script>
-const samples = DATA, $ = id => document.getElementById(id);
-let s = 0, k = 0, playing = true, last = 0;
-samples.forEach((_, i) => $("which").add(new Option("sample " + (i + 1), i)));
-$("which").hidden = samples.length < 2;
-const steps = () => samples[s].steps.length;
-function draw() {
-  const x = samples[s], now = x.start.map(p => ({p, given: p !== null}));
-  x.steps.slice(0, k).forEach((changes, t) => {  // of a token that was not revealed then, only the text may change
-    for (const [i, p, c] of changes) now[i] = c === null ? {...now[i], p} : {p, c, t, fresh: t === k - 1};
-  });
-  const shown = k >= steps() ? now.slice(0, x.length) : now;
-  $("text").replaceChildren(...shown.map(o => {
-    const e = document.createElement("span");
-    e.textContent = o.p === null ? "░" : o.p;
-    if (o.p === null) e.className = "m";
-    else if (o.given) e.className = "g";
-    else {
-      if (o.fresh && k < steps()) e.className = "new";
-      else e.style.color = `hsl(${o.c * 40} ${100 - 90 * o.c}% ${62 + 25 * o.c}%)`;
-      e.title = `p = ${o.c.toFixed(3)}, step ${o.t + 1}`;
-    }
-    return e;
-  }));
-  $("step").max = steps(); $("step").value = k;
-  $("where").textContent = `step ${k} / ${steps()}, ${x.forwards} forwards`;
-}
-function tick(time) {
-  const wait = k >= steps() ? 2500 : Math.max(20, 6000 / steps());
-  if (playing && time - last > wait) { last = time; k = k >= steps() ? 0 : k + 1; draw(); }
-  requestAnimationFrame(tick);
-}
-$("play").onclick = () => { playing = !playing; $("play").textContent = playing ? "pause" : "play"; };
-$("step").oninput = e => { playing = false; $("play").textContent = "play"; k = +e.target.value; draw(); };
-$("which").onchange = e => { s = +e.target.value; k = 0; draw(); };
-draw(); requestAnimationFrame(tick);
-</script>
-"""
+def write_html(path, canvases, output, tokenizer, title):
+    """A page that replays the denoising of every sample; `output` is generate's, with its trace."""
+    columns = zip(canvases, output.tokens, output.trace, output.num_forwards)
+    write_page(path, [record(*column, tokenizer) for column in columns], title)
+
+
+def write_page(path, samples, title, note=""):
+    """A self-contained page (replay.html) of what record() gives: one sample at a time, or all side by side."""
+    head, tail = Path(__file__).with_name("replay.html").read_text(encoding="utf-8").split("DATA")
+    words = {"TITLE": html.escape(visible(title)), "NOTE": html.escape(visible(note))}
+    head = re.sub("TITLE|NOTE", lambda m: words[m[0]], head)
+    data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
+    replace_file(Path(path), (head + data + tail).encode())
 
 
 def load_font(path=""):
