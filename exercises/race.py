@@ -8,12 +8,10 @@ Each writes alone on the machine, while a clock notes the time of every step. Th
 in the terminal and in a page. Models of your own: --ar, --block and --masked are checkpoints.
 """
 
-import bisect
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +21,6 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sample  # noqa: E402
-from mdlm import Output  # noqa: E402
 from nanodlm import algorithms, configurator, console, files, replay, runs  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
@@ -52,32 +49,11 @@ class Settings:
 
 # {setting: (algorithm, what it is called, the recipe that trains it, how it decodes)}
 KINDS = {
-    "ar": ("ar", "autoregression", "quickstart_ar", "one token per forward, from left to right"),
-    "block": ("bd3lm", "block diffusion", "quickstart_bd3lm", "block by block; within one, all tokens with p ≥ {}"),
-    "masked": ("mdlm", "masked diffusion", "quickstart", "the whole text at once; in a step all tokens with p ≥ {}"),
+    "ar": ("ar", "autoregression", "quickstart_ar", "from left to right, one token per step"),
+    "block": ("bd3lm", "block diffusion", "quickstart_bd3lm", "blocks of {size}; in a step all tokens with p ≥ {p:g}"),
+    "masked": ("mdlm", "masked diffusion", "quickstart", "the whole text; in a step all tokens with p ≥ {p:g}"),
 }
 MINUTES = 9  # of training each on two slow CPU cores
-
-
-@dataclass
-class Runner:
-    title: str
-    about: str  # how it decodes
-    checkpoint: ckpt.Checkpoint
-    options: object
-    prompt: torch.Tensor  # its ids
-    out: Output = None
-    times: list = field(default_factory=list)  # seconds from the start to the end of each step
-
-    @property
-    def made(self):
-        return len(self.out.tokens[0]) - len(self.prompt)
-
-    @property
-    def row(self):
-        """Its line of the table: tokens, forwards, tokens per forward, seconds, tokens per second."""
-        forwards, seconds = self.out.num_forwards[0], self.times[-1]
-        return f"{self.made:8} {forwards:9} {self.made / forwards:12.2f} {seconds:9.2f} {self.made / seconds:9.0f}"
 
 
 # ---- who runs --------------------------------------------------------------------------------------------------------
@@ -92,32 +68,24 @@ def is_missing(place):
     return facts.get("iter", 0) < facts.get("train", {}).get("max_iters", 1)
 
 
-def options_of(s, kind, tokenizer):
+def settle(s, kind, tokenizer, seq_len):
+    """(SampleOptions, the prompt's ids); exits where the prompt cannot be encoded, or is too long."""
     name = KINDS[kind][0]
-    options = algorithms.engine(algorithms.load(name)).SampleOptions
-    keys = dict(max_new_tokens=s.max_new_tokens, temperature=s.temperature, seed=s.seed)
+    keys = dict(max_new_tokens=s.max_new_tokens, temperature=s.temperature, seed=s.seed, suppress=tokenizer.stop_ids)
     keys |= {} if name == "ar" else dict(quota="threshold", threshold=s.threshold)
-    return options(**keys, suppress=tokenizer.stop_ids)
-
-
-def prompt_of(s, options, tokenizer, seq_len):
-    """The prompt's ids; exits where it cannot be encoded or leaves too little room in the context."""
-    ids = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
-    sample.fit(sample.Settings(), asdict(s), options, ids, seq_len, tokenizer.mask_id)
-    return ids
+    options = algorithms.engine(algorithms.load(name)).SampleOptions(**keys)
+    prompt = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
+    return sample.fit(sample.Settings(), asdict(s), options, prompt, seq_len, tokenizer.mask_id), prompt
 
 
 def runner(s, kind, device):
-    """The Runner of a checkpoint that is there; exits where it does not fit."""
-    name, title, _, about = KINDS[kind]
-    place = getattr(s, kind)
+    """(Checkpoint, SampleOptions, the prompt's ids) of a checkpoint that is there; exits where it does not fit."""
+    name, place = KINDS[kind][0], getattr(s, kind)
     checkpoint = ckpt.load(place, device, torch.bfloat16 if device == "cuda" else torch.float32)
     if checkpoint.algorithm != name:
         sys.exit(f"{kind}={place} was trained by {checkpoint.algorithm}; here goes a checkpoint of {name}")
-    tokenizer, config = checkpoint.tokenizer, checkpoint.model.config
-    options = options_of(s, kind, tokenizer)
-    about = about.format(s.threshold) + (f", {config.block_size} tokens each" if name == "bd3lm" else "")
-    return Runner(title, about, checkpoint, options, prompt_of(s, options, tokenizer, config.seq_len).to(device))
+    options, prompt = settle(s, kind, checkpoint.tokenizer, checkpoint.model.config.seq_len)
+    return checkpoint, options, prompt.to(device)
 
 
 def train(s, missing):
@@ -144,79 +112,36 @@ def train(s, missing):
 # ---- the race --------------------------------------------------------------------------------------------------------
 
 
-def clocked(r):
+def clocked(checkpoint, options, prompt):
     """(Output, seconds from the start to the end of each step) of one run."""
-    times, tokenizer = [], r.checkpoint.tokenizer
+    times = []
 
     def watch(canvases):
         canvases[0][-1].item()  # which waits for a GPU
         times.append(time.perf_counter() - start)
 
-    generate = algorithms.engine(algorithms.load(r.checkpoint.algorithm)).generate
+    generate, mask_id = algorithms.engine(algorithms.load(checkpoint.algorithm)).generate, checkpoint.tokenizer.mask_id
     start = time.perf_counter()
-    out = generate(r.checkpoint.model, [r.prompt], r.options, mask_id=tokenizer.mask_id, trace=True, watch=watch)
-    return out, times
+    return generate(checkpoint.model, [prompt], options, mask_id=mask_id, trace=True, watch=watch), times
 
 
 def measure(runners, rounds):
-    """Give each runner the median of its runs; all have their turn in every round, so that a machine that slows down
-    slows all of them."""
+    """[(Output, times)], for each runner the median of its runs. All have their turn in every round, so that a machine
+    that slows down slows all of them."""
     for r in runners:
-        clocked(r)
-    done = [[clocked(r) for r in runners] for _ in range(rounds)]
-    for r, own in zip(runners, zip(*done)):
-        r.out, r.times = sorted(own, key=lambda run: run[1][-1])[rounds // 2]
+        clocked(*r)
+    done = [[clocked(*r) for r in runners] for _ in range(rounds)]
+    return [sorted(own, key=lambda run: run[1][-1])[rounds // 2] for own in zip(*done)]
 
 
-def canvas(r):
-    """The ids that it starts from, with what is not written yet."""
-    mask_id = r.checkpoint.tokenizer.mask_id
-    return F.pad(r.prompt, (0, r.made), value=-1 if mask_id is None else mask_id).cpu()
-
-
-# ---- the terminal ----------------------------------------------------------------------------------------------------
-
-
-def screen(runners, frames, t, columns, lines=None):
-    """The lines of a terminal at a time: the runners side by side, or where that is too narrow one below the other; of
-    each text so many lines as fit, the last ones."""
-    beside = columns >= 25 * len(runners)
-    width = columns // len(runners) - 2 if beside else columns - 1
-    room = lines and max(2, (lines - 4 if beside else (lines - 1) // len(runners) - 3))
-    lanes = []
-    for r, own in zip(runners, frames):
-        k = bisect.bisect_right(r.times, t)
-        now, revealed = own[k]
-        fresh = [i in revealed and k < len(r.times) for i in range(len(now))]
-        text = replay.painted(now, fresh, width, sys.stdout)
-        made = sum(p is not None for p in now) - len(r.prompt)
-        said = [f"{made} tokens, {min(t, r.times[-1]):.2f} s"[:width], f"{made / max(min(t, r.times[-1]), 1e-9):.0f} tokens/s"[:width]]
-        lanes.append([(r.title.upper(), len(r.title)), *text[-(room or len(text)) :], *((x, len(x)) for x in said)])
-    if not beside:
-        return [text for lane in lanes for text, _ in [*lane, ("", 0)]]
-    height = max(map(len, lanes))
-    lanes = [[*lane[:-2], *[("", 0)] * (height - len(lane)), *lane[-2:]] for lane in lanes]
-    return ["  ".join(text + " " * (width - w) for text, w in row).rstrip() for row in zip(*lanes)]
-
-
-def show(runners, speed):
-    """Replay all on one clock: redrawn in a terminal, elsewhere in a few frames."""
-    frames = [replay.frames(canvas(r), r.out.trace[0], r.checkpoint.tokenizer, len(r.out.tokens[0])) for r in runners]
-    columns, lines = shutil.get_terminal_size((100, 30))
-    end, height, start = max(r.times[-1] for r in runners), 0, time.perf_counter()
-    if not sys.stdout.isatty():
-        for part in (0.1, 0.3, 0.6, 1):
-            print("\n".join(screen(runners, frames, part * end, columns)) + "\n" + "-" * min(columns, 73))
-        return
-    while True:
-        t = (time.perf_counter() - start) * speed
-        rows = screen(runners, frames, t, columns, lines if t < end else None)
-        sys.stdout.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
-        sys.stdout.flush()
-        height = len(rows)
-        if t >= end:
-            return
-        time.sleep(0.04)
+def lane(s, kind, runner, out, times):
+    """What replay.py shows of one of them."""
+    (checkpoint, _, prompt), (_, name, _, about) = runner, KINDS[kind]
+    mask_id = -1 if checkpoint.tokenizer.mask_id is None else checkpoint.tokenizer.mask_id
+    canvas = F.pad(prompt, (0, s.max_new_tokens), value=mask_id).cpu()
+    about = about.format(p=s.threshold, size=checkpoint.model.config.block_size)
+    parts = canvas, out.tokens[0], out.trace[0], out.num_forwards[0], checkpoint.tokenizer
+    return replay.record(*parts, name=name, about=about, times=times, speed=s.speed)
 
 
 def main(argv):
@@ -230,24 +155,26 @@ def main(argv):
         tokenizer = tokenizers.load({"kind": "bpe"}, files.ROOT / "data/pydocs")
         for kind in missing:  # what does not fit is said now, not when it is trained
             recipe = configurator.read_file(f"config/{KINDS[kind][2]}.py")
-            prompt_of(s, options_of(s, kind, tokenizer), tokenizer, recipe["seq_len"][0])
+            settle(s, kind, tokenizer, recipe["seq_len"][0])
         train(s, missing)
         runners |= {kind: runner(s, kind, device) for kind in missing}
-    runners = [runners[kind] for kind in KINDS]
-    measure(runners, s.rounds)
-    show(runners, s.speed)
-    where = why if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    try:
+        done = measure([runners[kind] for kind in KINDS], s.rounds)
+    except ValueError as e:
+        sys.exit(str(e))
+    lanes = [lane(s, kind, runners[kind], *run) for kind, run in zip(KINDS, done)]
+    replay.race(lanes)
+    n, where = s.max_new_tokens, why if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     note = f"Each wrote alone on the machine ({where}), after a run to warm up; the median of {s.rounds} runs."
-    print(f"{'':16}   tokens  forwards  per forward   seconds  tokens/s")
-    for r in runners:
-        print(f"{r.title:16} {r.row}")
+    print(f"\n{n} tokens           forwards   tokens per forward   seconds   tokens per second")
+    for x in lanes:
+        f, t = x["forwards"], x["times"][-1]
+        print(f"{x['name']:18} {f:8} {n / f:20.2f} {t:9.2f} {n / t:19.0f}")
+    print("; ".join(f"{x['name']}: {x['about']}" for x in lanes) + ".")
     print(note)
     if s.html:
-        told = f"{note} temperature {s.temperature:g}, seed {s.seed}."
-        keys = [dict(name=r.title, about=r.about, times=r.times, speed=s.speed) for r in runners]
-        parts = [(canvas(r), r.out.tokens[0], r.out.trace[0], r.out.num_forwards[0]) for r in runners]
-        lanes = [replay.record(*p, r.checkpoint.tokenizer) | k for r, p, k in zip(runners, parts, keys)]
-        replay.write_page(s.html, lanes, f"Three ways to write {s.max_new_tokens} tokens", told)
+        told = f"{note} Temperature {s.temperature:g}, seed {s.seed}; end-of-text is never drawn."
+        replay.write_page(s.html, lanes, f"Three ways to write {n} tokens", told)
         print(f"wrote {s.html}")
 
 

@@ -1,8 +1,9 @@
-"""Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF.
+"""Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF; several as a race.
 
-All three draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
+All of them draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
 """
 
+import bisect
 import functools
 import html
 import io
@@ -96,10 +97,10 @@ def layout(parts, columns):
     return cells, line + 1
 
 
-def painted(now, fresh, columns, stream):
-    """[(line, its width)] as a terminal shows the pieces: masks in grey, in colour those that are fresh (a list of bool);
-    without colours where `stream` is no terminal."""
-    tty, encoding = stream.isatty(), stream.encoding or "utf-8"
+def painted(now, fresh, columns):
+    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green; where
+    stdout is no terminal, without colours."""
+    tty, encoding = sys.stdout.isatty(), sys.stdout.encoding or "utf-8"
     mask = MASK if MASK.encode(encoding, "ignore") else "_"
 
     def shown(piece):
@@ -133,7 +134,7 @@ def live(tokenizer, row=0, delay=0.0):
             return
         now = pieces(ids, tokenizer)
         fresh = [bool(before) and (i >= len(before) or x != before[i]) for i, x in enumerate(ids)]
-        rows = [text for text, _ in painted(now, fresh, columns - 1, out)]
+        rows = [text for text, _ in painted(now, fresh, columns - 1)]
         if tty:  # what does not fit the window cannot be redrawn in place: keep to its last lines
             rows = rows[-(lines - 2) :]
             out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
@@ -148,21 +149,69 @@ def live(tokenizer, row=0, delay=0.0):
     return watch
 
 
-def record(canvas, tokens, trace, forwards, tokenizer):
-    """What a page replays of one sample, as JSON has it. `canvas` are the ids it started from (prompt and masks); the
-    rest is generate's. What else a page may be told of it: `name`, `about` (how it was decoded), and `times`, the
-    seconds from the start to the end of each step."""
+# ---- samples that were written, step by step or side by side ---------------------------------------------------------
+
+
+def record(canvas, tokens, trace, forwards, tokenizer, **more):
+    """What is replayed of one sample, as JSON has it. `canvas` are the ids it started from (prompt and masks); the rest
+    is generate's. More may be said of it: `name`; `about`, how it was decoded; `times`, the seconds from the start to
+    the end of each step; `speed`, at which these are replayed."""
     (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
     steps, before = [], start
     for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
         changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
         steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
         before = now
-    return {"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": forwards}
+    return {"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": forwards, **more}
 
 
 def seen(piece):
     return piece and visible(piece)
+
+
+def screen(samples, t, columns, lines=None):
+    """The lines of a terminal at t seconds: samples (record's, with times) side by side, or where that is too narrow
+    one below the other; of each text the last lines, as many as fit."""
+    beside = columns >= 25 * len(samples)
+    width = columns // len(samples) - 2 if beside else columns - 1
+    room = max(1, (lines if beside else lines // len(samples)) - 4) if lines else 0
+    lanes = []
+    for x in samples:
+        k, now, revealed = bisect.bisect_right(x["times"], t), list(x["start"]), set()
+        for changes in x["steps"][:k]:
+            for i, piece, _ in changes:
+                now[i] = piece
+            revealed = {i for i, _, p in changes if p is not None}
+        over = k == len(x["steps"])
+        text = painted(
+            now[: x["length"]] if over else now, [i in revealed and not over for i in range(len(now))], width
+        )
+        made = x["start"].count(None) - now.count(None)
+        seconds = min(t, x["times"][-1])
+        said = x["name"].upper(), f"{made} tokens, {seconds:.2f} s", f"{made / max(seconds, 1e-9):.0f} tokens/s"
+        head, *foot = [(line, len(line)) for line in said]
+        lanes.append((head, text[-room:], foot))
+    if not beside:
+        return [line for head, text, foot in lanes for line, _ in [head, *text, *foot, ("", 0)]]
+    height = max(len(text) for _, text, _ in lanes)
+    parts = [[head, *text, *[("", 0)] * (height - len(text)), *foot] for head, text, foot in lanes]
+    return ["  ".join(line + " " * (width - wide) for line, wide in row).rstrip() for row in zip(*parts)]
+
+
+def race(samples):
+    """Replay samples (record's, with times) on one clock: redrawn in a terminal, elsewhere in a few frames."""
+    columns, lines = shutil.get_terminal_size((100, 30))
+    end, height, start, t = max(x["times"][-1] for x in samples), 0, time.perf_counter(), 0.0
+    if not sys.stdout.isatty():
+        for part in (0.1, 0.3, 0.6, 1):
+            print("\n".join(screen(samples, part * end, columns)) + "\n" + "-" * min(columns, 73))
+        return
+    while t < end:
+        t = (time.perf_counter() - start) * samples[0].get("speed", 1)
+        rows = screen(samples, t, columns, lines if t < end else None)
+        print((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows), flush=True)
+        height = len(rows)
+        time.sleep(0.04)
 
 
 def write_html(path, canvases, output, tokenizer, title):
@@ -178,6 +227,9 @@ def write_page(path, samples, title, note=""):
     head = re.sub("TITLE|NOTE", lambda m: words[m[0]], head)
     data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
     replace_file(Path(path), (head + data + tail).encode())
+
+
+# ---- an animated GIF -------------------------------------------------------------------------------------------------
 
 
 def load_font(path=""):
