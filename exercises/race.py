@@ -2,7 +2,7 @@
 
     python exercises/race.py                                 trains what is missing, once; then they run
     python exercises/race.py --prompt="def read(" --speed=0.1
-    python exercises/race.py --masked=checkpoints/pydocs_mdlm --threshold=0.5
+    python exercises/race.py --masked=checkpoints/pydocs_mdlm --steps=32
 
 Each writes alone on the machine, while a clock notes the time of every step. Then all of them are shown on one clock,
 in the terminal and in a page. Models of your own: --ar, --block and --masked are checkpoints.
@@ -24,7 +24,7 @@ import sample  # noqa: E402
 from nanodlm import algorithms, configurator, console, files, replay, runs  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
-from nanodlm.bounds import Amount, Place, Positive, Seed, Size, Text, Unit, check  # noqa: E402
+from nanodlm.bounds import Amount, Place, Positive, Seed, Size, Steps, Text, Unit, check  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
 
 
@@ -36,7 +36,8 @@ class Settings:
     prompt: Text = "class "  # what all of them continue; \n is a line break, and @FILE what a file holds
     max_new_tokens: Size = 128  # each writes as many: end-of-text is never drawn
     temperature: Amount = 0.7  # of the token draw; 0 takes the most probable token
-    threshold: Unit = 0.7  # block, masked: write all tokens of which the network is so sure in one step
+    threshold: Unit = 0.5  # block, masked: write all tokens of which the network is so sure in one step
+    steps: Steps = 0  # block, masked: … or write in so many steps, the same number of tokens in each; 0: by threshold
     seed: Seed = 1  # of the token draw
     rounds: Size = 3  # timed runs of each, in turn, behind one that warms up; the median is shown
     speed: Positive = 1.0  # of the replay: 1 is as measured, 0.1 ten times slower
@@ -47,13 +48,24 @@ class Settings:
         check(self)
 
 
-# {setting: (algorithm, what it is called, the recipe that trains it, how it decodes)}
+# {setting: (algorithm, what it is called, the recipe that trains it, its minutes on two CPU cores, how it decodes)}
 KINDS = {
-    "ar": ("ar", "autoregression", "quickstart_ar", "from left to right, one token per step"),
-    "block": ("bd3lm", "block diffusion", "quickstart_bd3lm", "blocks of {size}; in a step all tokens with p ≥ {p:g}"),
-    "masked": ("mdlm", "masked diffusion", "quickstart", "the whole text; in a step all tokens with p ≥ {p:g}"),
+    "ar": (
+        "ar",
+        "autoregression",
+        "quickstart_ar",
+        4,
+        "from left to right, one token per step, which reads that one; the rest is in its cache",
+    ),
+    "block": (
+        "bd3lm",
+        "block diffusion",
+        "quickstart_bd3lm",
+        8,
+        "blocks of {size}, {how}, which reads one block; the rest is in its cache",
+    ),
+    "masked": ("mdlm", "masked diffusion", "quickstart", 4, "the whole text, {how}, which reads all of it"),
 }
-MINUTES = 9  # of training each on two slow CPU cores
 
 
 # ---- who runs --------------------------------------------------------------------------------------------------------
@@ -72,7 +84,8 @@ def settle(s, kind, tokenizer, seq_len):
     """(SampleOptions, the prompt's ids); exits where the prompt cannot be encoded, or is too long."""
     name = KINDS[kind][0]
     keys = dict(max_new_tokens=s.max_new_tokens, temperature=s.temperature, seed=s.seed, suppress=tokenizer.stop_ids)
-    keys |= {} if name == "ar" else dict(quota="threshold", threshold=s.threshold)
+    if name != "ar":
+        keys |= dict(quota="steps", steps=s.steps) if s.steps else dict(quota="threshold", threshold=s.threshold)
     options = algorithms.engine(algorithms.load(name)).SampleOptions(**keys)
     prompt = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
     return sample.fit(sample.Settings(), asdict(s), options, prompt, seq_len, tokenizer.mask_id), prompt
@@ -91,8 +104,11 @@ def runner(s, kind, device):
 def train(s, missing):
     """Train the missing checkpoints, or go on with them, each in a process of its own."""
     data = files.ROOT / "data/pydocs"
-    print(f"{', '.join(getattr(s, kind) for kind in missing)}: not trained yet, or not to the end. That is done now, ")
-    print(f"about {MINUTES} minutes each on two CPU cores, and is kept; Ctrl-C stops, the same command goes on.")
+    places, minutes = ", ".join(getattr(s, kind) for kind in missing), sum(KINDS[kind][3] for kind in missing)
+    print(
+        f"Not trained yet, or not to the end: {places}. That is done now, in about {minutes} minutes on two CPU cores,"
+    )
+    print("and kept for the next time. Ctrl-C stops; the same command goes on with it.")
     commands = [] if (data / "meta.json").is_file() else [[data / "prepare.py"]]
     for kind in missing:
         words = [f"--out_dir={files.ROOT / getattr(s, kind)}", "--init_from=auto"]
@@ -136,16 +152,20 @@ def measure(runners, rounds):
 
 def lane(s, kind, runner, out, times):
     """What replay.py shows of one of them."""
-    (checkpoint, _, prompt), (_, name, _, about) = runner, KINDS[kind]
+    (checkpoint, _, prompt), (_, name, *_, about) = runner, KINDS[kind]
     mask_id = -1 if checkpoint.tokenizer.mask_id is None else checkpoint.tokenizer.mask_id
     canvas = F.pad(prompt, (0, s.max_new_tokens), value=mask_id).cpu()
-    about = about.format(p=s.threshold, size=checkpoint.model.config.block_size)
+    how = f"in {s.steps} steps" if s.steps else f"in a step all tokens with p ≥ {s.threshold:g}"
+    about = about.format(size=checkpoint.model.config.block_size, how=how)
     parts = canvas, out.tokens[0], out.trace[0], out.num_forwards[0], checkpoint.tokenizer
     return replay.record(*parts, name=name, about=about, times=times, speed=s.speed)
 
 
 def main(argv):
-    s = configurator.fill(configurator.read(argv), Settings)
+    values = configurator.read(argv)
+    s = configurator.fill(values, Settings)
+    if s.steps and "threshold" in values:
+        sys.exit(f"threshold={s.threshold} does nothing with steps={s.steps}; leave one of them out")
     files.check_file(s.html, "html", (".html", ".htm"))
     device, why = pick_device(s.device)
     usual = [kind for kind in KINDS if getattr(s, kind) == getattr(Settings, kind)]
@@ -164,13 +184,13 @@ def main(argv):
         sys.exit(str(e))
     lanes = [lane(s, kind, runners[kind], *run) for kind, run in zip(KINDS, done)]
     replay.race(lanes)
-    n, where = s.max_new_tokens, why if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    n, where = s.max_new_tokens, why if device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
     note = f"Each wrote alone on the machine ({where}), after a run to warm up; the median of {s.rounds} runs."
     print(f"\n{n} tokens           forwards   tokens per forward   seconds   tokens per second")
     for x in lanes:
         f, t = x["forwards"], x["times"][-1]
         print(f"{x['name']:18} {f:8} {n / f:20.2f} {t:9.2f} {n / t:19.0f}")
-    print("; ".join(f"{x['name']}: {x['about']}" for x in lanes) + ".")
+    print("\n".join(f"{x['name']}: {x['about']}" for x in lanes))
     print(note)
     if s.html:
         told = f"{note} Temperature {s.temperature:g}, seed {s.seed}; end-of-text is never drawn."
