@@ -1,8 +1,9 @@
-"""Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF.
+"""Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF; several as a race.
 
-All three draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
+All of them draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
 """
 
+import bisect
 import functools
 import html
 import io
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from wcwidth import wcwidth
+from wcwidth import wcswidth, wcwidth
 
 from nanodlm.console import visible
 from nanodlm.files import replace_file
@@ -96,16 +97,35 @@ def layout(parts, columns):
     return cells, line + 1
 
 
-def live(tokenizer, row=0, delay=0.0):
-    """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
-    before, height, masks, out = [], 0, math.inf, sys.stdout
-    tty, encoding = out.isatty(), out.encoding or "utf-8"
-    columns, lines = shutil.get_terminal_size((100, 30))
+def painted(now, fresh, columns):
+    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green; where
+    stdout is no terminal, without colours."""
+    tty, encoding = sys.stdout.isatty(), sys.stdout.encoding or "utf-8"
     mask = MASK if MASK.encode(encoding, "ignore") else "_"
 
     def shown(piece):
         text = visible(piece).replace("\t", " ")  # a tab would shift the line
         return text.encode(encoding, "backslashreplace").decode(encoding)  # as the stream will write it
+
+    def paint(number, text):
+        if tty and now[number] is None:
+            return f"\033[90m{text}\033[0m"
+        return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
+
+    cells, count = layout([mask if p is None else shown(p) for p in now], columns)
+    rows, widths = [""] * count, [0] * count
+    for (line, number), same in itertools.groupby(cells, lambda cell: (cell[0], cell[3])):
+        text = "".join(cell[2] for cell in same)
+        rows[line] += paint(number, text)
+        widths[line] += max(0, wcswidth(text))
+    return [*zip(rows, widths)]
+
+
+def live(tokenizer, row=0, delay=0.0):
+    """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
+    before, height, masks, out = [], 0, math.inf, sys.stdout
+    tty = out.isatty()
+    columns, lines = shutil.get_terminal_size((100, 30))
 
     def watch(canvases):
         nonlocal before, height, masks
@@ -114,16 +134,7 @@ def live(tokenizer, row=0, delay=0.0):
             return
         now = pieces(ids, tokenizer)
         fresh = [bool(before) and (i >= len(before) or x != before[i]) for i, x in enumerate(ids)]
-
-        def paint(number, text):
-            if tty and now[number] is None:
-                return f"\033[90m{text}\033[0m"
-            return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
-
-        cells, count = layout([mask if p is None else shown(p) for p in now], columns - 1)
-        rows = [""] * count
-        for (line, number), same in itertools.groupby(cells, lambda cell: (cell[0], cell[3])):
-            rows[line] += paint(number, "".join(cell[2] for cell in same))
+        rows = [text for text, _ in painted(now, fresh, columns - 1)]
         if tty:  # what does not fit the window cannot be redrawn in place: keep to its last lines
             rows = rows[-(lines - 2) :]
             out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
@@ -138,86 +149,87 @@ def live(tokenizer, row=0, delay=0.0):
     return watch
 
 
-def write_html(path, canvases, output, tokenizer, title):
-    """A self-contained page that replays the denoising of every sample: play, pause, drag, colours by probability.
+# ---- samples that were written, step by step or side by side ---------------------------------------------------------
 
-    canvases: the ids each sample started from (prompt and masks); output: generate's, with its trace."""
-    samples = []
-    for canvas, tokens, trace, n in zip(canvases, output.tokens, output.trace, output.num_forwards):
-        (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
-        steps, before = [], start
-        for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
-            changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
-            steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
-            before = now
-        samples.append({"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": n})
-    data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
-    before, after = PAGE.split("DATA")
-    before = before.replace("TITLE", html.escape(visible(title)))
-    replace_file(Path(path), (before + data + after).encode())
+
+def record(canvas, tokens, trace, forwards, tokenizer, **more):
+    """What is replayed of one sample, as JSON has it. `canvas` are the ids it started from (prompt and masks); the rest
+    is generate's. More may be said of it: `name`; `about`, how it was decoded; `times`, the seconds from the start to
+    the end of each step; `speed`, at which these are replayed."""
+    (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
+    steps, before = [], start
+    for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
+        changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
+        steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
+        before = now
+    return {"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": forwards, **more}
 
 
 def seen(piece):
     return piece and visible(piece)
 
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>
-<style>
- body { font: 15px/1.5 ui-monospace, Menlo, Consolas, monospace; background: #16181d; color: #d8dee9;
-        max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
- #text { white-space: pre-wrap; overflow-wrap: anywhere; background: #1e2128; border-radius: 8px; padding: 1rem;
-         min-height: 16rem }
- .m { color: #4c566a } .g { color: #8fbcbb } .new { background: #a3be8c; color: #16181d; border-radius: 2px }
- .bar { display: flex; gap: .8rem; align-items: center; margin: 1rem 0 } input[type=range] { flex: 1 }
- button, select { font: inherit; background: #2e3440; color: inherit; border: 0; border-radius: 6px;
-   padding: .3rem .8rem }
- small { color: #7b8494 }
-</style>
-<h3>TITLE</h3>
-<div class="bar"><button id="play">pause</button><input id="step" type="range" min="0" value="0">
-<span id="where"></span><select id="which"></select></div>
-<div id="text"></div>
-<p><small>Grey: still hidden (▒: a part of a character). Light blue: given. Green background: revealed in this step.
-The colour of a revealed token goes from red (the model was unsure) to white (sure); hover for its probability and
-step.</small></p>
-<script>
-const samples = DATA, $ = id => document.getElementById(id);
-let s = 0, k = 0, playing = true, last = 0;
-samples.forEach((_, i) => $("which").add(new Option("sample " + (i + 1), i)));
-$("which").hidden = samples.length < 2;
-const steps = () => samples[s].steps.length;
-function draw() {
-  const x = samples[s], now = x.start.map(p => ({p, given: p !== null}));
-  x.steps.slice(0, k).forEach((changes, t) => {  // of a token that was not revealed then, only the text may change
-    for (const [i, p, c] of changes) now[i] = c === null ? {...now[i], p} : {p, c, t, fresh: t === k - 1};
-  });
-  const shown = k >= steps() ? now.slice(0, x.length) : now;
-  $("text").replaceChildren(...shown.map(o => {
-    const e = document.createElement("span");
-    e.textContent = o.p === null ? "░" : o.p;
-    if (o.p === null) e.className = "m";
-    else if (o.given) e.className = "g";
-    else {
-      if (o.fresh && k < steps()) e.className = "new";
-      else e.style.color = `hsl(${o.c * 40} ${100 - 90 * o.c}% ${62 + 25 * o.c}%)`;
-      e.title = `p = ${o.c.toFixed(3)}, step ${o.t + 1}`;
-    }
-    return e;
-  }));
-  $("step").max = steps(); $("step").value = k;
-  $("where").textContent = `step ${k} / ${steps()}, ${x.forwards} forwards`;
-}
-function tick(time) {
-  const wait = k >= steps() ? 2500 : Math.max(20, 6000 / steps());
-  if (playing && time - last > wait) { last = time; k = k >= steps() ? 0 : k + 1; draw(); }
-  requestAnimationFrame(tick);
-}
-$("play").onclick = () => { playing = !playing; $("play").textContent = playing ? "pause" : "play"; };
-$("step").oninput = e => { playing = false; $("play").textContent = "play"; k = +e.target.value; draw(); };
-$("which").onchange = e => { s = +e.target.value; k = 0; draw(); };
-draw(); requestAnimationFrame(tick);
-</script>
-"""
+def screen(samples, t, columns, lines=None):
+    """The lines of a terminal at t seconds: samples (record's, with times) side by side, or where that is too narrow
+    one below the other; of each text the last lines, as many as fit."""
+    beside = columns >= 25 * len(samples)
+    width = columns // len(samples) - 2 if beside else columns - 1
+    room = max(1, (lines if beside else lines // len(samples)) - 4) if lines else 0
+    lanes = []
+    for x in samples:
+        k, now, revealed = bisect.bisect_right(x["times"], t), list(x["start"]), set()
+        for changes in x["steps"][:k]:
+            for i, piece, _ in changes:
+                now[i] = piece
+            revealed = {i for i, _, p in changes if p is not None}
+        over = k == len(x["steps"])
+        text = painted(
+            now[: x["length"]] if over else now, [i in revealed and not over for i in range(len(now))], width
+        )
+        made = x["start"].count(None) - now.count(None)
+        seconds = min(t, x["times"][-1])
+        said = x["name"].upper(), f"{made} tokens, {seconds:.2f} s", f"{made / max(seconds, 1e-9):.0f} tokens/s"
+        head, *foot = [(line, len(line)) for line in said]
+        lanes.append((head, text[-room:], foot))
+    if not beside:
+        return [line for head, text, foot in lanes for line, _ in [head, *text, *foot, ("", 0)]]
+    height = max(len(text) for _, text, _ in lanes)
+    parts = [[head, *text, *[("", 0)] * (height - len(text)), *foot] for head, text, foot in lanes]
+    return ["  ".join(line + " " * (width - wide) for line, wide in row).rstrip() for row in zip(*parts)]
+
+
+def race(samples):
+    """Replay samples (record's, with times) on one clock: redrawn in a terminal, elsewhere in a few frames."""
+    columns, lines = shutil.get_terminal_size((100, 30))
+    end, height, start, t = max(x["times"][-1] for x in samples), 0, time.perf_counter(), 0.0
+    if not sys.stdout.isatty():
+        for part in (0.1, 0.3, 0.6, 1):
+            print("\n".join(screen(samples, part * end, columns)) + "\n" + "-" * min(columns, 73))
+        return
+    while t < end:
+        t = (time.perf_counter() - start) * samples[0].get("speed", 1)
+        rows = screen(samples, t, columns, lines if t < end else None)
+        print((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows), flush=True)
+        height = len(rows)
+        time.sleep(0.04)
+
+
+def write_html(path, canvases, output, tokenizer, title):
+    """A page that replays the denoising of every sample; `output` is generate's, with its trace."""
+    columns = zip(canvases, output.tokens, output.trace, output.num_forwards)
+    write_page(path, [record(*column, tokenizer) for column in columns], title)
+
+
+def write_page(path, samples, title, note=""):
+    """A self-contained page (replay.html) of what record() gives: one sample at a time, or all side by side."""
+    head, tail = Path(__file__).with_name("replay.html").read_text(encoding="utf-8").split("DATA")
+    words = {"TITLE": html.escape(visible(title)), "NOTE": html.escape(visible(note))}
+    head = re.sub("TITLE|NOTE", lambda m: words[m[0]], head)
+    data = json.dumps(samples).replace("<", "\\u003c")  # a text may hold </script>
+    replace_file(Path(path), (head + data + tail).encode())
+
+
+# ---- an animated GIF -------------------------------------------------------------------------------------------------
 
 
 def load_font(path=""):

@@ -215,6 +215,13 @@ def test_a_page_and_a_gif_show_what_a_model_writes_and_obey_none_of_it(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gif", "x.html"]
 
 
+def test_the_page_is_whole_in_itself_and_has_what_its_script_asks_for():
+    page = (ROOT / "nanodlm/replay.html").read_text("utf-8")
+    assert all(page.count(word) == n for word, n in (("DATA", 1), ("NOTE", 1), ("TITLE", 2)))
+    assert not re.search(r"(src|href)=|https?:|@import|url\(", page)
+    assert set(re.findall(r'\$\("(\w+)"\)', page)) == set(re.findall(r'id="(\w+)"', page))
+
+
 def test_what_a_font_cannot_draw_is_said_and_another_may_be_named(tmp_path, capsys):
     fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
     tokenizer = tokenizers.load({"kind": "char", "chars": "fox \u00e9\u6771\U0001f30a"})
