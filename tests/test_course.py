@@ -5,11 +5,13 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ sys.path += [str(COURSE)]
 
 import capstone  # noqa: E402
 import checks  # noqa: E402
+import export  # noqa: E402
 import grade  # noqa: E402
 
 from model import Transformer  # noqa: E402
@@ -267,3 +270,43 @@ def test_a_capstone_says_what_it_lacks(solved):
     with pytest.raises(SystemExit, match=r"needs exercise 5 \(nll, estimate\): not begun"):
         capstone.run(solved, "ada", 1e9)
     assert not (solved / "capstone").exists()
+
+
+# ---- the rooms where it is taught ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [4, 9, 15, 20])  # one of each chapter
+def test_a_notebook_runs_from_its_first_cell_to_the_grades(number, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.reads(export.notebook(number, "https://example.org/course"), as_version=4)
+    nbformat.validate(book)
+    assert "https://example.org/course" in book.cells[1].source and "git clone" in book.cells[1].source
+    lesson = grade.LESSONS[number]
+    place = next(i for i, cell in enumerate(book.cells) if cell.source.startswith("## What one sees"))
+    answer = f"exec(open({str(ROOT / 'tests/course' / lesson.name)!r}, encoding='utf-8').read())"
+    book.cells.insert(place, nbformat.v4.new_code_cell(answer))
+    NotebookClient(book, kernel_name="python3", timeout=60, resources={"metadata": {"path": str(COURSE)}}).execute()
+    said = "".join(out.get("text", "") for out in book.cells[-1].outputs)
+    claims = len(checks.claims(COURSE / "graders" / lesson.name))
+    assert f"✔ {claims} of {claims}" in said or said.count("✔") == claims, said
+
+
+def test_an_autograder_is_a_zip_that_grades_what_is_submitted(tmp_path):
+    """Run as Gradescope does, but for set-up: its Python is this one."""
+    for name in ("source", "submission", "results"):
+        (tmp_path / name).mkdir()
+    export.gradescope(tmp_path / "autograder.zip", [1, 24])
+    with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
+        archive.extractall(tmp_path / "source")
+        assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
+    packages = re.search(r"pip install (.+)", (tmp_path / "source/setup.sh").read_text("utf-8"))[1]
+    required = (ROOT / "requirements.txt").read_text("utf-8").split("\n")
+    assert "torch" in packages and set(packages.split()) <= set(required)
+    (tmp_path / "submission/01_corruption.py").write_text(RIGHT, encoding="utf-8")
+    env = os.environ | {"AUTOGRADER": str(tmp_path), "PYTHON": sys.executable}
+    done = subprocess.run(["bash", tmp_path / "source/run_autograder"], env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    tests = json.loads((tmp_path / "results/results.json").read_text("utf-8"))["tests"]
+    assert [(t["number"], t["score"], t["status"]) for t in tests] == [("1", 4, "passed"), ("24", 0, "failed")]
