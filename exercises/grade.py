@@ -150,7 +150,7 @@ def show(number, path, results, text, short):
         what = "✔" if passed else f"○ {results[0]['came']}"
         print(f"{head[:70]:72}{what}{f' {passed} of {len(results)}' if passed else ''}")
         return
-    print(f"{head}   ({passed} of {len(results)}, {path})")
+    print(f"{head}   ({passed} of {len(results)}, {os.path.relpath(path)})")
     if len({r["came"] for r in results}) == 1 and results[0]["state"] == "broken":
         print(f"   ✘ {results[0]['came']}")
         return

@@ -310,3 +310,13 @@ def test_an_autograder_is_a_zip_that_grades_what_is_submitted(tmp_path):
     assert done.returncode == 0, done.stderr
     tests = json.loads((tmp_path / "results/results.json").read_text("utf-8"))["tests"]
     assert [(t["number"], t["score"], t["status"]) for t in tests] == [("1", 4, "passed"), ("24", 0, "failed")]
+
+
+def test_the_page_has_every_exercise_with_its_title_minutes_and_functions():
+    page = (ROOT / "docs/course.md").read_text("utf-8")
+    for lesson in LESSONS:
+        number, minutes = int(lesson.stem[:2]), re.search(r"(\d+) minutes", lesson.read_text("utf-8"))[1]
+        names = ", ".join(f"`{name}`" for name in checks.to_write(lesson))
+        row = f"| [{number}](../exercises/lessons/{lesson.name}) | {grade.title(number)} | {names} | {minutes} | "
+        assert row in page, row
+    assert all(f"exercises/{name}.py" in page for name in ("start", "grade", "capstone", "race", "export"))

@@ -18,6 +18,7 @@ import mdlm
 import model
 import sample
 import train
+from exercises import race
 from experiments import bench, compare
 from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
 from nanodlm import checkpoint as ckpt
@@ -131,6 +132,11 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
     elif script.startswith("data/"):
         source = "".join((ROOT / name).read_text(encoding="utf-8") for name in (script, "nanodlm/conversations.py"))
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
+    elif script == "exercises/race.py":
+        configurator.fill(configurator.read(args), race.Settings)
+    elif script.startswith("exercises/"):
+        source = (ROOT / script).read_text(encoding="utf-8")
+        assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
     elif script not in ("mdlm.py", "bd3lm.py"):  # whose tutorials have tests of their own
@@ -196,15 +202,18 @@ def test_the_readme_has_at_most_200_lines_and_a_place_for_every_file_of_both_flo
     assert not [name for name in linked if f"]({name})" not in text]
 
 
+HOMES = (".", "nanodlm", "exercises", "exercises/lessons")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_links_to_or_names_is_there(page):
-    """Links; files and folders in backticks, a file of nanodlm/ also by its name alone; and module.name."""
+    """Links; files and folders in backticks, where they are at home also by their name alone; and module.name."""
     text = page.read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     named = re.findall(r"`([\w.*/-]+(?:\.(?:py|md|ya?ml)|/))`", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
-    gone += [x for x in named if x not in allowed and not any(any(d.glob(x)) for d in (ROOT, ROOT / "nanodlm"))]
+    gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
     for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # 6 · Three means, of which one is not the bound
-# *Chapter II, the bound. 30 minutes. LLaDA (arXiv 2502.09992), equation 6 and appendix; MD4 (2406.04329), section 3.*
+# *Chapter II, the bound. 30 minutes. LLaDA (arXiv 2502.09992), equation 6; MDLM (2406.07524), equation 11.*
 #
 # Most code for masked language models computes
 #

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # 7 · Stratified times, and the variance they save
-# *Chapter II, the bound. 30 minutes. MDLM (arXiv 2406.07524), section 3.5.1; VDM (2107.00630), appendix I.1.*
+# *Chapter II, the bound. 30 minutes. MDLM (arXiv 2406.07524), section 3.5.1; VDM (2107.00630) had them first.*
 #
 # A batch of B rows needs B times. Drawn independently, they cluster: by chance most are early, and the loss is low, or
 # late, and it is high. That says nothing about the model. Better: cut [0, 1] into B equal parts, *strata*, and put one

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # 9 · The exact likelihood of an order
-# *Chapter II, the bound. 45 minutes. DUEL (arXiv 2603.01367); any-order models: ARDM (2110.02037), equation 2.*
+# *Chapter II, the bound. 45 minutes. DUEL (arXiv 2603.01367); any-order models: ARDM (2110.02037).*
 #
 # A sampler that reveals one token at a time, in a fixed order σ, is an autoregressive model in another order. Its
 # likelihood is no bound but exact, by the chain rule:
