@@ -2,7 +2,7 @@
 came, and where to look.
 
     python exercises/grade.py              all of them; what has not changed since it was graded is not graded again
-    python exercises/grade.py 5 6          these
+    python exercises/grade.py 5 7-9        these
     python exercises/grade.py --watch      again and again, whenever a file is saved
     python exercises/grade.py --json --of=class/ada       for a program that grades a class
     python exercises/grade.py --gradescope=results.json   as Gradescope reads it
@@ -160,6 +160,8 @@ def show(number, path, results, text, short):
         for name in ("expected", "came", "hint"):
             if r[name]:
                 print(f"       {name:9}{console.visible(r[name])}")
+    if sum(r["state"] in ("wrong", "broken") for r in reached) > 1:
+        print("   begin with the first ✘: those below may follow from it")
     if len(reached) < len(results):
         print(f"   ✘ … and {len(results) - len(reached)} that were not reached")
     if text.strip() and not short:
@@ -230,14 +232,27 @@ def watch(directory, numbers):
         time.sleep(0.3)
 
 
+def span(word):
+    """The numbers that a word of the command line stands for: 5, or 5-8."""
+    first, _, last = word.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", nargs="*", type=int, help=f"exercises, 1 to {max(LESSONS)}; none: all")
+    parser.add_argument(
+        "numbers",
+        nargs="*",
+        type=span,
+        metavar="N",
+        help=f"exercises, such as 5 or 5-8; none: all of 1 to {max(LESSONS)}",
+    )
     parser.add_argument("--of", type=Path, default=HERE / "mine", help="the directory of the files to grade")
     parser.add_argument("--watch", action="store_true", help="grade a file whenever it is saved")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--gradescope", type=Path, metavar="FILE", help="write Gradescope's results.json there")
     args = parser.parse_args()
+    args.numbers = [n for numbers in args.numbers for n in numbers]
     if unknown := sorted(set(args.numbers) - LESSONS.keys()):
         sys.exit(f"there is no exercise {unknown[0]}; they have the numbers 1 to {max(LESSONS)}")
     if not args.of.is_dir():

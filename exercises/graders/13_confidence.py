@@ -123,14 +123,14 @@ def claim_generate(my):
         alike(
             got,
             want,
-            "follow one step by hand: how sure, who goes first, what is drawn",
+            "follow one step by hand: how sure, who goes first, what is drawn, and at which temperature (1)",
             mistakes,
             what=f"{steps} steps",
         )
 
 
 def claim_law(my):
-    """one token a step with a model that is right: the samples have exactly the data's distribution"""
+    """one token a step with a model that is right: the order leaves the distribution of the data as it is"""
     ends = toy.DATA.view(2, 8)
     want = (ends / ends.sum(1, keepdim=True) / 2).flatten()
     got, mistakes = outcomes(my.decode), []

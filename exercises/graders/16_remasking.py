@@ -150,7 +150,7 @@ def claim_given(my):
 
 
 def claim_law(my):
-    """the words that come out have the law that these rates imply on a language of 16 words"""
+    """with these rates, the words that a sampler writes have the right law on a language of 16 words"""
     for eta in (0.0, 0.5):
         want = toy.ancestral_law(toy.EXACT, options(eta), lambda t, s: choice.ancestral_rates(t, s, options(eta)))  # noqa: B023
         got = toy.ancestral_law(toy.EXACT, options(eta), lambda t, s: pair(my.rates(t, s, eta)))  # noqa: B023

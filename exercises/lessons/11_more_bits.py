@@ -73,7 +73,7 @@ def windows(length, size, stride):
 # A model that learnt to predict the next letter, and nothing else: where a hidden letter has a visible one behind it,
 # it guesses. From left to right it is perfect. As a diffusion model it is bad, and one number does not show it. Then
 # the refined predictions of the model that knows the truth, below the entropy. Last, a text of 1000 tokens that cost 2
-# + 4/(1 + context) nats, in windows of 64.
+# nats plus 4/(1 + context), in windows of 64.
 #
 #     entropy                         2.5280 nats per word
 #     half trained, left to right     2.5280

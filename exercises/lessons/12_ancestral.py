@@ -20,8 +20,8 @@
 # climb from 0 to 1, each id owns an interval as long as its probability, and u falls into one of them: that id is
 # drawn. With float64 this is exact far into the tails, which is not so for what most samplers do (lesson 14).
 #
-# The mask is an id, too, so the network has a logit for it. It is no answer: exclude it, by setting it to -inf
-# before the softmax.
+# The mask is an id, too, so the network has a logit for it. It is no answer: exclude it, by setting it to -inf before
+# the softmax.
 
 # %%
 import sys
@@ -83,7 +83,7 @@ def ancestral(model, x, steps, uniform, mask_id):
 #     the truth: 0.076
 #
 # More steps are better, as fewer tokens come to light together: those of one step are drawn independently (lesson 15).
-# What is left at the end is mostly chance: 500 words that are drawn from the truth itself are not much nearer.
+# About half of what is left at the end is chance: 500 words that are drawn from the truth itself are not much nearer.
 
 # %%
 if __name__ == "__main__":

@@ -9,8 +9,8 @@
 #
 # (EB-Sampler, equation 1: the confidence.) The token that is written there is still *drawn*. This is worth a thought.
 # Whichever position comes first, the chain rule holds: p(word) = p(first revealed) p(second | first) … So with a model
-# that is right, and one token a step, the samples have exactly the distribution of the data, in *any* order, as long as
-# the order never looks at the token that was drawn. Two popular habits break this:
+# that is right, and one token a step, the samples have exactly the distribution of the data, in *any* order, as long
+# as the order never looks at the token that was drawn. Two popular habits break this:
 #
 # - to draw a token for every position, and to keep the one whose own probability is largest: then rare tokens, which
 #   are never "sure", are put off until they are drawn as something else;

@@ -8,12 +8,13 @@
 #
 # With real numbers i comes out with probability $p_i$, exactly (Gumbel's trick). But a computer's u are few:
 # `torch.rand` in float32 gives multiples of $2^{-24}$. So the noise cannot be larger than it is at $u = 1 - 2^{-24}$,
-# and near there it comes in coarse steps. A rare token needs large noise to win, and gets it less often than it should.
+# and near there it comes in coarse steps. A rare token needs large noise to win, and gets it less often than it
+# should.
 #
 # Who is rare? In ancestral sampling (lesson 12) with many steps, every token: a hidden one stays hidden with
-# probability s / t, and many samplers count "stays hidden" as one more token to draw. What is left for the real ones is
-# shared out over the steps. The rarer among them then lose far more than the more frequent, just as if one had lowered
-# the temperature. Samples of published models looked better than the models were, for this reason alone.
+# probability s / t, and many samplers count "stays hidden" as one more token to draw. What is left for the real ones
+# is shared out over the steps. The rarer among them then lose far more than the more frequent, just as if one had
+# lowered the temperature. Samples of published models looked better than the models were, for this reason alone.
 #
 # This exercise lets u run over all multiples of $2^{-bits}$ between 0 and 1, few enough to count every case.
 
@@ -60,8 +61,8 @@ def law(p, bits):
 # %% [markdown]
 # ## What one sees
 #
-# How far the noise reaches in float32 and in float64. Then a token with probability p against one with 1 - p: how often
-# it wins. Last, two letters, 9 to 1, each beside "stays hidden", in a sampler with a number of steps: their
+# How far the noise reaches in float32 and in float64. Then a token with probability p against one with 1 - p: how
+# often it wins. Last, two letters, 9 to 1, each beside "stays hidden", in a sampler with a number of steps: their
 # probabilities are 0.9 / steps and 0.1 / steps. How many to 1 come out, in 10 bits? At which temperature would that be
 # right?
 #
@@ -73,8 +74,9 @@ def law(p, bits):
 #      64 steps: 12.1 to 1, as at temperature 0.88
 #     128 steps: 16.8 to 1, as at temperature 0.78
 #
-# With 24 bits tokens have to be rarer than that; thousands of steps and a vocabulary of tens of thousands make them so.
-# The way out is float64, and one number for each draw, with which the distribution function is inverted (lesson 12).
+# With 24 bits tokens have to be rarer than that; thousands of steps and a vocabulary of tens of thousands make them
+# so. The way out is float64, and one number for each draw, with which the distribution function is inverted (lesson
+# 12).
 
 # %%
 if __name__ == "__main__":

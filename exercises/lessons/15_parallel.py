@@ -4,8 +4,8 @@
 #
 # A diffusion model may reveal several tokens in one step, that is after one question to the network. But the network
 # answers for each place by itself: it says how probable each letter is here, and there, not which letters go together.
-# So the tokens of one step are drawn independently of each other, given what was revealed in earlier steps. Let
-# $G_1, G_2, \dots$ be the groups of places that are revealed one after the other. What comes out has the distribution
+# So the tokens of one step are drawn independently of each other, given what was revealed in earlier steps. Let $G_1,
+# G_2, \dots$ be the groups of places that are revealed one after the other. What comes out has the distribution
 #
 # $$ q(x) = \prod_k \prod_{i \in G_k} p(x^i \mid x^j, \; j \in G_1 \cup \dots \cup G_{k-1}) $$
 #
@@ -14,9 +14,9 @@
 #
 # $$ KL(P \,\|\, q) = \sum_x P(x) \log \frac{P(x)}{q(x)} $$
 #
-# With one place a group, q = P by the chain rule, and the price is 0. With all places in one group, q is the product of
-# the marginals, and the price has a name, *total correlation*: the sum of the entropies of the places, less the entropy
-# of the whole,
+# With one place a group, q = P by the chain rule, and the price is 0. With all places in one group, q is the product
+# of the marginals, and the price has a name, *total correlation*: the sum of the entropies of the places, less the
+# entropy of the whole,
 #
 # $$ TC = \sum_i H(x^i) - H(x), \qquad H(x) = - \sum_x P(x) \log P(x) $$
 #
@@ -80,7 +80,8 @@ def total_correlation(p, words):
 #     [[2], [0], [1]]  questions 3, price 0.0000
 #     total correlation 0.5873, entropy of the language 2.5280
 #
-# Finer groups cost less. And it matters which places share a group: two that say little about each other are cheap.
+# To split a group makes it cheaper, for a model that is right. And it matters which places share a group: two that say
+# little about each other are cheap.
 
 # %%
 if __name__ == "__main__":

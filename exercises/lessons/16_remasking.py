@@ -5,14 +5,14 @@
 # In lesson 12 a token that is revealed stays, also when what comes later makes it look wrong. Remasking hides some
 # again, to be drawn anew from a canvas that knows more. But not as one likes: at every time s there should still be as
 # many tokens shown as the process itself shows. With $\alpha_t = 1 - t$, the probability to be shown at time t, this
-# means: of the $\alpha_t$ that are shown at t, a share $\sigma$ is hidden on the way to s, and to make up for them more
-# of the hidden ones, of which there are $1 - \alpha_t$, are revealed:
+# means: of the $\alpha_t$ that are shown at t, a share $\sigma$ is hidden on the way to s, and to make up for them
+# more of the hidden ones, of which there are $1 - \alpha_t$, are revealed:
 #
 # $$ \alpha_s = (1 - \sigma) \alpha_t + r \, (1 - \alpha_t) \quad \Rightarrow \quad
 # r = \frac{\alpha_s - (1 - \sigma) \alpha_t}{1 - \alpha_t} $$
 #
-# (ReMDM, equation 6.) The probability r to be revealed cannot be above 1. That leaves room for $\sigma$ up to
-# $(1 - \alpha_s) / \alpha_t$, and no more. ReMDM-cap (section 4.1) takes a constant $\eta$ where that fits:
+# (ReMDM, equation 6.) The probability r to be revealed cannot be above 1. That leaves room for $\sigma$ up to $(1 -
+# \alpha_s) / \alpha_t$, and no more. ReMDM-cap (section 4.1) takes a constant $\eta$ where that fits:
 #
 # $$ \sigma = \min \left( \eta, \; \frac{1 - \alpha_s}{\alpha_t} \right) $$
 #
@@ -79,7 +79,7 @@ def step(model, x, given, t, s, eta, uniform, mask_id):
 #     eta = 1.0: hidden 0.75  0.48  0.23, letters drawn 7.4
 #
 # The shares are those of the process, 1 - step / 8, whatever eta is. Only more letters are drawn. With a model that is
-# right this gains nothing, as more of them are drawn together (lesson 15). It is for models that make mistakes.
+# right this costs something, as more of them are drawn together (lesson 15). It is for models that make mistakes.
 
 # %%
 if __name__ == "__main__":

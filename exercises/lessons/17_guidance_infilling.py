@@ -79,8 +79,8 @@ def infill(model, x, scale, uniform, mask_id):
 # ## What one sees
 #
 # The tiny language. First the middle of a_a, a_b and a_c, where both sides matter: how often each letter was written
-# there in 300 samples, and in brackets how often it should be. Then the probabilities of the letter behind c, with more
-# and more guidance: what c makes more probable than it is anyway (scale -1) becomes more probable still.
+# there in 300 samples, and in brackets how often it should be. Then the probabilities of the letter behind c, with
+# more and more guidance: what c makes more probable than it is anyway (scale -1) becomes more probable still.
 #
 #     a_a   a 0.45 (0.40)   b 0.07 (0.06)   c 0.48 (0.53)
 #     a_b   a 0.17 (0.16)   b 0.68 (0.69)   c 0.15 (0.15)

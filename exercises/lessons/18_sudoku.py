@@ -2,20 +2,22 @@
 # # 18 · Sudoku: where the order matters
 # *Chapter III, sampling. 30 minutes. arXiv 2502.06768 (train for the worst, plan for the best), section 4.*
 #
-# Lesson 13 said that with a model that is right the order does not matter. No model is. What a network learns first is
-# what can be seen at once; of a sudoku, for an empty cell, which digits its row, its column and its box still allow:
+# Lesson 13 said that with a model that is right, and draws, the order does not matter. No model is right, and where
+# there is one answer nobody draws: the most probable digit is written. What a network learns first is what can be seen
+# at once; of a sudoku, for an empty cell, which digits its row, its column and its box still allow:
 #
 # $$ p(x^i = d \mid x_t) = \begin{cases} 1 / n_i & d \text{ is not yet in the row, column or box of } i \\ 0 &
 # \text{else} \end{cases} $$
 #
-# with $n_i$ the number of digits that are allowed. (This is the exercise's own model; the paper trains networks.) Where
-# only one digit is allowed it is sure, and right, if what was filled in before is; where three are allowed it guesses.
-# Nobody forces a sampler to begin with the guess. Each digit that is filled in makes others surer, so that what would
-# have been a guess may be none when its turn comes.
+# with $n_i$ the number of digits that are allowed. (This is the exercise's own model; the paper trains networks.)
+# Where only one digit is allowed it is sure, and right, if what was filled in before is; where three are allowed it
+# guesses. Nobody forces a sampler to begin with the guess. Each digit that is filled in makes others surer, so that
+# what would have been a guess may be none when its turn comes.
 #
 # So the same model can be a bad player from left to right, and a good one that begins where it is surest. No training
 # is needed to see that. In the project a network of one size was trained for both, see README.md and docs/training.md:
-# 99.9 % of the puzzles surest first, 79.5 % for autoregression, which must go from left to right.
+# 99.9 % of the puzzles surest first, 79.5 % for autoregression, which must go from left to right (there the two
+# networks differ, too; here only the order does).
 #
 # The grid is 4 x 4, cell by cell, row by row: cell 4 r + c is in row r and column c. A box is 2 x 2: rows 0 and 1 with
 # columns 0 and 1, and so on. Each row, column and box has to hold 1, 2, 3 and 4.

@@ -102,4 +102,5 @@ if __name__ == "__main__":
         print(f"{what}: noised tokens that know an answer after one layer {told[0]}, after all {told[1]}")
 
 # %% [markdown]
-# In the project: `bd3lm.sees`, and `bd3lm.attention`, which leaves out the last clean block: nobody behind it reads it.
+# In the project: `bd3lm.sees`, and `bd3lm.attention`, which leaves out the last clean block: nobody behind it reads
+# it.

@@ -18,7 +18,8 @@
 #
 # $$ \text{attend}(q) = \text{softmax}\!\left(\frac{q K_P^\top}{\sqrt{D}}\right) V_P $$
 #
-# Note what is missing: a causal mask. If tokens come one at a time, the future is not in the store yet.
+# Note what is missing: a causal mask. If tokens come one at a time, the future is not in the store yet. (A call with
+# several tokens at once would need one, where attention is causal.)
 #
 # ## Write
 

@@ -15,8 +15,8 @@
 #
 # Where even the hidden places are too many, take a few at a time: logits of a part, their cross entropy, and on to the
 # next. There is a trap. In training, autograd keeps the logits of every part for the backward pass, and nothing is
-# saved. `checkpoint(f, a, b, use_reentrant=False)`, from `torch.utils.checkpoint`, returns f(a, b), keeps only a and b,
-# and runs f once more in the backward pass. What f makes inside (here: logits) is thrown away in between.
+# saved. `checkpoint(f, a, b, use_reentrant=False)`, from `torch.utils.checkpoint`, returns f(a, b), keeps only a and
+# b, and runs f once more in the backward pass. What f makes inside (here: logits) is thrown away in between.
 #
 # And since nothing but attention mixes places, we can choose earlier still: behind the attention of the last layer,
 # only the chosen places go on. The third function counts what that saves.
@@ -73,11 +73,12 @@ def multiply_adds(tokens, rows, layers, C, V):
 #     2048 places of 4096: 95.3% of the multiply-adds
 #        1 places of 4096: 90.6% of the multiply-adds
 #
-# The loss and its gradient are the same, to the last digits that are shown, and in parts autograd keeps no logits. (All
-# at once it keeps them twice: the logits, and their log-softmax.) The last lines are for a network of the depth and
-# width of LLaDA, 32 layers of 4096 channels, on 4096 tokens: how much a training step's forward pass multiplies if half
-# of them are hidden, and a sampler's if one is looked at. In multiplications little is saved, as the network is deep.
-# In memory much is: the logits of a place are 126,464 numbers, its state is 4,096.
+# The loss and its gradient are the same, to the last digits that are shown, and in parts autograd keeps no logits.
+# (All at once it keeps their log-softmax; the count above has that tensor twice, as two operations keep it.) The last
+# lines are for a network of the depth and width of LLaDA, 32 layers of 4096 channels, on 4096 tokens: how much a
+# training step's forward pass multiplies if half of them are hidden, and a sampler's if one is looked at. In
+# multiplications little is saved, as the network is deep. In memory much is: the logits of a place are 126,464
+# numbers, its state is 4,096.
 
 # %%
 if __name__ == "__main__":

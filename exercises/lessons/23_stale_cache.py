@@ -2,15 +2,15 @@
 # # 23 · A stale cache, and what it costs
 # *Chapter IV, networks and speed. 40 minutes. Fast-dLLM (arXiv 2505.22618), section 3.2. After lesson 21.*
 #
-# A masked diffusion model reads the whole canvas at every step, and each step changes a few tokens only. Could the keys
-# and values of the others be kept? Not exactly: attention goes both ways, so one new token changes the states of all
-# others, and so their keys and values in the next layer.
+# A masked diffusion model reads the whole canvas at every step, and each step changes a few tokens only. Could the
+# keys and values of the others be kept? Not exactly: attention goes both ways, so one new token changes the states of
+# all others, and so their keys and values in the next layer.
 #
 # Fast-dLLM keeps them nevertheless, for a while. The canvas is filled in block by block. When a block begins, one full
-# pass stores the keys and values of every position. In the steps that follow only the block's own tokens are read. They
-# look at what is stored, and overwrite their own slots; everything before and behind the block stays as it was (the
-# paper calls this the dual cache). At the next block the full pass is made anew. With f the network, $x^b$ the block's
-# tokens as they are now, and $x'$ the canvas as it was when the block began:
+# pass stores the keys and values of every position. In the steps that follow only the block's own tokens are read.
+# They look at what is stored, and overwrite their own slots; everything before and behind the block stays as it was
+# (the paper calls this the dual cache). At the next block the full pass is made anew. With f the network, $x^b$ the
+# block's tokens as they are now, and $x'$ the canvas as it was when the block began:
 #
 # $$ \text{logits}^b = f\big(x^b \;;\; K_{\setminus b}(x'),\, V_{\setminus b}(x')\big) $$
 #
@@ -20,8 +20,9 @@
 #
 # This project's `Transformer` does the reading. `model.cache(B, L)` is an empty cache for B rows of L positions, in
 # which slot p holds position p. `model(ids, positions=p, cache=cache)` reads ids (B, T) that stand at p, int64 (B, T):
-# each token's keys and values go, in every layer, to the slot of its position, then all filled slots are seen. It
-# returns logits (B, T, V) for the tokens that it read, and changes the cache in place.
+# each token's keys and values go, in every layer, to the slot of its position, then all filled slots are seen (of a
+# causal network, those that are not behind). It returns logits (B, T, V) for the tokens that it read, and changes the
+# cache in place.
 #
 # ## Write
 
@@ -82,9 +83,9 @@ def work(L, block_size, steps_per_block):
 #      1 steps a block:  2,048 without the cache,  2,048 with it
 #
 # Networks with random weights, on a canvas of 24 tokens with a block of 8, of which some have been revealed since the
-# full pass. The numbers are the largest change of a log p within the block, against a full pass now. The causal network
-# of four layers is exact as well: what comes before the block never saw it, and what comes behind is not seen. Block
-# diffusion buys just that, and keeps attention in both directions within a block.
+# full pass. The numbers are the largest change of a log p within the block, against a full pass now. The causal
+# network of four layers is exact as well: what comes before the block never saw it, and what comes behind is not seen.
+# Block diffusion buys just that, and keeps attention in both directions within a block.
 #
 # Below, tokens read for 256 new ones, in blocks of 32.
 

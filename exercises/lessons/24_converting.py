@@ -5,9 +5,9 @@
 # What a network has learnt of language is in its weights, whatever it was trained for. So a diffusion model need not
 # start from random ones.
 #
-# **A BERT needs nothing but all rates.** It sees both ways, it has a mask token, and its output at a hole predicts what
-# was there. It was trained to fill in holes of one rate, 15 % of the tokens. Masked diffusion is the same sum, with the
-# rate t drawn from all of [0, 1], and weighed by 1/t:
+# **A BERT needs nothing but all rates.** It sees both ways, it has a mask token, and its output at a hole predicts
+# what was there. It was trained to fill in holes of one rate, 15 % of the tokens. Masked diffusion is the same sum,
+# with the rate t drawn from all of [0, 1], and weighed by 1/t:
 #
 # $$ \text{NELBO} = \mathbb{E}_{t \sim U[0, 1]}\left[-\frac{1}{t} \sum_{i \text{ hidden}} \log p(x_0^i \mid x_t)\right]
 # \quad \text{(MDLM, arXiv 2406.07524, equation 11; alpha = 1 - t)} $$
@@ -17,14 +17,13 @@
 # **A GPT needs three things more.**
 #
 # 1. *A mask token.* It gets the next free id, V, and so a new row at the end of the embedding (and of the head, where
-#    that is another matrix). Random numbers would be a word from nowhere. The mean of all rows is a word that means
-#    "some word".
-# 2. *The shift.* Output i of a GPT predicts token i + 1. A hole at i has an output of its own, but what has learnt to
-#    predict token i is the output before. So the outputs move one place to the right: output i - 1 predicts token i.
-#    The first token has none before it, and keeps its own. DiffuLLaMA and Dream keep this shift; LLaDA, which did not
-#    start from a GPT, has none. A GPT that drops it must learn anew where to look.
-# 3. *A look ahead.* Attention is opened: at once, or little by little. DiffuLLaMA lets each pair of a token and one
-#    behind it see each other by chance, and the chance grows in the course of training from 0 to 1.
+# that is another matrix). Random numbers would be a word from nowhere. The mean of all rows is a word that means "some
+# word". 2. *The shift.* Output i of a GPT predicts token i + 1. A hole at i has an output of its own, but what has
+# learnt to predict token i is the output before. So the outputs move one place to the right: output i - 1 predicts
+# token i. The first token has none before it, and keeps its own. DiffuLLaMA and Dream keep this shift; LLaDA, which
+# did not start from a GPT, has none. A GPT that drops it must learn anew where to look. 3. *A look ahead.* Attention
+# is opened: at once, or little by little. DiffuLLaMA lets each pair of a token and one behind it see each other by
+# chance, and the chance grows in the course of training from 0 to 1.
 #
 # ## Write
 

@@ -10,8 +10,8 @@
 #
 # **What does a forward read?** Say there is a prompt, and `new` tokens are to be written, `per_step` in each step.
 #
-# - *ar*, with a cache (lesson 21): the first forward reads the prompt, and in front of it one token that means "begin".
-#   Each other forward reads the token that was written last. The very last token is read by nobody.
+# - *ar*, with a cache (lesson 21): the first forward reads the prompt, and in front of it one token that means
+#   "begin". Each other forward reads the token that was written last. The very last token is read by nobody.
 # - *mdlm*, without a cache: every step reads the whole canvas, prompt and new tokens.
 # - *bd3lm*, with an exact cache (prompt and new tokens are whole blocks here): one forward stores the prompt, if there
 #   is one. Then, block after block: each step reads the block, and when it is finished, one more forward reads it once
@@ -23,9 +23,9 @@
 #
 # $$ \text{cost} = \sum_f \max(\text{free}, n_f) $$
 #
-# (This is the roofline model of Williams, Waterman and Patterson, 2009, at its plainest.) On a GPU that serves one text
-# `free` is large: forwards count. On a CPU it is small: tokens count. And where B texts share each forward, they share
-# the weights: each has free / B, and tokens count again.
+# (This is the roofline model of Williams, Waterman and Patterson, 2009, at its plainest.) On a GPU that serves one
+# text `free` is large: forwards count. On a CPU it is small: tokens count. And where B texts share each forward, they
+# share the weights: each has free / B, and tokens count again.
 #
 # ## Write
 
