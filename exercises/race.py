@@ -33,7 +33,7 @@ class Settings:
     ar: Place = "out/race/ar"  # the autoregressive checkpoint; this one is trained where it is missing
     block: Place = "out/race/bd3lm"  # … by blocks
     masked: Place = "out/race/mdlm"  # … that writes the whole text at once
-    prompt: Text = "class "  # what all of them continue; \n is a line break, and @FILE what a file holds
+    prompt: Text = "class "  # what all of them continue
     max_new_tokens: Size = 128  # each writes as many: end-of-text is never drawn
     temperature: Amount = 0.7  # of the token draw; 0 takes the most probable token
     per_step: Size = 4  # block, masked: tokens written in a step
