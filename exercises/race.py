@@ -112,10 +112,9 @@ def train(s, missing):
     """Train the missing checkpoints, or go on with them, each in a process of its own."""
     data = files.ROOT / "data/pydocs"
     places, minutes = ", ".join(getattr(s, kind) for kind in missing), sum(KINDS[kind][3] for kind in missing)
-    print(
-        f"Not trained yet, or not to the end: {places}. That is done now, in about {minutes} minutes on two CPU cores,"
-    )
-    print("and kept for the next time. Ctrl-C stops; the same command goes on with it.")
+    print(f"Not trained yet, or not to the end: {places}.")
+    print(f"That is done now, in about {minutes} minutes on two CPU cores, and kept for the next time.")
+    print("Ctrl-C stops; the same command goes on with it.")
     commands = [] if (data / "meta.json").is_file() else [[data / "prepare.py"]]
     for kind in missing:
         words = [f"--out_dir={files.ROOT / getattr(s, kind)}", "--init_from=auto"]
