@@ -1,8 +1,8 @@
 """The race: autoregression, block diffusion and masked diffusion write side by side, each as fast as it can.
 
     python exercises/race.py                                 trains what is missing, once; then they run
-    python exercises/race.py --prompt="def read(" --speed=0.1
-    python exercises/race.py --masked=checkpoints/pydocs_mdlm --steps=32
+    python exercises/race.py --prompt="def read(" --speed=1
+    python exercises/race.py --masked=checkpoints/pydocs_mdlm --threshold=0.5
 
 Each writes alone on the machine, while a clock notes the time of every step. Then all of them are shown on one clock,
 in the terminal and in a page. Models of your own: --ar, --block and --masked are checkpoints.
@@ -24,7 +24,7 @@ import sample  # noqa: E402
 from nanodlm import algorithms, configurator, console, files, replay, runs  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
-from nanodlm.bounds import Amount, Place, Positive, Seed, Size, Steps, Text, Unit, check  # noqa: E402
+from nanodlm.bounds import Amount, Place, Positive, Seed, Size, Text, Unit, check  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
 
 
@@ -33,14 +33,14 @@ class Settings:
     ar: Place = "out/race/ar"  # the autoregressive checkpoint; this one is trained where it is missing
     block: Place = "out/race/bd3lm"  # … by blocks
     masked: Place = "out/race/mdlm"  # … that writes the whole text at once
-    prompt: Text = "class "  # what all of them continue; \n is a line break, and @FILE what a file holds
+    prompt: Text = "class "  # what all of them continue
     max_new_tokens: Size = 128  # each writes as many: end-of-text is never drawn
     temperature: Amount = 0.7  # of the token draw; 0 takes the most probable token
-    threshold: Unit = 0.5  # block, masked: write all tokens of which the network is so sure in one step
-    steps: Steps = 0  # block, masked: … or write in so many steps, the same number of tokens in each; 0: by threshold
+    per_step: Size = 4  # block, masked: tokens written in a step
+    threshold: Unit | None = None  # block, masked: … or, in place of per_step, all of which the network is so sure
     seed: Seed = 1  # of the token draw
     rounds: Size = 3  # timed runs of each, in turn, behind one that warms up; the median is shown
-    speed: Positive = 1.0  # of the replay: 1 is as measured, 0.1 ten times slower
+    speed: Positive = 0.1  # of the replay: 1 is as measured, 0.1 ten times slower
     html: Place = "race.html"  # write a page here that replays it; empty for none
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
 
@@ -62,9 +62,15 @@ KINDS = {
         "block diffusion",
         "quickstart_bd3lm",
         8,
-        "blocks of {size}, {how}, which reads one block; the rest is in its cache",
+        "blocks of {size}, {many} per step, which reads one block; the rest is in its cache",
     ),
-    "masked": ("mdlm", "masked diffusion", "quickstart", 4, "the whole text, {how}, which reads all of it"),
+    "masked": (
+        "mdlm",
+        "masked diffusion",
+        "quickstart",
+        4,
+        "anywhere in the text, {many} per step, which reads all of it",
+    ),
 }
 
 
@@ -85,7 +91,8 @@ def settle(s, kind, tokenizer, seq_len):
     name = KINDS[kind][0]
     keys = dict(max_new_tokens=s.max_new_tokens, temperature=s.temperature, seed=s.seed, suppress=tokenizer.stop_ids)
     if name != "ar":
-        keys |= dict(quota="steps", steps=s.steps) if s.steps else dict(quota="threshold", threshold=s.threshold)
+        steps = dict(quota="steps", steps=-(-s.max_new_tokens // s.per_step))
+        keys |= steps if s.threshold is None else dict(quota="threshold", threshold=s.threshold)
     options = algorithms.engine(algorithms.load(name)).SampleOptions(**keys)
     prompt = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
     return sample.fit(sample.Settings(), asdict(s), options, prompt, seq_len, tokenizer.mask_id), prompt
@@ -105,10 +112,9 @@ def train(s, missing):
     """Train the missing checkpoints, or go on with them, each in a process of its own."""
     data = files.ROOT / "data/pydocs"
     places, minutes = ", ".join(getattr(s, kind) for kind in missing), sum(KINDS[kind][3] for kind in missing)
-    print(
-        f"Not trained yet, or not to the end: {places}. That is done now, in about {minutes} minutes on two CPU cores,"
-    )
-    print("and kept for the next time. Ctrl-C stops; the same command goes on with it.")
+    print(f"Not trained yet, or not to the end: {places}.")
+    print(f"That is done now, in about {minutes} minutes on two CPU cores, and kept for the next time.")
+    print("Ctrl-C stops; the same command goes on with it.")
     commands = [] if (data / "meta.json").is_file() else [[data / "prepare.py"]]
     for kind in missing:
         words = [f"--out_dir={files.ROOT / getattr(s, kind)}", "--init_from=auto"]
@@ -155,8 +161,8 @@ def lane(s, kind, runner, out, times):
     (checkpoint, _, prompt), (_, name, *_, about) = runner, KINDS[kind]
     mask_id = -1 if checkpoint.tokenizer.mask_id is None else checkpoint.tokenizer.mask_id
     canvas = F.pad(prompt, (0, s.max_new_tokens), value=mask_id).cpu()
-    how = f"in {s.steps} steps" if s.steps else f"in a step all tokens with p ≥ {s.threshold:g}"
-    about = about.format(size=checkpoint.model.config.block_size, how=how)
+    many = f"{s.per_step} tokens" if s.threshold is None else f"all tokens with p ≥ {s.threshold:g}"
+    about = about.format(size=checkpoint.model.config.block_size, many=many)
     parts = canvas, out.tokens[0], out.trace[0], out.num_forwards[0], checkpoint.tokenizer
     return replay.record(*parts, name=name, about=about, times=times, speed=s.speed)
 
@@ -164,8 +170,8 @@ def lane(s, kind, runner, out, times):
 def main(argv):
     values = configurator.read(argv)
     s = configurator.fill(values, Settings)
-    if s.steps and "threshold" in values:
-        sys.exit(f"threshold={s.threshold} does nothing with steps={s.steps}; leave one of them out")
+    if s.threshold is not None and "per_step" in values:
+        sys.exit(f"per_step={s.per_step} does nothing with threshold={s.threshold}; leave one of them out")
     files.check_file(s.html, "html", (".html", ".htm"))
     device, why = pick_device(s.device)
     usual = [kind for kind in KINDS if getattr(s, kind) == getattr(Settings, kind)]
@@ -183,6 +189,7 @@ def main(argv):
     except ValueError as e:
         sys.exit(str(e))
     lanes = [lane(s, kind, runners[kind], *run) for kind, run in zip(KINDS, done)]
+    print(f"shown at {s.speed:g} times the speed")
     replay.race(lanes)
     n, where = s.max_new_tokens, why if device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
     note = f"Each wrote alone on the machine ({where}), after a run to warm up; the median of {s.rounds} runs."
@@ -194,7 +201,10 @@ def main(argv):
     print(note)
     if s.html:
         told = f"{note} Temperature {s.temperature:g}, seed {s.seed}; end-of-text is never drawn."
-        replay.write_page(s.html, lanes, f"Three ways to write {n} tokens", told)
+        try:
+            replay.write_page(s.html, lanes, f"Three ways to write {n} tokens", told)
+        except OSError as e:  # a full disk
+            sys.exit(f"the race above was not written as a page: {e}")
         print(f"wrote {s.html}")
 
 

@@ -44,7 +44,7 @@ def words(made, tmp_path, **more):
     ]
 
 
-@pytest.mark.parametrize("how", [{}, {"steps": 10, "threshold": None}])
+@pytest.mark.parametrize("how", [{}, {"per_step": 2, "threshold": None}])
 def test_each_writes_what_sample_writes_in_as_many_forwards(made, tmp_path, capsys, how):
     race.main(words(made, tmp_path, **how))
     lanes = samples_of(tmp_path / "race.html")
@@ -62,7 +62,9 @@ def test_each_writes_what_sample_writes_in_as_many_forwards(made, tmp_path, caps
     ar, block, masked = lanes
     assert ar["forwards"] == NEW == len(ar["steps"]) and masked["forwards"] == len(masked["steps"]) < NEW
     assert len(block["steps"]) < block["forwards"] == len(block["steps"]) + 6  # the prompt, and all blocks but the last
-    assert "blocks of 4" in block["about"] and all(("10 steps" if how else "0.013") in x["about"] for x in lanes[1:])
+    assert "blocks of 4" in block["about"] and all(
+        (", 2 tokens per" if how else "0.013") in x["about"] for x in lanes[1:]
+    )
 
 
 def samples_of(page):
@@ -106,8 +108,7 @@ REFUSED = [
     (dict(html="{tmp}/x/y.html"), "there is no directory"),
     (dict(max_new_tokens=30), "use --max_new_tokens=26 or a shorter prompt"),
     (dict(masked="{small}", max_new_tokens=1, prompt="a longer one"), "fill the context of 8 tokens"),
-    (dict(steps=21, threshold=None), "steps=21, but there are 20 tokens to write"),
-    (dict(steps=10), "threshold=0.013 does nothing with steps=10; leave one of them out"),
+    (dict(per_step=2), "per_step=2 does nothing with threshold=0.013; leave one of them out"),
     (dict(threshold=1.5), "threshold = '1.5'"),
     (dict(rounds=0), "rounds = '0'"),
     (dict(prompts="x"), "did you mean prompt?"),
