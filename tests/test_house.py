@@ -64,11 +64,13 @@ def test_no_room_and_no_function_is_too_long_to_hold_in_the_head(path):
 
 def test_every_command_begins_and_ends_in_one_place():
     """The tutorials, which need no library, print ASCII alone."""
-    scripts = [p for places in ("", "nanodlm/", "experiments/", "data/*/") for p in ROOT.glob(f"{places}*.py")]
+    scripts = [
+        p for places in ("", "nanodlm/", "experiments/", "exercises/", "data/*/") for p in ROOT.glob(f"{places}*.py")
+    ]
     main = 'if __name__ == "__main__":\n'
     ends = {p: text.split(main)[1] for p in scripts if main in (text := p.read_text(encoding="utf-8"))}
     others = {p.stem for p, end in ends.items() if not end.startswith("    console.run(")}
-    assert others == {"model", "mdlm", "bd3lm", "inside"} and len(ends) > 18
+    assert others == {"model", "mdlm", "bd3lm", "inside", "checks"} and len(ends) > 23
 
 
 def test_who_copies_an_algorithm_has_its_own_functions_and_ours_have_their_fast_ones(tmp_path, monkeypatch):
