@@ -2,12 +2,13 @@
 # make test    install, run all tests
 # make lint    ruff
 # make bench   throughput table
-# make notebooks, make gradescope    the course for Colab and Gradescope: docs/course.md
+# make course  install, copy the exercises to exercises/mine/: docs/course.md
+# make notebooks, make gradescope    the exercises for Colab, and as an autograder for Gradescope
 # make minilm  convert a real sentence encoder, fine-tune it on GSM8K, compare with random weights: 20 minutes on one core
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: demo test lint bench notebooks gradescope minilm clean
+.PHONY: demo test lint bench course notebooks gradescope minilm clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +42,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(PY) experiments/bench.py
+
+course: .venv/installed
+	$(PY) exercises/start.py
 
 notebooks gradescope: .venv/installed
 	$(PY) exercises/export.py $@

@@ -26,7 +26,7 @@ def main():
     for lesson in new:
         shutil.copyfile(lesson, to / lesson.name)
     print(f"{len(new)} files copied to {to}; {len(lessons) - len(new)} were there and stay as they are.")
-    print(f"Open {lessons[0].name} in an editor, write what is missing, and run: python exercises/grade.py 1")
+    print(f"Open {lessons[0].name} there in an editor, write what is missing, and run: python exercises/grade.py 1")
 
 
 if __name__ == "__main__":

@@ -316,7 +316,8 @@ def test_the_page_has_every_exercise_with_its_title_minutes_and_functions():
     page = (ROOT / "docs/course.md").read_text("utf-8")
     for lesson in LESSONS:
         number, minutes = int(lesson.stem[:2]), re.search(r"(\d+) minutes", lesson.read_text("utf-8"))[1]
+        title = grade.title(number).replace("|", "\\|")
         names = ", ".join(f"`{name}`" for name in checks.to_write(lesson))
-        row = f"| [{number}](../exercises/lessons/{lesson.name}) | {grade.title(number)} | {names} | {minutes} | "
+        row = f"| [{number}](../exercises/lessons/{lesson.name}) | {title} | {names} | {minutes} | "
         assert row in page, row
     assert all(f"exercises/{name}.py" in page for name in ("start", "grade", "capstone", "race", "export"))
