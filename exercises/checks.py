@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import linecache
+import re
 import sys
 import traceback
 import types
@@ -129,8 +130,7 @@ def source(path):
         if path.suffix != ".ipynb":
             return text
         cells = ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
-        lines = "\n\n".join(cells).split("\n")
-        return "\n".join("" if line.lstrip().startswith(("!", "%")) else line for line in lines)
+        return re.sub(r"^(\s*)[!%].*$", r"\1pass", "\n\n".join(cells), flags=re.M)  # it may be all that an if has
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as e:
         what = "a notebook" if path.suffix == ".ipynb" else "UTF-8 text"
         raise Unreadable(f"{path.name} is no {what}: {e}".replace("no UTF-8", "not UTF-8")) from None

@@ -32,7 +32,11 @@ if "google.colab" in sys.modules and not os.path.isdir("nanodlm-course"):
 if os.path.isdir("nanodlm-course"):
     %cd nanodlm-course
 sys.path += ["exercises", ".", "..", "../.."]"""
-LAST = "import grade\n\ngrade.here({number}, globals())"
+LAST = """\
+if __name__ == "__main__":
+    import grade
+
+    grade.here({number}, globals())"""
 
 
 def notebook(number, repository):

@@ -48,7 +48,8 @@ def as_text(value):
         return value
     if value.startswith("@") and not value.startswith("@@"):
         try:
-            text = Path(value[1:]).expanduser().read_bytes().decode("utf-8-sig")
+            path = Path(value[1:]).expanduser()
+            text = (path.read_bytes() if path.is_file() else once(path)).decode("utf-8-sig")
             why = "holds a null byte" if "\0" in text else ""
         except (OSError, RuntimeError, ValueError) as e:
             why = "is not UTF-8" if isinstance(e, UnicodeDecodeError) else "cannot be read"
@@ -56,6 +57,12 @@ def as_text(value):
             raise Unreadable(f"the file {value[1:]!r} {why}; a text that begins with @ is said as @{value}")
         return text
     return re.sub(r"\\([nt,\\])", lambda m: ESCAPES[m[1]], value.removeprefix("@"))
+
+
+@functools.cache
+def once(path):
+    """What a pipe holds, such as <(command) of a shell: whoever reads it a second time finds nothing."""
+    return path.read_bytes()
 
 
 def as_place(value):

@@ -1,8 +1,10 @@
 """Settings: the last word wins, every type is checked, and every refusal says what would have been right."""
 
 import importlib
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -325,6 +327,7 @@ def test_every_setting_of_the_project_explains_itself():
 
 SCRIPT = '''"""What this script does."""
 import sys
+import threading
 from dataclasses import dataclass
 from nanodlm import configurator
 @dataclass
@@ -424,3 +427,14 @@ def test_a_file_that_holds_no_text_and_a_task_that_cannot_be_read_are_named():
 def test_a_tilde_is_the_users_own_directory_also_behind_a_comma():
     home = str(Path.home())
     assert settings("--out=~/a,~/b,c~", classes=(Texts,)).out == f"{home}/a,{home}/b,c~"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_a_text_from_a_pipe_is_the_same_however_often_settings_are_filled(tmp_path):
+    """As `--prompt=@<(command)`, of which nothing is left when it has been read."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("once", encoding="utf-8"), daemon=True)
+    writer.start()
+    values = configurator.read([f"--prompt=@{pipe}"])
+    assert [configurator.fill(values, Texts).prompt for _ in range(3)] == ["once"] * 3

@@ -291,6 +291,10 @@ def test_a_notebook_runs_from_its_first_cell_to_the_grades(number, tmp_path):
     said = "".join(out.get("text", "") for out in book.cells[-1].outputs)
     claims = len(checks.claims(COURSE / "graders" / lesson.name))
     assert f"✔ {claims} of {claims}" in said or said.count("✔") == claims, said
+    path = tmp_path / lesson.with_suffix(".ipynb").name  # as it is handed in
+    path.write_text(nbformat.writes(book), encoding="utf-8")
+    results, printed = grade.grade(path, lesson)
+    assert {r["state"] for r in results} == {"passed"} and printed == "", (results, printed)
 
 
 def test_an_autograder_is_a_zip_that_grades_what_is_submitted(tmp_path):
