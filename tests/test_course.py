@@ -34,6 +34,12 @@ CHAPTERS = {"I, the process": 4, "II, the bound": 7, "III, sampling": 7, "IV, ne
 every = pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
 
 
+@pytest.fixture(autouse=True)
+def a_path_of_its_own(monkeypatch):
+    """Lessons add to sys.path, relative to where they are run: no other test may meet that."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 def answers(lesson):
     """The right functions of a lesson, {name: function}, and the wrong ones, {name: (part of a hint, functions)}."""
     spec = importlib.util.spec_from_file_location("answers", ROOT / "tests/course" / lesson.name)
