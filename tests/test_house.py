@@ -68,7 +68,7 @@ def test_every_command_begins_and_ends_in_one_place():
         p for places in ("", "nanodlm/", "experiments/", "exercises/", "data/*/") for p in ROOT.glob(f"{places}*.py")
     ]
     main = 'if __name__ == "__main__":\n'
-    ends = {p: text.split(main)[1] for p in scripts if main in (text := p.read_text(encoding="utf-8"))}
+    ends = {p: text.split(main)[-1] for p in scripts if main in (text := p.read_text(encoding="utf-8"))}
     others = {p.stem for p, end in ends.items() if not end.startswith("    console.run(")}
     assert others == {"model", "mdlm", "bd3lm", "inside", "checks"} and len(ends) > 23
 
