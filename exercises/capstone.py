@@ -10,7 +10,6 @@ you find the model, its result and page.html, which shows it write.
 """
 
 import argparse
-import importlib
 import json
 import math
 import sys
@@ -26,16 +25,18 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import checks  # noqa: E402
 import grade  # noqa: E402
+from one_file import diffusion  # noqa: E402
 
 import mdlm  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import console, device, noise, replay  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
-from nanodlm.files import check_directory, replace_file  # noqa: E402
+from nanodlm.files import check_directory, check_file, replace_file  # noqa: E402
 
 BUDGET = 15e12  # floating-point operations of training, forward and backward
 NEEDED = {2: ("draw_count", "hide", "weight"), 5: ("nll", "estimate"), 7: ("stratified",), 13: ("decode",)}
+RECIPE = ("n_layer", "n_head", "n_embd", "seq_len", "batch_size", "learning_rate", "warmup_iters", "seed", "loss")
 HELD_OUT, CHARACTERS = 0.1, 32768  # the end of the text is for validation, of which so many characters are measured
 
 
@@ -43,17 +44,13 @@ def functions(directory):
     """The student's functions of all the lessons that are needed; exits where one is not there yet."""
     my = types.SimpleNamespace()
     for number, names in NEEDED.items():
-        path = grade.mine(directory, number)
-        try:
-            if path is None:
-                raise checks.Unreadable("not begun")
-            module = checks.load(path, grade.LESSONS[number])
-        except checks.Unreadable as e:
-            sys.exit(f"the capstone needs exercise {number} ({', '.join(names)}): {e}")
         results, _ = grade.graded(directory, number, grade.read_progress(directory), again=False)
-        wrong = [r["claim"] for r in results if r["state"] != "passed"]
-        if wrong:
-            sys.exit(f"the capstone needs exercise {number}, of which this does not hold yet: {wrong[0]}")
+        for r in results:
+            if r["state"] in ("missing", "broken"):
+                sys.exit(f"the capstone needs exercise {number} ({', '.join(names)}): {r['came']}")
+            if r["state"] == "wrong":
+                sys.exit(f"the capstone needs exercise {number}, of which this does not hold yet: {r['claim']}")
+        module = checks.load(grade.mine(directory, number), grade.LESSONS[number])
         for name in names:
             setattr(my, name, getattr(module, name))
     return my
@@ -66,7 +63,11 @@ def recipe_of(directory):
     try:
         names = {"__name__": "recipe"}
         exec(compile(path.read_text("utf-8"), str(path), "exec"), names)
-        recipe = types.SimpleNamespace(**names)
+        recipe = types.SimpleNamespace(**names, path=path)
+        if lacking := [name for name in RECIPE if name not in names]:
+            raise ValueError(f"{lacking[0]} is not there; exercises/recipe.py has it")
+        if recipe.seq_len > CHARACTERS:
+            raise ValueError(f"seq_len={recipe.seq_len} is more than the {CHARACTERS} characters that are measured")
         shape = {name: getattr(recipe, name) for name in ("n_layer", "n_head", "n_embd", "seq_len")}
         return recipe, Config(vocab_size=1, **shape)
     except (Exception, SystemExit) as e:
@@ -75,8 +76,7 @@ def recipe_of(directory):
 
 def text():
     """(a tokenizer of characters; the ids of the text for training, and of that for validation)."""
-    read = importlib.import_module("one_file.diffusion").read
-    content = read("")
+    content = diffusion.read("")
     tokenizer = tokenizers.load({"kind": "char", "chars": "".join(sorted(set(content)))})
     ids = torch.tensor(tokenizer.encode(content))
     cut = int(len(ids) * (1 - HELD_OUT))
@@ -108,8 +108,12 @@ def train(my, recipe, config, ids, mask_id, budget):
         def uniform(which, *shape, i=i):
             return noise.uniform(recipe.seed, 9, i, which, torch.arange(math.prod(shape))).view(shape)
 
-        value = recipe.loss(my, model, x0, uniform, mask_id)
-        if not torch.isfinite(value):
+        try:
+            value = recipe.loss(my, model, x0, uniform, mask_id)
+            finite = torch.isfinite(value).item()
+        except Exception as e:  # it is the student's
+            sys.exit(f"the loss of the recipe: {checks.last_line(e, recipe.path)}{checks.words(e)}")
+        if not finite:
             sys.exit(f"the loss is {value.item()} in iteration {i}: a smaller learning_rate, or look at your loss")
         optimizer.zero_grad()
         value.backward()
@@ -203,6 +207,7 @@ def run(directory, name, budget):
 
 def board(places):
     """Measure the capstones in these directories again, and write them in order to leaderboard.md."""
+    check_file("leaderboard.md", "leaderboard")
     rows, (_, _, held) = [], text()
     for place in places:
         try:

@@ -50,11 +50,11 @@ def number(x):
     return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
-def fits(got, want, tolerance):
-    """Whether tensors of one shape are equal, numbers up to the tolerance, relative and absolute."""
+def apart(got, want, tolerance):
+    """Where tensors of one shape differ, numbers by more than the tolerance, relative and absolute: bool."""
     if got.dtype == torch.bool or want.dtype == torch.bool:
-        return bool((got == want).all())
-    return bool(torch.isclose(got.double(), want.double(), rtol=tolerance, atol=tolerance).all())
+        return got != want
+    return ~torch.isclose(got.double(), want.double(), rtol=tolerance, atol=tolerance)
 
 
 def alike(got, want, hint, mistakes=(), tolerance=None, what=""):
@@ -80,16 +80,15 @@ def alike(got, want, hint, mistakes=(), tolerance=None, what=""):
         came = f"{number(got[where].item())} at {list(where)}, one of {int(bad.sum())} that are no finite numbers"
         raise Wrong(f"{prefix}{number(want[where].item())}", came, hint)
     tolerance = tolerance or (1e-8 if got.dtype == torch.float64 else 1e-4)
-    if fits(got, want, tolerance):
+    wrong = apart(got, want, tolerance)
+    if not wrong.any():
         return
     for value, said in mistakes:
         value = torch.as_tensor(value)
-        if value.shape == want.shape and fits(got, value, tolerance):
+        if value.shape == want.shape and not apart(got, value, tolerance).any():
             hint = said
             break
-    close = torch.isclose(got.double(), want.double(), tolerance, tolerance)
-    apart = got != want if got.dtype == torch.bool else ~close
-    where = place(apart)
+    where = place(wrong)
     at = f" at {list(where)}" if want.dim() else ""
     raise Wrong(f"{prefix}{number(want[where].item())}{at}", number(got[where].item()), hint)
 
@@ -130,7 +129,9 @@ def source(path):
         if path.suffix != ".ipynb":
             return text
         cells = ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
-        return re.sub(r"^(\s*)[!%].*$", r"\1pass", "\n\n".join(cells), flags=re.M)  # it may be all that an if has
+        return re.sub(
+            r"^(\s*)(!|%%?[a-z]).*$", r"\1pass", "\n\n".join(cells), flags=re.M
+        )  # it may be all that an if has
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as e:
         what = "a notebook" if path.suffix == ".ipynb" else "UTF-8 text"
         raise Unreadable(f"{path.name} is no {what}: {e}".replace("no UTF-8", "not UTF-8")) from None
@@ -236,9 +237,8 @@ def main(path, lesson, grader, out):
         pass
     with open(out, "w", encoding="utf-8") as file:
         try:
-            found = results(load(path, lesson), grader, path)
-            for found_one in found:
-                file.write(json.dumps(found_one) + "\n")
+            for found in results(load(path, lesson), grader, path):
+                file.write(json.dumps(found) + "\n")
                 file.flush()
         except Unreadable as e:
             file.write(json.dumps({"unreadable": str(e)}) + "\n")

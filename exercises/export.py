@@ -2,7 +2,7 @@
 
 python exercises/export.py notebooks  --repository=https://…     exercises/notebooks/*.ipynb, which Colab opens
 python exercises/export.py gradescope                            gradescope.zip, an autograder of all exercises
-python exercises/export.py gradescope --only 1 2 3 4             … of a chapter
+python exercises/export.py gradescope --only 1-4                 … of a chapter
 """
 
 import argparse
@@ -106,14 +106,15 @@ def main():
     parser.add_argument("what", choices=["notebooks", "gradescope"])
     parser.add_argument("--to", type=Path, help="exercises/notebooks, or gradescope.zip, where nothing is said")
     parser.add_argument("--repository", default=os.environ.get("REPOSITORY", "https://…"), help="for Colab's git clone")
-    parser.add_argument("--only", type=int, nargs="+", default=[], metavar="N", help="grade these exercises alone")
+    parser.add_argument(
+        "--only", type=grade.span, nargs="+", default=[], metavar="N", help="grade these exercises alone"
+    )
     args = parser.parse_args()
-    if unknown := sorted(set(args.only) - grade.LESSONS.keys()):
-        sys.exit(f"there is no exercise {unknown[0]}; they have the numbers 1 to {max(grade.LESSONS)}")
+    numbers = grade.chosen(args.only)
     if args.what == "notebooks":
         return notebooks(args.to or HERE / "notebooks", args.repository)
     try:
-        gradescope(args.to or Path("gradescope.zip"), args.only)
+        gradescope(args.to or Path("gradescope.zip"), numbers)
     except OSError as e:
         sys.exit(f"to={args.to} could not be written: {e}")
 

@@ -238,6 +238,14 @@ def span(word):
     return range(int(first), int(last or first) + 1)
 
 
+def chosen(spans):
+    """The numbers in these spans, in order, or all; exits where there is no such exercise."""
+    numbers = sorted({n for numbers in spans for n in numbers})
+    if unknown := sorted(set(numbers) - LESSONS.keys()):
+        sys.exit(f"there is no exercise {unknown[0]}; they have the numbers 1 to {max(LESSONS)}")
+    return numbers or list(LESSONS)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -252,12 +260,9 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--gradescope", type=Path, metavar="FILE", help="write Gradescope's results.json there")
     args = parser.parse_args()
-    args.numbers = [n for numbers in args.numbers for n in numbers]
-    if unknown := sorted(set(args.numbers) - LESSONS.keys()):
-        sys.exit(f"there is no exercise {unknown[0]}; they have the numbers 1 to {max(LESSONS)}")
+    numbers = chosen(args.numbers)
     if not args.of.is_dir():
         sys.exit(f"there is no directory {args.of}; python exercises/start.py makes exercises/mine")
-    numbers = sorted(set(args.numbers)) or list(LESSONS)
     if args.watch:
         return watch(args.of, numbers)
     kept, found = read_progress(args.of), {}

@@ -176,7 +176,7 @@ def mine(tmp_path):
     assert f"{len(LESSONS) + 1} files copied" in done.stdout, done.stdout + done.stderr
     (tmp_path / "01_corruption.py").write_text(RIGHT, encoding="utf-8")
     (tmp_path / "02_counts.py").unlink()
-    code = "%matplotlib inline\n!pip install torch\nimport torch\nprint('hello')\n"
+    code = "%matplotlib inline\n!pip install torch\nimport torch\nprint('hello')\nx = (7\n  % 2)\n"
     code += "def draw_count(n, u):\n    return (u * n).long()\n"
     more = "def hide(k, u, maskable):\n    raise NotImplementedError('not yet')\n"
     more += "def weight(k, maskable):\n    return maskable.sum(1).double() / k\n"
@@ -260,7 +260,10 @@ def test_a_capstone_trains_is_measured_by_both_bounds_writes_and_is_compared(sol
 
 def test_a_capstone_says_what_it_lacks(solved):
     recipe = (solved / "recipe.py").read_text("utf-8")
-    for change, said in (("1 / 0\n", "ZeroDivisionError"), ("n_embd = 33\n", "n_embd=33 is not divisible")):
+    changes = {"1 / 0\n": "ZeroDivisionError", "n_embd = 33\n": "n_embd=33 is not divisible"}
+    changes |= {"del seed\n": "seed is not there", "seq_len = 10**6\n": "seq_len=1000000 is more than the 32768"}
+    changes |= {"def loss(my, *args):\n    return my.nothing\n": "line .*`return my.nothing`: AttributeError"}
+    for change, said in changes.items():
         (solved / "recipe.py").write_text(recipe + change, encoding="utf-8")
         with pytest.raises(SystemExit, match=said):
             capstone.run(solved, "ada", 1e9)
@@ -274,6 +277,9 @@ def test_a_capstone_says_what_it_lacks(solved):
     (solved / "13_confidence.py").unlink()
     (solved / "05_bound.py").unlink()
     with pytest.raises(SystemExit, match=r"needs exercise 5 \(nll, estimate\): not begun"):
+        capstone.run(solved, "ada", 1e9)
+    (solved / "05_bound.py").write_text("def nll(:\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"needs exercise 5 \(nll, estimate\): line 1, .*: invalid syntax"):
         capstone.run(solved, "ada", 1e9)
     assert not (solved / "capstone").exists()
 
