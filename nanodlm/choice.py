@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mdlm import certainty, mask_rate
 from model import fp32
-from nanodlm.noise import draw, share
+from nanodlm.noise import draw, home, share, to
 
 
 def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float64):
@@ -33,41 +33,42 @@ def choose_tokens(logits, u, temperature=1.0, top_k=0, top_p=1.0):
 
 def look(logits, u, options, mask_id, dtype, trace):
     """From the logits (N, V) of candidates and one uniform number each (N,), in place: the token drawn, how sure the
-    network is, and (for a trace) the token's probability, each (N,).
+    network is (not where nobody asks), and (for a trace) the token's probability, each (N,).
 
     `measure` says of what order=confidence takes the probability: of the network's best token; of the token drawn
     (LLaDA, alg. 5); of the token drawn, after temperature, top_k, top_p, which other orders then look at, too (Dream).
     `exact` repeats the published samplers' arithmetic: the network's own dtype, and the mask token an alternative that
     counts, though it is never drawn."""
     o = options
-    if o.suppress:
-        logits[:, list(o.suppress)] = -torch.inf
-    if not o.exact:
-        logits[:, mask_id] = -torch.inf
+    if o.temperature or o.measure == "draw":
+        logits = home(logits)
+    for token in o.suppress if o.exact else (*o.suppress, mask_id):
+        logits[:, token] = -torch.inf
     weights, published = logits, o.exact and o.measure == "draw"  # Dream filters, and finds its maximum, in that dtype
     if o.temperature or o.measure == "draw":
         weights = filter_logits(logits, o.temperature or 1.0, o.top_k, o.top_p, dtype if published else torch.float64)
     mask_weight = weights[:, mask_id].clone()
     best = weights.softmax(-1) if published and not o.temperature else weights
     best[:, mask_id] = weights[:, mask_id] = -torch.inf
-    tokens = draw(weights, u) if o.temperature else best.argmax(-1)
+    tokens = draw(weights, to(u, weights.device)) if o.temperature else best.argmax(-1)
     if o.exact and weights is not logits:  # the filters may have left the mask alone: then the best other token of all
         other = logits.clone()
         other[:, mask_id] = -torch.inf
         tokens = torch.where((weights > -torch.inf).any(-1), tokens, other.argmax(-1))
     chance = tokens
     if trace:
-        p = logits.index_fill(1, tokens.new_tensor([mask_id]), -torch.inf).softmax(-1)
-        chance = p.gather(1, tokens[:, None])[:, 0]
+        allowed = logits.clone()
+        allowed[:, mask_id] = -torch.inf
+        chance = allowed.softmax(-1).gather(1, tokens[:, None])[:, 0]
     if o.order == "random" or o.quota == "ancestral":
-        return tokens, chance, chance
+        return tokens, chance
     weights[:, mask_id] = mask_weight
     if o.measure == "draw":
         logits = weights
     if o.exact:
         logits = logits.to(dtype)
-    if o.last:
-        logits[:, list(o.last)] = -torch.inf
+    for token in o.last:
+        logits[:, token] = -torch.inf
     sure = fp32(certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens))
     for token in o.last:
         sure = sure.masked_fill(tokens == token, -1e4)  # behind all others, however positions are drawn

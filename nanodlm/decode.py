@@ -1,7 +1,11 @@
 """The loop of every fast sampler: reveal the holes of ragged rows block by block, each row at its own pace.
 
 mdlm.py and bd3lm.py have the same function, written plainly for one row at a time; a test holds them equal, token for
-token. What differs between samplers is who gives the logits (fast_mdlm.py, fast_bd3lm.py)."""
+token. What differs between samplers is who gives the logits (fast_mdlm.py, fast_bd3lm.py).
+
+The network and its logits are on the device. Everything else, a few thousand numbers, is on the host: canvases, random
+numbers in float64, which positions are chosen. So a step waits for the device once, for tokens and how sure they are
+(twice where positions are chosen before tokens are drawn), and a device needs no float64."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -71,6 +75,15 @@ def check_length(model, x):
         raise ValueError(f"{x.shape[1]} tokens exceed the {model.config.seq_len} learned positions; shorten the text")
 
 
+def to_host(*columns):
+    """Tensors (N,) of a device, in one copy: the wait for it. Ids below 2^24 are exact in fp32."""
+    if columns[0].device.type == "cpu":
+        return columns
+    dtype = max((c.dtype for c in columns), key=lambda d: (d.is_floating_point, d.itemsize))
+    found = torch.stack([c.to(dtype) for c in columns]).cpu()
+    return [row.to(c.dtype) for row, c in zip(found, columns)]
+
+
 def states(model, x, real, target, rows, mask_id, scale):
     """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but
     the target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
@@ -81,10 +94,11 @@ def states(model, x, real, target, rows, mask_id, scale):
 
 
 def reader(model, hidden, scale, exact=False):
-    """A function from indices into the N states to their logits (n, V), at least fp32, guided where scale is not 0; as
-    published (exact) in the network's dtype."""
+    """A function from indices (int64 of the host, or a slice) into the N states to their logits (n, V), at least fp32,
+    guided where scale is not 0; as published (exact) in the network's dtype."""
 
     def read(part):
+        part = part if isinstance(part, slice) else part.to(hidden.device)
         if not scale:
             return fp32(model.head(hidden[part]))
         logits = model.head(torch.cat([half[part] for half in hidden.chunk(2)]))
@@ -116,6 +130,7 @@ def decode(
 ):
     """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
 
+    All tensors are of the host:
     x          int64 (B, L), the canvases: given tokens, and masks
     hole       bool (B, L): what is to be filled in
     lengths    int64 (B,): where each row's canvas ends
@@ -124,19 +139,18 @@ def decode(
                and how many forwards it took besides one (int64 (R,), or 0)
     """
     o = options
-    ends_text = torch.tensor([] if eos_id is None else eos_id, device=x.device, dtype=torch.int64)
+    ends_text = torch.tensor([] if eos_id is None else eos_id, dtype=torch.int64)
     B, L = x.shape
-    device = x.device
-    numbers = torch.arange(B, device=device) if numbers is None else numbers.to(device)
-    at = torch.arange(L, device=device)
+    numbers = torch.arange(B) if numbers is None else numbers.cpu()
+    at = torch.arange(L)
     given = (at < lengths[:, None]) & ~hole
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
 
     size = o.block_size or L
     blocks, num_blocks, holes = blocks_with_holes(hole, origin, size)
     most = shares(o.steps, holes)  # steps of each block
-    window = torch.arange(min(size, int((lengths - origin).max())), device=device)
-    current = torch.zeros(B, dtype=torch.int64, device=device)  # the row is in block blocks[i, current[i]]
+    window = torch.arange(min(size, int((lengths - origin).max())))
+    current = torch.zeros(B, dtype=torch.int64)  # the row is in block blocks[i, current[i]]
     step = torch.zeros_like(current)  # within that block
     forwards = torch.zeros_like(current)
     events, clock = [[] for _ in range(B)], 0
@@ -229,34 +243,38 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
     probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers.
 
     Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
-    o, V = options, model.config.vocab_size
+    o, V, n = options, model.config.vocab_size, int(wanted.sum())
     dtype = next(model.parameters()).dtype if o.exact else None
     u = uniform(*key, 1, position)[wanted] if o.temperature else None
 
-    def drawn(index):
+    def drawn(index, read=read):
         size = max(1, (2**23 if o.temperature or o.measure == "draw" else 2**25) // V)
-        found = [look(read(i), u[i] if o.temperature else u, o, mask_id, dtype, trace) for i in index.split(size)]
-        return [torch.cat(column) for column in zip(*found)]
+        parts = [index] if len(index) <= size else index.split(size)
+        found = [look(read(i), u if u is None else u[i], o, mask_id, dtype, trace) for i in parts]
+        return to_host(*(torch.cat(column) for column in zip(*found)))
 
-    index = torch.arange(int(wanted.sum()), device=wanted.device)
+    index = torch.arange(n)
     if o.order == "random" or o.quota == "ancestral":
-        tokens, _, chance = drawn(index)
+        tokens, chance = drawn(index)
         return wanted, tokens, chance
     first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
     if first:
         tokens, sure, chance = drawn(index)
-    else:  # draw only for those that are chosen
-        banned, sure = torch.tensor([mask_id, *o.suppress], device=wanted.device), []
-        for part in index.split(max(1, 2**25 // V)):
-            sure.append(certainty(read(part).index_fill_(1, banned, -torch.inf), o.order))
-        sure = torch.cat(sure)
+    else:  # draw only for those that are chosen, from the same logits where there is room for all
+        banned, sure = [mask_id, *o.suppress], []
+        for start in range(0, n, size := max(1, 2**25 // V)):
+            logits = read(slice(start, start + size))
+            logits[:, banned] = -torch.inf
+            sure.append(certainty(logits, o.order))
+        (sure,) = to_host(torch.cat(sure))
+        read = logits.__getitem__ if n <= size else read
     w = uniform(*key, 2, position) if o.order_temperature else None
     slack = 0.0 if o.exact else resolution(model)
     chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w, slack)
     index = chosen[wanted].nonzero()[:, 0]
     if first:
         return chosen, tokens[index], chance[index]
-    tokens, _, chance = drawn(index)
+    tokens, _, chance = drawn(index, read)
     return chosen, tokens, chance
 
 

@@ -15,6 +15,7 @@ from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
+from nanodlm.noise import to
 
 
 @dataclass
@@ -114,8 +115,8 @@ def generate(
         warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
     if not any(len(p) + o.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    device = prompts[0].device
-    x, real = decode.pad([F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    device = next(model.parameters()).device  # all else is of the host (decode.py)
+    x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
     lengths = real.sum(1)
     ends = whole_blocks(lengths, size, config.seq_len)
     if config.position == "learned" and ends.max() > config.seq_len:
@@ -127,12 +128,12 @@ def generate(
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
     stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
-    live = torch.arange(len(x), device=device)  # the rows that the cache holds
+    live = torch.arange(len(x))  # the rows that the cache holds
 
     def logits_at(r, position, wanted):
         nonlocal live
         if len(r) < len(live):
-            cache.keep(torch.isin(live, r).repeat(copies))
+            cache.keep(to(torch.isin(live, r).repeat(copies).nonzero()[:, 0], device))
             live = r
         # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
         active = wanted.any(1)
@@ -141,26 +142,28 @@ def generate(
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
         end = torch.minimum(start + size, ends[r])
         first_end = torch.where(active, torch.minimum(begin + size, ends[r]), x.shape[1])
-        extent = torch.stack([((end - begin) * active).max(), first_end.min() - window, end.max()])
-        T, lowest, highest = extent.tolist()  # the one wait for the GPU here
-        p = begin[:, None] + torch.arange(T, device=device)  # (R, T)
+        T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
+        cache.visible = slice(max(0, lowest), int(end.max()))
+        p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
-        cache.visible = slice(max(0, lowest), highest)
-        k = torch.arange(x.shape[1], device=device)[cache.visible]
-        q_block = p[:, :, None] // size
-        q_end = torch.minimum((q_block + 1) * size, ends[r, None, None])
-        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
         i, j = wanted.nonzero(as_tuple=True)
-        rows = i * p.shape[1] + position[i, j] - begin[i]
+        rows = i * T + position[i, j] - begin[i]
         ids = x[r[:, None], p.clamp(min=0)]
         if o.cfg_scale:
             given = ~hole[r[:, None], p.clamp(min=0)]
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
-            p, mask = p.repeat(2, 1), mask.repeat(2, 1, 1)
+            p = p.repeat(2, 1)
+        ids, p, rows, last = (to(v, device) for v in (ids, p, rows, ends[r].repeat(copies)))
+        k = torch.arange(x.shape[1], device=device)[cache.visible]
+        q_block = p[:, :, None] // size
+        q_end = torch.minimum((q_block + 1) * size, last[:, None, None])
+        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
         return decode.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
 
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    return decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
+    out = decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
+    out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
+    return out

@@ -8,6 +8,7 @@ from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
 from nanodlm.device import compiler_lacks
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
+from nanodlm.noise import to
 
 
 def compiled(model):
@@ -38,12 +39,13 @@ def cache_again(model, batch, size):
 
 
 class Canvas:
-    """The rows of a call, x (B, L), as the network reads them: whole, or within a block by what is kept of the rest.
+    """The rows of a call, x (B, L) of the host, as the network on the device reads them: whole, or within a block by
+    what is kept of the rest.
 
     A pass writes the slots of the cache for the tokens that it is given, and who is not given keeps what is there."""
 
-    def __init__(self, model, x, hole, lengths, options, mask_id):
-        self.model, self.x, self.hole, self.lengths = model, x, hole, lengths
+    def __init__(self, model, x, hole, lengths, options, mask_id, device):
+        self.model, self.x, self.hole, self.lengths, self.device = model, x, hole, lengths, device
         self.options, self.mask_id = options, mask_id
         self.copies = 2 if options.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
         size = self.copies * len(x), x.shape[1]
@@ -52,36 +54,40 @@ class Canvas:
         )
         if options.compile:
             compiled(model)  # or else it is refused now
-        self.live = torch.arange(len(x), device=x.device)  # the rows that the cache holds
+        self.live = torch.arange(len(x))  # the rows that the cache holds
         self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
 
     def encode(self, r, i, begin, stop, width, position, wanted, one_shape=False):
         """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
         of rows r[i]."""
-        o, x, cache, device = self.options, self.x, self.cache, self.x.device
+        o, x, cache = self.options, self.x, self.cache
         begin, stop, position, wanted = (v[i] for v in (begin, stop, position, wanted))
-        p = begin[:, None] + torch.arange(width, device=device)
-        p = torch.where(p < stop[:, None], p, -1)  # -1: padding
-        index = r[i, None], p.clamp(min=0)
+        p = begin[:, None] + torch.arange(width)
+        padding = p >= stop[:, None]
+        index = r[i, None], p
+        if some := bool(padding.any()):
+            p, index = p.masked_fill(padding, -1), (r[i, None], p.masked_fill(padding, 0))
         a, b = wanted.nonzero(as_tuple=True)
-        ids, rows = x[index], a * p.shape[1] + position[a, b] - begin[a]
+        ids, rows = x[index], a * width + position[a, b] - begin[a]
         if o.cfg_scale:
             rows = torch.cat([rows, rows + ids.numel()])
             ids, p = torch.cat([ids, ids.masked_fill(~self.hole[index], self.mask_id)]), p.repeat(2, 1)
+        ids, p, rows = (to(v, self.device) for v in (ids, p, rows))
         if cache is None:
-            padding = p < 0
-            return self.model.hidden(ids, mask=~padding if padding.any() else None, positions=p, rows=rows)
-        cache.rows = None if len(i) == len(r) else torch.cat([i + k * len(r) for k in range(self.copies)])
+            return self.model.hidden(ids, mask=p >= 0 if some else None, positions=p, rows=rows)
+        cache.rows = None
+        if len(i) < len(r):
+            cache.rows = to(torch.cat([i + k * len(r) for k in range(self.copies)]), self.device)
         if one_shape:  # all positions of the block
             return compiled(self.model)(ids, positions=p, cache=cache).flatten(0, 1)[rows]
         return self.model.hidden(ids, positions=p, cache=cache, rows=rows)
 
     def logits_at(self, r, position, wanted):
         """Reader of the logits at the wanted positions (bool, R, W) of rows r, for decode()."""
-        o, x, lengths, device, shift = self.options, self.x, self.lengths, self.x.device, int(self.model.config.shift)
+        o, lengths, shift = self.options, self.lengths, int(self.model.config.shift)
         if o.compile:  # no row leaves: those that are finished become padding
-            full = [v.new_zeros(len(x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
-            r, position, wanted = torch.arange(len(x), device=device), *full
+            full = [v.new_zeros(len(self.x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
+            r, position, wanted = torch.arange(len(self.x)), *full
         active, start = wanted.any(1), position[:, 0]
         after = start + position.shape[1]
         end = lengths[r] if o.lookahead else torch.minimum(lengths[r], after)
@@ -90,7 +96,8 @@ class Canvas:
             hidden = self.encode(r, i, 0 * end, end, int(end[i].max()), position, wanted)
             return reader(self.model, hidden, o.cfg_scale, o.exact), 0
         if len(r) < len(self.live):
-            self.cache.keep(torch.isin(self.live, r).repeat(self.copies))
+            stay = torch.isin(self.live, r).repeat(self.copies).nonzero()[:, 0]
+            self.cache.keep(to(stay, self.device))
             self.live = r
         # A row that enters a block reads, and stores, its whole canvas. Until the block is done, what stands before it
         # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
@@ -104,15 +111,14 @@ class Canvas:
         width = int((stop - begin).max())
         if width:  # all rows, the others as padding: picking rows would copy the cache
             width = position.shape[1] + shift if o.compile else width
-            i = torch.arange(len(r), device=device)
+            i = torch.arange(len(r))
             passes.append((~fresh, self.encode(r, i, begin, stop, width, position, wanted & ~first, o.compile)))
         hidden = passes[0][1]
         if len(passes) == 2:
-            row = wanted.nonzero()[:, 0]
-            hidden = hidden.new_empty(self.copies, len(row), hidden.shape[1])
+            row = wanted.nonzero()[:, 0].repeat(self.copies)
+            hidden = hidden.new_empty(len(row), hidden.shape[1])
             for rows, part in passes:
-                hidden[:, rows[row]] = part.unflatten(0, (self.copies, -1))
-            hidden = hidden.flatten(0, 1)
+                hidden.index_copy_(0, to(rows[row].nonzero()[:, 0], self.device), part)
         return reader(self.model, hidden, o.cfg_scale, o.exact), 0
 
 
@@ -137,13 +143,14 @@ def generate(
     """
     if not any(len(p) + options.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    o, device = options, prompts[0].device
-    extra = torch.full((o.max_new_tokens,), mask_id, dtype=torch.int64, device=device)
-    x, real = pad([torch.cat([p.long(), extra]) for p in prompts], mask_id)
+    extra = torch.full((options.max_new_tokens,), mask_id)
+    x, real = pad([torch.cat([p.long().cpu(), extra]) for p in prompts], mask_id)
     check_length(model, x)
     hole = (x == mask_id) & real
     lengths = real.sum(1)
-    canvas = Canvas(model, x, hole, lengths, o, mask_id)
+    canvas = Canvas(model, x, hole, lengths, options, mask_id, next(model.parameters()).device)
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    return decode(model, x, hole, lengths, origin, options, canvas.logits_at, **keys)
+    out = decode(model, x, hole, lengths, origin, options, canvas.logits_at, **keys)
+    out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
+    return out

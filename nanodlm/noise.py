@@ -25,6 +25,16 @@ def uniform(*counters):
     return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 
+def home(x):
+    """A tensor where float64 is: its device, or the host if that has none (Apple's GPUs)."""
+    return x.cpu() if x.device.type == "mps" else x
+
+
+def to(x, device):
+    """A tensor of the host on a device, without waiting for what that is doing."""
+    return x.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def fold(seed, *counters):
     """One int64 seed from several: fold(seed, step) is a new, unrelated seed."""
     return int(uniform(seed, *counters) * 2**52)

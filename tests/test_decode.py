@@ -490,19 +490,24 @@ def test_the_partition_of_the_logits_changes_nothing(rule):
         assert max(wide.sizes) <= at_most * (2 if o.cfg_scale else 1)
 
 
-@pytest.mark.parametrize(
-    "keys, rows", [(dict(temperature=0.0), 265), (dict(), 66), (dict(measure="draw"), 66)], ids=str
-)
+FEW = [
+    (dict(temperature=0.0), [265, 20]),
+    (dict(measure="draw"), [66, 20]),
+    (dict(), [86]),  # once, for positions and tokens
+    (dict(), [265, 20, 66, 66, 66, 66, 21]),  # where they do not all fit, once more for the tokens
+]
+
+
+@pytest.mark.parametrize("keys, rows", FEW, ids=str)
 def test_of_126_thousand_tokens_the_logits_of_few_positions_exist_at_a_time(keys, rows, monkeypatch):
     """LLaDA's vocabulary: 128 MB in fp32, a quarter of that many positions in float64."""
     torch.manual_seed(0)
     net = Transformer(Config(vocab_size=126464, seq_len=512, n_layer=1, n_head=1, n_embd=8)).eval()
     sizes, head = [], net.head
     monkeypatch.setattr(net, "head", lambda x: (sizes.append(len(x)), head(x))[1])
-    n = rows + 20
+    n = sum(rows[:2])
     out = fast_mdlm.generate(net, [ids(1)], SampleOptions(n, steps=1, **keys), mask_id=126336)
-    assert len(out.tokens[0]) == n + 1 and out.num_forwards == [1]
-    assert max(sizes) <= 2**25 // 126464 and sizes[-2:] == [rows, 20]
+    assert len(out.tokens[0]) == n + 1 and out.num_forwards == [1] and sizes == rows
 
 
 def test_likelihoods_do_not_depend_on_the_partition_of_the_logits():
