@@ -114,7 +114,8 @@ class Norm(nn.Module):
 
 
 def rotary(positions, dim, theta, scaling=()):
-    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864, eq. 15), fp32, (B, 1, T, dim).
+    """cos and sin of the angles position * theta^(-2i/dim) (RoPE, arXiv 2104.09864, eq. 15), fp32, (B, 1, T, dim); the
+    first half of the sines is negative, as rotate() wants them.
 
     scaling  (factor,): positions divided by it; (factor, low, high, context): only the frequencies that turn less than
              `low` times within the old context, between that and `high` turns gradually less (Llama 3.1)"""
@@ -126,8 +127,8 @@ def rotary(positions, dim, theta, scaling=()):
             keep = ((context * freq / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
         freq = freq * (keep + (1 - keep) / scaling[0])
     angle = positions[:, None, :, None].float() * freq
-    angle = torch.cat([angle, angle], -1)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x, cos, sin):
@@ -136,9 +137,9 @@ def rotate(x, cos, sin):
     if not torch.is_grad_enabled() and x.numel() > 2**23 and x.shape[1] > 1:  # as in MLP: a few heads at a time
         return torch.cat([rotate(part, cos, sin) for part in x.chunk(-(-x.numel() // 2**23), 1)], 1)
     dim = cos.shape[-1]
-    a, b = fp32(x[..., :dim]).chunk(2, -1)
-    cos, sin = cos[..., : dim // 2], sin[..., : dim // 2]
-    return torch.cat([(a * cos - b * sin).type_as(x), (b * cos + a * sin).type_as(x), x[..., dim:]], -1)
+    h = fp32(x[..., :dim])
+    h = (h * cos + h.roll(dim // 2, -1) * sin).type_as(x)
+    return h if dim == x.shape[-1] else torch.cat([h, x[..., dim:]], -1)
 
 
 @functools.cache
@@ -249,15 +250,16 @@ class KVCache:
     That one rule makes appending and overwriting the same act: tokens go where their positions say, and a row's
     tokens may lie anywhere. `filled` (bool, B, size) says which slots hold something; only those are attended to.
     `visible` narrows attention to a slice of the slots, for speed where the others are empty or out of sight. `rows`
-    (int64 indices) says which of the cache's rows a call is about, in order; None means all.
+    (int64 indices) says which of the cache's rows a call is about, in order; None means all. Who knows that all visible
+    slots are filled says so by `full`: without a mask attention is faster.
     """
 
     def __init__(self, config, batch, size, device=None, dtype=None):
         # One slot more than asked for: padding is written there, unseen.
-        shape = (config.n_layer, batch, config.n_kv_head, size + 1, config.head_dim)
-        self.size, self.visible, self.rows = size, slice(0, size), None
-        self.k = torch.zeros(shape, device=device, dtype=dtype)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (config.n_layer, batch, size + 1, config.n_kv_head, config.head_dim)
+        self.size, self.visible, self.rows, self.full = size, slice(0, size), None, False
+        # (n_layer, B, n_kv_head, size + 1, head_dim), in memory slot by slot: so a token is written in one piece.
+        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2))
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
 
     def next_positions(self, n):
@@ -284,17 +286,15 @@ class KVCache:
 
     def write(self, layer, slots, k, v):
         """Store k, v (B, n_kv_head, T, D) of one layer; returns that layer's visible keys and values."""
-        index = slots[:, None, :, None].expand_as(k)
+        rows = torch.arange(len(slots), device=slots.device) if self.rows is None else self.rows
         for store, new in ((self.k[layer], k), (self.v[layer], v)):
-            if self.rows is None:
-                store.scatter_(2, index, new.type_as(store))
-            else:
-                store[self.rows[:, None], :, slots] = new.transpose(1, 2).type_as(store)
+            store.transpose(1, 2)[rows[:, None], slots] = new.transpose(1, 2).type_as(store)
         return tuple(self.mine(store[layer, :, :, self.visible]).type_as(k) for store in (self.k, self.v))
 
     def keep(self, rows):
         """Only these rows (bool (B,), or indices) of the batch go on."""
-        self.k, self.v, self.filled = self.k[:, rows], self.v[:, rows], self.filled[rows]
+        self.k, self.v = (store.transpose(2, 3)[:, rows].transpose(2, 3) for store in (self.k, self.v))
+        self.filled = self.filled[rows]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -372,10 +372,10 @@ class Transformer(nn.Module):
         local = c.is_local(c.n_layer - 1)
         last_mask = masks[local] if last_mask is mask else self.attention_mask(last_mask, local, *attention)
         is_causal = c.causal and mask is None and in_order
-        ropes = [None, None]
+        ropes = dict.fromkeys(masks)
         if c.position == "rope":
             thetas = c.rope_theta, c.local_rope_theta or c.rope_theta
-            ropes = [rotary(positions, c.rope_dim, theta, c.rope_scaling) for theta in thetas]
+            ropes = {local: rotary(positions, c.rope_dim, thetas[local], c.rope_scaling) for local in masks}
         if rows is not None:
             rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
             if c.shift:  # output i - 1 predicts token i; the first one of the call has only its own
@@ -414,7 +414,7 @@ class Transformer(nn.Module):
             if self.training and c.dropout and not hasattr(mask, "attend"):
                 raise ValueError(f"FlexAttention has no dropout; set dropout=0 instead of {c.dropout}")
             return mask
-        if mask is None and not window and (in_order or (cache is None and not c.causal)):
+        if mask is None and not window and (in_order or not c.causal and (cache is None or cache.full)):
             return None  # full, or causal through SDPA's own switch
         n = positions.shape[1] if mask is None or mask.dim() == 2 else mask.shape[-2]
         q = positions[:, None, :n, None]  # (B, 1, n, 1)

@@ -99,6 +99,7 @@ class Canvas:
             stay = torch.isin(self.live, r).repeat(self.copies).nonzero()[:, 0]
             self.cache.keep(to(stay, self.device))
             self.live = r
+        self.cache.full = bool((end == self.cache.size).all())
         # A row that enters a block reads, and stores, its whole canvas. Until the block is done, what stands before it
         # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
         fresh = active & (self.stored[r] != start)
