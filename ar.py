@@ -18,7 +18,7 @@ from nanodlm.choice import choose_tokens
 from nanodlm.decode import pad
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
-from nanodlm.noise import uniform
+from nanodlm.noise import home, uniform
 
 CAUSAL = True
 
@@ -65,8 +65,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
     nll = token_nll(model, x0, maskable, mask_id, real)
-    ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(maskable, nll.double())
-    return ce.sum(1)
+    return home(torch.zeros_like(x0, dtype=nll.dtype).masked_scatter_(maskable, nll)).double().sum(1)
 
 
 @dataclass
@@ -114,7 +113,6 @@ def generate(
     o = options
     if not len(prompts):
         return Output([], [])
-    device = prompts[0].device
     begin = int(mask_id is not None)  # whether the mask token is put in front of all, as begin-of-text
     for p in prompts:
         if begin and (p == mask_id).any():
@@ -122,8 +120,8 @@ def generate(
         if not begin and not len(p):
             raise ValueError("this model has no begin-of-text: give it a prompt of at least one token")
     fill = mask_id if begin else 0
-    x, real = pad([F.pad(p.long(), (0, o.max_new_tokens), value=fill) for p in prompts], fill)
-    B, L = x.shape
+    x, real = pad([F.pad(home(p).long(), (0, o.max_new_tokens), value=fill) for p in prompts], fill)
+    (B, L), device, there = x.shape, x.device, next(model.parameters()).device
     length = torch.tensor([len(p) for p in prompts], device=device)  # tokens known so far, per row
     end = length + o.max_new_tokens
     events, forwards = [[] for _ in range(B)], torch.zeros_like(length)
@@ -143,7 +141,8 @@ def generate(
         newest = length[:, None] - 1 + begin
         known, last = position <= newest, position == newest
         # Finished rows go on through the batch but write to no slot that anyone reads.
-        logits = fp32(model(inputs, mask=known & alive[:, None], positions=position, cache=cache, rows=last))
+        ids, mask, positions, rows = (v.to(there) for v in (inputs, known & alive[:, None], position, last))
+        logits = fp32(model(ids, mask=mask, positions=positions, cache=cache, rows=rows)).to(device)
         logits[:, banned] = -torch.inf
         tokens = choose_tokens(logits, uniform(o.seed, numbers, length, 1), o.temperature, o.top_k, o.top_p)
         forwards += alive

@@ -157,7 +157,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
         hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
     x0 = torch.cat([x0, x0]) if options.complementary else x0
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts)
-    return (weight[hidden].to(nll.dtype) * nll).sum() / (maskable.sum() if denominator is None else denominator)
+    return (weight.to(nll)[hidden] * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
 @evaluating()
@@ -174,8 +174,8 @@ def adapt(model, windows, options, *, mask_id, seed=0):
         hidden, weight = mdlm.corrupt(blocks, free, noise.fold(seed, i), 0, len(blocks))
         hidden = from_blocks(hidden, x0.shape[1])
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id)
-        ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
-        times.append(noise.stratified(noise.fold(seed, i), len(blocks), x0.device, free.low_discrepancy))
+        ce = noise.home(torch.zeros_like(x0, dtype=nll.dtype).masked_scatter_(hidden, nll)).double()
+        times.append(noise.stratified(noise.fold(seed, i), len(blocks), ce.device, free.low_discrepancy))
         losses.append(to_blocks(ce, size).sum(1) * weight[:, 0])
     t, value = torch.cat(times), torch.cat(losses)
 
@@ -208,16 +208,16 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     B, L = x0.shape
     size = trained_block_size(model)
     real = torch.ones_like(x0, dtype=torch.bool) if real is None else real
-    blocks = to_blocks(real if maskable is None else maskable, size)
-    block = torch.arange(len(blocks) // B, device=x0.device)
-    row = first if torch.is_tensor(first) else first + torch.arange(B, device=x0.device)
-    row = (row[:, None] + 1_000_003 * block).flatten()  # a number of its own for every block
-    total = torch.zeros(B, dtype=torch.float64, device=x0.device)
+    blocks = to_blocks(noise.home(real if maskable is None else maskable), size)
+    block = torch.arange(len(blocks) // B, device=blocks.device)
+    row = noise.home(first) if torch.is_tensor(first) else first + torch.arange(B, device=blocks.device)
+    row, total = (row[:, None] + 1_000_003 * block).flatten(), 0.0  # a number of its own for every block
     for j in range(samples):
         hidden, weight = mdlm.nelbo_masks(blocks, row, j, samples, seed)
-        hidden, weight = from_blocks(hidden, L), from_blocks(weight[:, None].expand_as(hidden), L)
+        hidden, weight = from_blocks(hidden, L).to(x0.device), from_blocks(weight[:, None].expand_as(hidden), L)
         nll = hidden_nll(model, torch.where(hidden | ~real, mask_id, x0), x0, hidden, size, mask_id)
-        total += torch.zeros_like(weight).masked_scatter_(hidden, weight[hidden] * nll).sum(1)
+        ce = noise.home(torch.zeros_like(x0, dtype=nll.dtype).masked_scatter_(hidden, nll)).double()
+        total += (weight * ce).sum(1)
     return total / samples
 
 
@@ -237,13 +237,13 @@ def whole_blocks(length, size, seq_len):
 
 
 def logits_of(model, x, block, size, window):
-    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): the text x (L,) up to its end, of which
+    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to its end, where
     each block sees itself and those before it, `window` tokens at most."""
     position = torch.arange(len(x), device=x.device)
     i = position[: (block + 1) * size]
     end = ((i // size + 1) * size).clamp(max=len(x))[:, None]
     mask = (i[:, None] // size >= i // size) & (i >= end - window)
-    return position // size == block, lambda at: model(x[None, : len(i)], mask=mask[None], rows=at)
+    return position // size == block, lambda x, at: model(x[None, : len(i)], mask=mask[None].to(x.device), rows=at)
 
 
 @evaluating("config.block_size", "config.seq_len", "config.window")
@@ -260,7 +260,7 @@ def generate(
     """
     o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
     window = o.window or model.config.seq_len
-    xs = [F.pad(p.long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
+    xs = [F.pad(noise.home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
         blocks, holes = (hole.nonzero()[:, 0] // size).unique(return_counts=True)
@@ -306,7 +306,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             keys = dict(samples=options.mc_samples, seed=options.seed, first=i if numbers is None else int(numbers[i]))
             found[i] = -nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], real=real[None], **keys)
             continue
-        x = torch.where(hidden, mask_id, x0)
+        x, x0, hidden, position = map(noise.home, (torch.where(hidden, mask_id, x0), x0, hidden, position))
         for block in (position[hidden] // size).unique().tolist():
             mine, logits_at = logits_of(model, x, block, size, seq_len)
             mine &= hidden

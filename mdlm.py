@@ -23,7 +23,7 @@ from model import Config, Transformer, fp32
 from nanodlm import noise
 from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.guard import evaluating
-from nanodlm.noise import draw, share, uniform
+from nanodlm.noise import draw, home, share, uniform
 
 CAUSAL = False  # the attention this algorithm needs; train.py sets the network's switch by it
 
@@ -65,7 +65,7 @@ class LossOptions:
 def corrupt(maskable, options, seed, first, total):
     """What is hidden of rows first…first+B of `total`, and its weight in the loss: bool (B, L) and float64 (B, 1), one
     time t a row; both twice as long with complementary masks. It draws q(x_t | x_0) (MDLM, eq. 4; LLaDA, eq. 7)."""
-    B, L = maskable.shape
+    (B, L), device, maskable = maskable.shape, maskable.device, home(maskable)
     t_all = noise.times(seed, total, options, maskable.device)
     rate, slope = mask_rate(t_all[first : first + B], options.schedule)
     row = first + torch.arange(B, device=maskable.device)[:, None]
@@ -90,7 +90,7 @@ def corrupt(maskable, options, seed, first, total):
         # A constant weight, so that micro-batches add up; about the mean over hidden tokens.
         mean_rate = mask_rate(t_all, options.schedule)[0].mean()
         weight = torch.full_like(weight, 1.0) / (1.0 if options.complementary else mean_rate)
-    return hidden, weight[:, None]
+    return hidden.to(device), weight[:, None]
 
 
 # ---- 2 · loss ------------------------------------------------------------------------------------------------------
@@ -118,11 +118,9 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     texts        nanodlm.batches.Texts, in place of shard: each text has its own t, positions and attention, so that
                  the loss of packed rows is that of rows with one text each
     """
-    if maskable is None:
-        maskable = torch.ones_like(x0, dtype=torch.bool)
-    mask = positions = None
+    maskable = torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable
+    mask, positions = (texts.mask(), texts.positions()) if texts else (None, None)
     if texts:
-        mask, positions = texts.mask(), texts.positions()
         hidden, weight = texts.corrupt(corrupt, maskable, options, seed)
     else:
         hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
@@ -131,7 +129,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
         x0 = torch.cat([x0, x0])
         mask, positions = (m if m is None or len(m) < len(maskable) else torch.cat([m, m]) for m in (mask, positions))
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
-    total = (weight.expand_as(hidden)[hidden].to(nll.dtype) * nll).sum()
+    total = (weight.to(nll).expand_as(hidden)[hidden] * nll).sum()
     return total / (maskable.sum() if denominator is None else denominator)
 
 
@@ -158,14 +156,15 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     real       bool (B, L): padding, as the network's mask
     first      the first row's number; or all of them, int64 (B,)
     """
-    if maskable is None:
-        maskable = torch.ones_like(x0, dtype=torch.bool) if real is None else real
-    row = first if torch.is_tensor(first) else first + torch.arange(len(x0), device=x0.device)
-    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    maskable = real if maskable is None else maskable
+    maskable = home(torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable)
+    total = 0.0
+    row = home(first) if torch.is_tensor(first) else first + torch.arange(len(x0), device=maskable.device)
     for j in range(samples):
         hidden, weight = nelbo_masks(maskable, row, j, samples, seed)
+        hidden = hidden.to(x0.device)
         nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, real)
-        ce = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device).masked_scatter_(hidden, nll.double())
+        ce = home(torch.zeros_like(x0, dtype=nll.dtype).masked_scatter_(hidden, nll)).double()
         total += ce.sum(1) * weight
     return total / samples
 
@@ -211,7 +210,7 @@ def certainty(logits, order, tokens=None):
         best = p.topk(min(2, p.shape[-1]), -1).values
         return best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
     # 1e-10 as in Dream's code, and so that 0 log 0 = 0; exp in fp64, or small entropies would tie.
-    return (p * (p + 1e-10).log()).sum(-1).double().exp()
+    return home((p * (p + 1e-10).log()).sum(-1)).double().exp()
 
 
 def surest(p, count, eps=0.0):
@@ -230,11 +229,11 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
     """Reveal the masks among the holes (bool, L) of a canvas x (int64, L), in place, in `steps` steps (0: as many as
     there are holes). After each it yields the positions that were revealed and the log p of their tokens, both (n,).
 
-    logits_at  positions (N,) -> logits (N, V) there, of the canvas as it is now
+    logits_at  canvas (L,), positions (N,) -> logits (N, V) there; all three on the network's device
     row        its number, from which with the seed, the step and the position come all random numbers
     answer     int64 (L,): the tokens that are written, in place of those drawn
     """
-    o, eps, hidden, step = options, torch.finfo(next(model.parameters()).dtype).eps, hole & (x == mask_id), 0
+    o, hidden, step, weights = options, hole & (x == mask_id), 0, next(model.parameters())
     n = int(hidden.sum())
     steps = steps or max(1, n)
     while hidden.any():
@@ -250,14 +249,15 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
             at = at[:0]
         logp = at.double()
         if len(at):
-            logits = fp32(logits_at(at)).index_fill(1, at.new_tensor(mask_id), -torch.inf)
+            logits = fp32(logits_at(x.to(weights.device), at.to(weights.device))).to(x.device)
+            logits = logits.index_fill(1, at.new_tensor(mask_id), -torch.inf)
             v = uniform(o.seed, row, step, 1, at)
             tokens = draw(logits, v, o.temperature) if answer is None else answer[at]
             logp = logits.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             if o.order != "random" and o.quota != "ancestral":  # LLaDA, alg. 5; Fast-dLLM, alg. 1
                 sure = certainty(logits, o.order).double()
                 level = (1 + sure) / 2 if o.order == "margin" else sure  # how a difference of probabilities rounds
-                now = surest(level, count if o.quota == "steps" else 1, eps)
+                now = surest(level, count if o.quota == "steps" else 1, torch.finfo(weights.dtype).eps)
                 if o.quota == "threshold":
                     now = torch.cat([now, (sure >= o.threshold).nonzero()[:, 0]]).unique()
                 at, tokens, logp = at[now], tokens[now], logp[now]
@@ -277,11 +277,11 @@ def generate(
     numbers  of the prompts, int64 (B,), from which with the seed alone their random numbers come; default: their places
     watch    called after each step with the list of canvases, one int64 tensor per prompt
     """
-    xs, out = [F.pad(p.long(), (0, options.max_new_tokens), value=mask_id) for p in prompts], Output([], [])
+    xs, out = [F.pad(home(p).long(), (0, options.max_new_tokens), value=mask_id) for p in prompts], Output([], [])
     for i, x in enumerate(xs):
         hole, forwards, events = x == mask_id, 0, []
         keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]), steps=options.steps)
-        steps = denoise(model, lambda at, x=x: model(x[None], rows=at), x, hole, options, **keys)
+        steps = denoise(model, lambda x, at: model(x[None], rows=at), x, hole, options, **keys)
         for step, (at, logp) in enumerate(steps):
             forwards += len(at) > 0
             events += [(step, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
@@ -330,10 +330,10 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             keys = dict(samples=options.mc_samples, seed=options.seed, first=i if numbers is None else int(numbers[i]))
             found[i] = -nelbo(model, x0[None], mask_id=mask_id, maskable=hidden[None], **keys)
             continue
-        x = torch.where(hidden, mask_id, x0)
+        x, x0, hidden = map(home, (torch.where(hidden, mask_id, x0), x0, hidden))
         # From left to right, each token is a hole of its own; else all are one, and the sampler chooses.
-        for hole in [hidden] if options.method == "confidence" else torch.eye(len(x0)).bool().to(x0.device)[hidden]:
-            steps = denoise(model, lambda at, x=x: model(x[None], rows=at), x, hole, mask_id=mask_id, answer=x0)
+        for hole in [hidden] if options.method == "confidence" else torch.diag(hidden)[hidden]:
+            steps = denoise(model, lambda x, at: model(x[None], rows=at), x, hole, mask_id=mask_id, answer=x0)
             found[i] += sum(logp.sum().cpu() for _, logp in steps)
     return found
 

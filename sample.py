@@ -49,7 +49,7 @@ class Settings:
     gif: Place = ""  # write an animated GIF of the first sample here
     font: Place = ""  # … in this font, a .ttf or .otf file
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
 
     def __post_init__(self):
         check(self)

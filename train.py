@@ -92,7 +92,7 @@ class Settings:
     eval_windows: Size = 128  # validation windows, always the same
     eval_samples: Size = 2  # masks per validation window, always the same
     log_interval: Size = 10  # iterations between lines of metrics.jsonl
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights and sums stay float32
     compile: Literal["auto", "true", "false"] = "auto"  # torch.compile; auto: on a GPU, where it works
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of model.safetensors (resuming is exact anyway)
@@ -231,7 +231,7 @@ def estimate_loss(run, stop):
     """Nats per token (mean, standard error) over the fixed windows or conversations; each process takes its share. None
     where somebody asks to stop meanwhile."""
     B, total = run.s.batch_size, len(run.data.held)
-    nats, tokens = torch.zeros(2, total, dtype=torch.float64, device=run.device)
+    nats, tokens = torch.zeros(2, total, dtype=torch.float64)
     run.raw.eval()
     with optim.averaged(run.trained, run.average), run.autocast:
         for i in range(run.rank * B, max(total, 1) + run.rank * B, run.world * B):  # as often in all, which FSDP wants

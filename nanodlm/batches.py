@@ -59,7 +59,7 @@ class Texts:
     def together(self, x):
         """The inverse of apart, for one or several copies below each other: (k count, length) to (k B, L)."""
         copies = F.pad(x.reshape(-1, self.count * self.length), (0, 1))
-        return copies[:, self.index].flatten(0, 1)
+        return copies[:, self.index.to(x.device)].flatten(0, 1)
 
     def corrupt(self, rule, maskable, options, seed):
         """What rule (mdlm.corrupt, bd3lm.corrupt) hides and its weight for every token, both (B, L), where each text is

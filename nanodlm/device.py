@@ -12,20 +12,27 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
 
 def pick_device(name):
     """(device, why)"""
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     if name == "cuda" and not torch.cuda.is_available():
         sys.exit("device=cuda, but torch sees no GPU; use --device=cpu, or install torch with CUDA")
+    if name == "mps" and not torch.backends.mps.is_available():
+        sys.exit("device=mps, but torch sees none of Apple's GPUs; use --device=cpu")
+    if name == "mps" and not alone:
+        sys.exit("device=mps is for one process, as several cannot exchange what is on Apple's GPU; use --device=cpu")
     if name != "auto":
         return name, "asked for"
     if torch.cuda.is_available():
         return "cuda", torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
-        return "cpu", "Apple's GPU has no float64, which the samplers and the random numbers need"
+        return ("mps", "Apple's GPU") if alone else ("cpu", "Apple's GPU is for one process")
     return "cpu", "no GPU found"
 
 
 def pick_dtype(name, device):
     if name != "auto":
         return getattr(torch, name), "asked for"
+    if device == "mps":
+        return torch.float32, "sure to work on Apple's GPUs"
     if device == "cuda":
         ok = torch.cuda.is_bf16_supported(including_emulation=False)
         return (torch.bfloat16, "the GPU has it") if ok else (torch.float32, "the GPU has no bfloat16")
@@ -35,7 +42,7 @@ def pick_dtype(name, device):
 
 def pick_compile(name, device):
     """(whether to compile, that in words)"""
-    if name == "false" or name == "auto" and device == "cpu":
+    if name == "false" or name == "auto" and device != "cuda":
         return False, "compile off"
     lack = compiler_lacks(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
     if lack and name == "true":

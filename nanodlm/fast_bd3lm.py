@@ -15,7 +15,7 @@ from nanodlm.bounds import Whole
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
-from nanodlm.noise import to
+from nanodlm.noise import home, to
 
 
 @dataclass
@@ -28,7 +28,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     """bd3lm.log_likelihood for ragged pairs, in batches; float64 (N,). The exact methods take
     block_size forwards, not one per token: what a block is given, the text before it, is known from the start, so all
     blocks reveal a token at the same time."""
-    out, size = [], trained_block_size(model)
+    out, size, device = [], trained_block_size(model), next(model.parameters()).device
     numbers = torch.arange(len(prompts)) if numbers is None else numbers
     if options.method in ("llada", "dream", "illada") or getattr(options, "cfg_scale", 0.0):  # of likelihood.py's own
         raise ValueError(f"method={options.method}, cfg_scale={options.cfg_scale:g} is defined for mdlm only")
@@ -39,16 +39,16 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         return torch.zeros(0, dtype=torch.float64)
     for part in portions(targets, options.batch_size, model.config.vocab_size):
         pairs = list(zip(prompts, targets))[part]
-        x0, real = decode.pad([torch.cat([p, t]) for p, t in pairs], mask_id)
+        x0, real = decode.pad([home(torch.cat([p, t])) for p, t in pairs], mask_id)
         lengths = torch.tensor([len(p) for p, _ in pairs], device=x0.device)
         more = int(whole_blocks(real.sum(1), size, seq_len).max()) - x0.shape[1]
         x0, real = F.pad(x0, (0, more), value=mask_id), F.pad(real, (0, more))
         position = torch.arange(x0.shape[1], device=x0.device)
         target = real & (position >= lengths[:, None])
         if options.method == "nelbo":
-            keys = dict(mask_id=mask_id, maskable=target, real=real, seed=options.seed)
+            keys = dict(mask_id=mask_id, maskable=target.to(device), real=real.to(device), seed=options.seed)
             keys["first"] = numbers[part].to(x0.device)
-            out.append(-nelbo(model, x0, **keys, samples=options.mc_samples))
+            out.append(-nelbo(model, x0.to(device), **keys, samples=options.mc_samples))
             continue
         total = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
         hidden = target.clone()
@@ -56,14 +56,14 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             leftmost = one_per_row(-to_blocks(position.double().expand_as(hidden), size), to_blocks(hidden, size))
             best = from_blocks(leftmost, x0.shape[1])
             rows = best if options.method == "left_to_right" else hidden
-            xt = torch.where(hidden | ~real, mask_id, x0)
-            logits = predict(model, xt, x0, rows.flatten().nonzero()[:, 0], size, mask_id)
+            given = torch.where(hidden | ~real, mask_id, x0), x0, rows.flatten().nonzero()[:, 0]
+            logits = predict(model, *(v.to(device) for v in given), size, mask_id)
             if options.method == "confidence":
-                score = to_blocks(decode.scatter(certainty(logits, "confidence"), hidden), size)
+                score = to_blocks(decode.scatter(home(certainty(logits, "confidence")), hidden), size)
                 best = one_per_row(score, to_blocks(hidden, size), resolution(model))
                 best = from_blocks(best, x0.shape[1])
-                logits = logits[best[hidden]]
-            total[best] = logits.double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
+                logits = logits[best[hidden].to(device)]
+            total[best] = home(logits).double().log_softmax(-1).gather(1, x0[best][:, None])[:, 0]
             hidden &= ~best
         out.append(total.sum(1))
     return torch.cat(out)

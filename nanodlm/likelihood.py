@@ -12,7 +12,7 @@ from nanodlm.bounds import Amount, Seed, Size, check
 from nanodlm.choice import one_per_row, resolution
 from nanodlm.decode import check_length, pad, reader, scatter, states
 from nanodlm.guard import evaluating
-from nanodlm.noise import of_masks, uniform
+from nanodlm.noise import home, of_masks, uniform
 
 
 def llada_masks(maskable, row, j, samples, seed, batch):
@@ -79,7 +79,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         return torch.zeros(0, dtype=torch.float64)
     o, bound = options, options.method in ("nelbo", "llada", "dream")
     numbers = torch.arange(len(prompts)) if numbers is None else numbers
-    x0, real = pad([torch.cat([p, t]) for p, t in zip(prompts, targets)], mask_id)
+    x0, real = pad([home(torch.cat([p, t])) for p, t in zip(prompts, targets)], mask_id)
     check_length(model, x0)
     lengths = torch.tensor([len(p) for p in prompts], device=x0.device)
     target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
@@ -158,19 +158,20 @@ def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
     """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and the probability by which
     the method says how early it reveals each of these; both float64. llada and dream leave the mask token among the
     alternatives, as published."""
-    scale, rows = options.cfg_scale, wanted.flatten().nonzero()[:, 0]
+    scale, rows, device = options.cfg_scale, wanted.flatten().nonzero()[:, 0], next(model.parameters()).device
     if not len(rows):
         return (torch.zeros(0, dtype=torch.float64, device=xt.device),) * 2
-    read = reader(model, states(model, xt, real, target, rows, mask_id, scale), scale)
+    given = (v.to(device) for v in (xt, real, target, rows))
+    read = reader(model, states(model, *given, mask_id, scale), scale)
     logp = torch.zeros(len(token), dtype=torch.float64, device=xt.device)
     sure = torch.zeros(len(rows), dtype=torch.float64, device=xt.device)
     for part in torch.arange(len(rows), device=xt.device).split(max(1, 2**25 // model.config.vocab_size)):
-        logits = read(part)
+        logits = read(part.to(device))
         if options.method not in ("llada", "dream"):
             logits[:, mask_id] = -torch.inf
         ask = ((state >= part[0]) & (state <= part[-1])).nonzero()[:, 0]
-        at = state[ask] - part[0]
-        logp[ask] = (logits[at, token[ask]] - logits.logsumexp(-1)[at]).double()
+        at, its = (state[ask] - part[0]).to(device), token[ask].to(device)
+        logp[ask] = home(logits[at, its] - logits.logsumexp(-1)[at]).double()
         if options.method == "confidence":
-            sure[part] = certainty(logits, "confidence").double()
+            sure[part] = home(certainty(logits, "confidence")).double()
     return logp, sure if options.method == "confidence" else logp.exp()

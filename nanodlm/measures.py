@@ -13,6 +13,7 @@ from nanodlm import algorithms, batches, conversations, corpus
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 from nanodlm.likelihood import mean_and_error, per_token
+from nanodlm.noise import home
 
 
 def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
@@ -28,7 +29,7 @@ def likelihood(checkpoint, algorithm, s, seed, windows, meta, lengths=None):
         keys = dict(mask_id=checkpoint.tokenizer.mask_id, samples=s.samples, seed=seed, first=i)
         keys["maskable"] = maskable[part]
         nats.append(algorithm.nelbo(checkpoint.model, windows[part], real=None if real is None else real[part], **keys))
-    return per_token(torch.cat(nats), maskable.sum(1).double())
+    return per_token(torch.cat(nats), home(maskable).sum(1).double())
 
 
 def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
@@ -151,14 +152,15 @@ def judge(texts, held, s, j, device):
 def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     """Fraction of held-out puzzles solved exactly, its standard error, and forwards per puzzle."""
     rows = corpus.load_tokens(dataset, "val", meta)[: s.puzzles]
-    rows = torch.from_numpy(rows.astype("int64")).to(device)
+    rows = torch.from_numpy(rows.astype("int64"))
     n = meta["prompt_len"]
     options = replace(options, max_new_tokens=rows.shape[1] - n)
     right, forwards = [], 0
     for i in tqdm(range(0, len(rows), 100), desc="puzzles", disable=None, leave=False):
         batch = rows[i : i + 100]
-        out = algorithm.generate(checkpoint.model, list(batch[:, :n]), options, mask_id=checkpoint.tokenizer.mask_id)
-        right += [torch.equal(a, b) for a, b in zip(out.tokens, batch)]  # the solution is unique
+        given = list(batch[:, :n].to(device))
+        out = algorithm.generate(checkpoint.model, given, options, mask_id=checkpoint.tokenizer.mask_id)
+        right += [torch.equal(a.cpu(), b) for a, b in zip(out.tokens, batch)]  # the solution is unique
         forwards += sum(out.num_forwards)
     p = sum(right) / len(right)
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)

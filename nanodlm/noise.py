@@ -25,9 +25,12 @@ def uniform(*counters):
     return (((state >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 
+NO_FLOAT64 = ("mps",)  # kinds of devices that lack it: Apple's GPUs
+
+
 def home(x):
-    """A tensor where float64 is: its device, or the host if that has none (Apple's GPUs)."""
-    return x.cpu() if x.device.type == "mps" else x
+    """A tensor where float64 is: its device, or the host if that has none."""
+    return x.cpu() if x.device.type in NO_FLOAT64 else x
 
 
 def to(x, device):
@@ -88,8 +91,8 @@ def see_ahead(mask, chance, seed, length, device):
     "attention mask annealing")."""
     if chance == 1:
         return mask
-    i = torch.arange(length, device=device)
-    seen = (i <= i[:, None]) | (uniform(seed, 7, i[:, None], i) < chance)
+    i = home(torch.arange(length, device=device))
+    seen = ((i <= i[:, None]) | (uniform(seed, 7, i[:, None], i) < chance)).to(device)
     return seen[None] if mask is None else seen & (mask if mask.dim() == 3 else mask[:, None])
 
 

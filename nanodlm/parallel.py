@@ -131,9 +131,10 @@ def to(device, x):
         return {k: to(device, v) for k, v in x.items()}
     if isinstance(x, tuple):
         return tuple(to(device, v) for v in x)
-    if torch.is_tensor(x) and torch.device(device).type == "cuda":
+    cuda = torch.device(device).type == "cuda"
+    if torch.is_tensor(x) and cuda:
         x = x.pin_memory()
-    return x.to(device, non_blocking=True) if hasattr(x, "to") else x
+    return x.to(device, non_blocking=cuda) if hasattr(x, "to") else x
 
 
 def any_of(flag):
