@@ -211,6 +211,8 @@ def environment(device):
         **{
             name.replace("-", "_"): importlib.metadata.version(name) for name in ("transformers", "datasets", "lm-eval")
         },
-        "machine": torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} {'GPU' if device == 'mps' else 'CPU'}",
+        "machine": torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"{platform.machine()} {'GPU' if device == 'mps' else 'CPU'}",
         "threads": torch.get_num_threads(),
     }

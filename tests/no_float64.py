@@ -57,6 +57,9 @@ class There(torch.Tensor):
     def __init__(self, held):
         self.held = held
 
+    def __reduce_ex__(self, protocol):  # in a file as what torch.load gives on a machine with a CPU alone
+        return self.held.__reduce_ex__(protocol)
+
     def __repr__(self):
         return f"there({self.held!r})"
 
@@ -144,10 +147,10 @@ class Device:
         self.modes = Factories(), Literals()
         for mode in self.modes:
             mode.__enter__()
-        self.before, noise.LACKING = noise.LACKING, (*noise.LACKING, NAME)
+        self.before, noise.NO_FLOAT64 = noise.NO_FLOAT64, (*noise.NO_FLOAT64, NAME)
         return NAME
 
     def __exit__(self, *what):
-        noise.LACKING = self.before
+        noise.NO_FLOAT64 = self.before
         for mode in reversed(self.modes):
             mode.__exit__(*what)
