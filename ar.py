@@ -162,4 +162,5 @@ def generate(
             unknown = mask_id if begin else -1  # what replay.py draws as not yet written
             now = torch.where(torch.arange(L, device=device) < length[:, None], x, unknown)
             watch([row[:n] for row, n in zip(now, end)])
-    return Output([x[i, :n] for i, n in enumerate(length.tolist())], forwards.tolist(), events if trace else [])
+    tokens = [row[:n].to(p.device) for row, n, p in zip(x, length.tolist(), prompts)]
+    return Output(tokens, forwards.tolist(), events if trace else [])

@@ -281,7 +281,7 @@ def generate(
             if end < len(x) or until and block != blocks[-1] and until(x[:done], len(prompt)):
                 end = min(end, done)
                 break
-        out.tokens.append(x[:end])
+        out.tokens.append(x[:end].to(prompt.device))
         out.num_forwards.append(forwards)
         out.trace += [events] if trace else []
     return out

@@ -287,7 +287,7 @@ def generate(
             events += [(step, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
             if watch is not None:
                 watch([x.clone() for x in xs])
-        out.tokens.append(x[: end_of_text(x, hole, mask_id, eos_id)])
+        out.tokens.append(x[: end_of_text(x, hole, mask_id, eos_id)].to(prompts[i].device))
         out.num_forwards.append(forwards)
         out.trace += [events] if trace else []
     return out

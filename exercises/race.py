@@ -42,7 +42,7 @@ class Settings:
     rounds: Size = 3  # timed runs of each, in turn, behind one that warms up; the median is shown
     speed: Positive = 0.1  # of the replay: 1 is as measured, 0.1 ten times slower
     html: Place = "race.html"  # write a page here that replays it; empty for none
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
 
     def __post_init__(self):
         check(self)
@@ -191,7 +191,7 @@ def main(argv):
     lanes = [lane(s, kind, runners[kind], *run) for kind, run in zip(KINDS, done)]
     print(f"shown at {s.speed:g} times the speed")
     replay.race(lanes)
-    n, where = s.max_new_tokens, why if device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
+    n, where = s.max_new_tokens, why if device != "cpu" else f"CPU threads: {torch.get_num_threads()}"
     note = f"Each wrote alone on the machine ({where}), after a run to warm up; the median of {s.rounds} runs."
     print(f"\n{n} tokens           forwards   tokens per forward   seconds   tokens per second")
     for x in lanes:

@@ -64,7 +64,7 @@ Group = Literal[
 class Settings:
     only: Group = "all"  # which group
     rounds: Size = 7  # timed repeats of every variant, at least 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products in training
     n_layer: Size = 6  # of the network of the training groups
     n_embd: Size = 256  # its width; heads of 64 channels
@@ -73,8 +73,8 @@ class Settings:
 
 
 def sync(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
 
 
 def interleaved(variants, rounds, device, warm=True):
@@ -105,6 +105,13 @@ def report(group, variants, rounds, device, warm=True):
         print(f"| {group} | {name} | {speed:,.{0 if speed > 20 else 1}f} | {ratio:.2f} | {mfu} |", flush=True)
 
 
+def masks(seed, x):
+    """What is hidden of x (B, L), each token at its row's time, and the times: bool (B, L) and float64 (B, 1)."""
+    i = noise.home(torch.arange(x.numel(), device=x.device).view_as(x))
+    t = noise.stratified(seed, len(x), i.device)[:, None]
+    return (noise.uniform(seed, 3, i) < t).to(x.device), t
+
+
 def training_step(model, config, batch_size, device, dtype, full=False, block_size=0):
     """A function that does one forward and backward of mdlm.loss, or of bd3lm.loss where there is a block size. `full`:
     mdlm's as it is usually written, with logits and cross entropy at every position and a weight of zero where nothing
@@ -113,13 +120,11 @@ def training_step(model, config, batch_size, device, dtype, full=False, block_si
     mask_id, counter = config.vocab_size - 1, itertools.count()
 
     def full_loss(seed):
-        t = noise.stratified(seed, batch_size, device)
-        u = noise.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
-        hidden = u < t[:, None]
+        hidden, t = masks(seed, x)
         logits = model(torch.where(hidden, mask_id, x)).flatten(0, 1).float()
         logits.detach()[:, mask_id] = -torch.inf
         nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
-        return (nll * hidden / t[:, None]).sum() / x.numel()
+        return (nll * hidden / t.to(nll)).sum() / x.numel()
 
     def step():
         seed = next(counter)
@@ -185,13 +190,12 @@ def sft_group(s, device, dtype):
 
     def plain(seed):
         """As it is usually written: rows padded to the context, logits and cross entropy everywhere."""
-        t = noise.stratified(seed, len(x), device)
-        u = noise.uniform(seed, 3, torch.arange(x.numel(), device=device).view_as(x))
-        hidden = (u < t[:, None]) & learn
+        hidden, t = masks(seed, x)
+        hidden &= learn
         logits = model(torch.where(hidden, mask_id, x), mask=real).flatten(0, 1).float()
         logits.detach()[:, mask_id] = -torch.inf
         nll = torch.nn.functional.cross_entropy(logits, x.flatten(), reduction="none").view_as(x)
-        return (nll * hidden / t[:, None]).sum() / learn.sum()
+        return (nll * hidden / t.to(nll)).sum() / learn.sum()
 
     variants = {"plain: padded rows, logits everywhere": step(plain), "ours": ours(False), "ours, packed": ours(True)}
     report(

@@ -77,8 +77,8 @@ def check_length(model, x):
 
 def to_host(*columns):
     """Tensors (N,) of a device, in one copy: the wait for it. Ids below 2^24 are exact in fp32."""
-    if columns[0].device.type == "cpu":
-        return columns
+    if any(c.device.type == "cpu" for c in columns):
+        return [c.cpu() for c in columns]
     dtype = max((c.dtype for c in columns), key=lambda d: (d.is_floating_point, d.itemsize))
     found = torch.stack([c.to(dtype) for c in columns]).cpu()
     return [row.to(c.dtype) for row, c in zip(found, columns)]

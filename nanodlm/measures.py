@@ -85,7 +85,7 @@ def sample_quality(checkpoint, algorithm, options, s, windows, j, device):
         keys = dict(mask_id=checkpoint.tokenizer.mask_id, numbers=numbers)
         out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), options, **keys))
     tokens = [x for part in out for x in part.tokens]
-    p = [torch.bincount(x).double() / len(x) for x in tokens]
+    p = [torch.bincount(x.cpu()).double() / len(x) for x in tokens]
     mean, error = mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
     forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
     facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}

@@ -129,6 +129,10 @@ class Literals(TorchFunctionMode):
         if function in (torch.tensor, torch.as_tensor) and keys.get("device") is not None:
             device = keys.pop("device")
             return function(*args, **keys).to(device)
+        if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):  # lists among the indices
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(i) if isinstance(i, list) else i for i in index)
+            return function(args[0], index, *args[2:])
         if function is torch.Tensor.tolist:
             return args[0].cpu().tolist()
         if function is torch.Tensor.new_tensor:
