@@ -9,13 +9,12 @@ Autograd must know of a device before it runs for the first time: use this in a 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from nanodlm import noise
 
 NAME, aten = "lacking", torch.ops.aten
-CROSSING = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default}  # between devices
+CROSSING = {aten._to_copy.default, aten.copy_.default}  # between devices
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 ORDER = {aten.sort.default, aten.sort.stable, aten.argsort.default, aten.argsort.stable, aten._unique2.default}
 
@@ -68,44 +67,46 @@ class There(torch.Tensor):
         return run(function, args, keys or {})
 
 
+def tensors(x):
+    """Those in lists and tuples of anything."""
+    if isinstance(x, list | tuple):
+        return [t for y in x for t in tensors(y)]
+    return [x] if isinstance(x, torch.Tensor) else []
+
+
+def each(change, x):
+    return type(x)(each(change, y) for y in x) if isinstance(x, list | tuple) else change(x)
+
+
 def run(function, args, keys):
     """An operation of which a tensor, or the result, is on the device."""
-    given = [x for x in tree_leaves((args, keys)) if isinstance(x, torch.Tensor)]
-    asked = keys.get("device")
-    asked = None if asked is None else torch.device(asked).type
+    given = tensors((args, tuple(keys.values())))
+    asked = keys.get("device") and torch.device(keys["device"]).type
     there = asked == NAME if asked else any(isinstance(x, There) for x in given)
-    if function in INDEXING:
-        there = isinstance(args[0], There)
-        one = [args[0], *args[2:3]] if there else given
-    else:
-        one = given
-    mixed = {isinstance(x, There) for x in one if x.dim() or isinstance(x, There)}
-    if len(mixed) == 2 and function not in CROSSING:
+    if function in INDEXING and isinstance(args[0], There):  # whose indices may be the host's
+        given = [args[0], *args[2:3]]
+    places = {isinstance(x, There) for x in given if x.dim() or isinstance(x, There)}
+    if len(places) == 2 and function not in CROSSING:
         said = ", ".join(f"{x.dtype}{tuple(x.shape)} on {x.device}" for x in given)
         raise RuntimeError(f"{function}: tensors of two devices: {said}")
     if function in ORDER and there and args[0].dtype == torch.int64:
         raise TypeError(f"{function}: sorting int64 is wrong on Apple's GPUs")
-    if function is aten.copy_.default and there and {x.dtype for x in given} & {torch.float64} and len(mixed) == 1:
-        raise TypeError("there is no float64 on this device")
+    made = args[0].dtype if function is aten.copy_.default else keys.get("dtype")
+    if function in CROSSING and made == torch.float64 and isinstance(given[-1], There):
+        raise TypeError("what is on this device becomes float64 on the host, not on the way there")
 
     def held(x):
         return x.held if isinstance(x, There) else x
 
-    inside = {k: torch.device("cpu") if k == "device" and v is not None else v for k, v in keys.items()}
-    inside = {k: v for k, v in inside.items() if k not in ("pin_memory", "non_blocking")}
-    out = function(*tree_map(held, args), **tree_map(held, inside))
+    inside = keys | ({"device": torch.device("cpu")} if asked else {})
+    out = function(*each(held, args), **{k: each(held, v) for k, v in inside.items()})
     if function is aten.copy_.default:
         return args[0]
-    if function is aten._to_copy.default and not asked and not isinstance(args[0], There):
-        there = False
     if not there:
         return out
-    if function is aten._to_copy.default and out is args[0]:
-        out = out.clone()
-    out = tree_map(lambda x: There(x) if isinstance(x, torch.Tensor) else x, out)
-    if not any(isinstance(x, There) for x in given):
-        return out
-    return return_and_correct_aliasing(function, args, keys, out)
+    out = each(lambda x: There(x) if isinstance(x, torch.Tensor) else x, out)
+    on_device = any(isinstance(x, There) for x in given)
+    return return_and_correct_aliasing(function, args, keys, out) if on_device else out
 
 
 class Factories(TorchDispatchMode):
@@ -113,12 +114,9 @@ class Factories(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), keys=None):
         keys = keys or {}
-        asked = keys.get("device")
-        if (asked is not None and torch.device(asked).type == NAME) or any(
-            isinstance(x, There) for x in tree_leaves((args, keys))
-        ):
-            return run(function, args, keys)
-        return function(*args, **keys)
+        asked = keys.get("device") and torch.device(keys["device"]).type
+        there = asked == NAME or any(isinstance(x, There) for x in tensors((args, tuple(keys.values()))))
+        return run(function, args, keys) if there else function(*args, **keys)
 
 
 class Literals(TorchFunctionMode):
