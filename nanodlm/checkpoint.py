@@ -26,7 +26,7 @@ from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
 from nanodlm.lora import add_lora, digest, is_adapter, merge
-from nanodlm.weights import load_family, load_weights, quantized, read_tensors, weight_files
+from nanodlm.weights import empty, load_family, load_weights, quantized, read_tensors, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 
@@ -116,11 +116,10 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False, whole=False):
         sys.exit(f"{path}: vocab_size={config.vocab_size} is below the tokenizer's {tokenizer.vocab_size}")
     file = path / "model.safetensors"
     memory.fits(config, [file], path / "config.json")
-    with torch.device("meta"):  # no memory, no time: every parameter comes from the file
+    with empty():
         model = Transformer(config)
-    model.to_empty(device="cpu")
-    load_weights(model, file)
-    return Checkpoint(model.to(device, dtype).eval(), tokenizer, algorithm, facts, path)
+    load_weights(model, file, device, dtype)
+    return Checkpoint(model.eval(), tokenizer, algorithm, facts, path)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def load_released(path, content, device, dtype, pickle, whole):
         model.config = replace(model.config, **network)
     else:
         config, files = family_config(path, content, pickle, network)
-        with torch.device("meta"):  # no memory, no time: every parameter comes from the files
+        with empty():
             model = Transformer(config)
         load_family(model, family, files, device, dtype)
         algorithm = family.algorithm
