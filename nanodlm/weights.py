@@ -53,7 +53,8 @@ def quantized(path, content, whole):
         return False
     method = str(said.get("quant_method") if isinstance(said, dict) else said)
     if whole or method not in ("bitsandbytes", "torchao"):
-        what = "cannot be trained or converted" if method in ("bitsandbytes", "torchao") else "are not read here"
+        known = method in ("bitsandbytes", "torchao")
+        what = "cannot be trained, converted or quantized anew" if known else "are not read here"
         sys.exit(f"{path}: its weights are quantized ({method}) and {what}; take the model in bfloat16 or float32")
     if importlib.util.find_spec(method) is None:
         sys.exit(f"{path}: its weights are quantized by {method}, which is not installed: pip install {method}")
