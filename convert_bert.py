@@ -45,7 +45,7 @@ from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Place, Seed
 from nanodlm.families import FAMILIES
 from nanodlm.files import check_directory
-from nanodlm.weights import header, load_family, quantized, weight_files
+from nanodlm.weights import empty, header, load_family, quantized, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 # Encoders without a head, or with more than the head of a masked language model, and what they become.
@@ -110,7 +110,7 @@ def convert(source, out, pickle=False, overwrite=False, seed=1):
         elif name in FAMILIES:
             family = FAMILIES[name]
             config, files = ckpt.family_config(path, content, pickle, {})
-            with torch.device("meta"):
+            with empty():
                 model = Transformer(config)
             load_family(model, family, files, "cpu", torch.float32)
         else:

@@ -46,7 +46,7 @@ class Settings:
     judge: Place = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
     mauve: bool = False  # … and MAUVE against held-out text (needs the judge, and `pip install mauve-text`)
     puzzles: Size = 1000  # puzzles to solve, where the data set has some
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights and the computation
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
     out: Place = ""  # write a JSON file with everything here; default with tasks: in results/
     tasks: tuple[Line, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name

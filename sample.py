@@ -48,7 +48,7 @@ class Settings:
     html: Place = ""  # write a page here that replays the denoising
     gif: Place = ""  # write an animated GIF of the first sample here
     font: Place = ""  # … in this font, a .ttf or .otf file
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of weights and computation; auto: bfloat16 on a GPU
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # of the weights; auto: bfloat16 on a GPU
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
 
     def __post_init__(self):

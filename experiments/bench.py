@@ -1,19 +1,21 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
-    python experiments/bench.py                everything but memory and likelihood, some 20 minutes on a CPU
+    python experiments/bench.py                everything but weights, memory and likelihood, some 20 minutes on a CPU
     python experiments/bench.py --only=head    one group: head, compile, batch, blocks, sft, decode, block_decode,
-                                               cache, likelihood, harness, memory
+                                               cache, weights, likelihood, harness, memory
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
 """
 
+import copy
+import functools
 import itertools
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +38,7 @@ from nanodlm import (  # noqa: E402
     fast_bd3lm,
     fast_mdlm,
     harness,
+    int8,
     likelihood,
     noise,
     tasks,
@@ -54,6 +57,7 @@ Group = Literal[
     "decode",
     "block_decode",
     "cache",
+    "weights",
     "likelihood",
     "harness",
     "memory",
@@ -248,6 +252,22 @@ def cache_group(s, device):
     same = [torch.equal(a, b) for a, b in zip(runs["published algorithm, plainly"](), runs["no cache"]())]
     print(f"(no cache and the published algorithm: {sum(same)} of {len(same)} rows equal, token for token)")
     report("decoding 8 x 256, LLaDA's shape", {k: (f, 8 * 256, 0) for k, f in runs.items()}, min(3, s.rounds), device)
+
+
+def weights_group(s):
+    """Decoding on a CPU by weights of float32, bfloat16 and int8: the shipped checkpoint, and GPT-2's shape with its
+    vocabulary; 32 tokens behind 16, in 8 steps."""
+    shape = Config(vocab_size=50304, seq_len=128, n_layer=12, n_head=12, n_embd=768)
+    o = fast_mdlm.SampleOptions(32, steps=8, temperature=0.0)
+    for name in ("pydocs_mdlm", "12 layers of 768"):
+        own = ckpt.load("checkpoints/pydocs_mdlm").model if name == "pydocs_mdlm" else Transformer(shape).eval()
+        models = {"float32": own, "bfloat16": copy.deepcopy(own).bfloat16(), "int8": int8.quantize(copy.deepcopy(own))}
+        for B, cache in itertools.product((1, 8), ("none", "dual")):
+            options = replace(o, cache=cache, block_size=16 if cache == "dual" else 0)
+            given = [torch.arange(16) + i for i in range(B)], options
+            run = functools.partial(functools.partial, fast_mdlm.generate, mask_id=own.config.vocab_size - 1)
+            runs = {k: (run(m, *given), B * 32, 0) for k, m in models.items()}
+            report(f"{name}, {B} x 32, cache={cache}", runs, s.rounds, "cpu")
 
 
 def likelihoods_plainly(model, pairs, mask_id, samples, batch):
@@ -455,6 +475,9 @@ def main(argv):
     decoding_groups(s, device)
     if s.only in ("all", "cache"):
         cache_group(s, device)
+
+    if s.only == "weights":
+        weights_group(s)
 
     if s.only in ("all", "harness"):
         harness_group(s, device)

@@ -25,8 +25,9 @@ from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
+from nanodlm.int8 import quantize
 from nanodlm.lora import add_lora, digest, is_adapter, merge
-from nanodlm.weights import load_family, load_weights, quantized, read_tensors, weight_files
+from nanodlm.weights import empty, load_family, load_weights, quantized, read_tensors, weight_files
 from nanodlm.wrapped import is_causal, load_wrapped
 
 
@@ -94,8 +95,14 @@ def tokenizer_of(path):
 def load(path, device="cpu", dtype=torch.float32, pickle=False, whole=False):
     """Checkpoint from a directory or the hub, in eval mode. Exits with one sentence where the files do not fit.
 
+    dtype   of weights and computation; torch.int8: as in int8.py, of weights that are read in float32
     pickle  also read pytorch_model.bin, where there are no safetensors (nothing in it can run code: weights_only)
     whole   weights that can be trained and written: no quantized ones"""
+    if dtype == torch.int8:
+        if torch.device(device).type != "cpu":
+            sys.exit("dtype=int8 is for CPUs; say --device=cpu, or --dtype=bfloat16")
+        found = load(path, device, torch.float32, pickle, whole=True)
+        return replace(found, model=quantize(found.model))
     path = find(path, pickle)
     facts = read_json(path / "config.json")
     if "adapter" in facts:
@@ -116,11 +123,10 @@ def load(path, device="cpu", dtype=torch.float32, pickle=False, whole=False):
         sys.exit(f"{path}: vocab_size={config.vocab_size} is below the tokenizer's {tokenizer.vocab_size}")
     file = path / "model.safetensors"
     memory.fits(config, [file], path / "config.json")
-    with torch.device("meta"):  # no memory, no time: every parameter comes from the file
+    with empty():
         model = Transformer(config)
-    model.to_empty(device="cpu")
-    load_weights(model, file)
-    return Checkpoint(model.to(device, dtype).eval(), tokenizer, algorithm, facts, path)
+    load_weights(model, file, device, dtype)
+    return Checkpoint(model.eval(), tokenizer, algorithm, facts, path)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ def load_released(path, content, device, dtype, pickle, whole):
         model.config = replace(model.config, **network)
     else:
         config, files = family_config(path, content, pickle, network)
-        with torch.device("meta"):  # no memory, no time: every parameter comes from the files
+        with empty():
             model = Transformer(config)
         load_family(model, family, files, device, dtype)
         algorithm = family.algorithm

@@ -11,7 +11,7 @@ random numbers come from its content, or from its document, so that any number o
 same answers (but for rounding: in bfloat16 a near tie may fall otherwise in another batch). What is answered is kept in
 a file, and a run that was killed goes on where it was.
 
-1 the model that lm-eval asks · 2 answering on all processes (tasks and their settings: tasks.py)
+1 the model that lm-eval asks · 2 answering on all processes · 3 its index of tasks (their settings: tasks.py)
 """
 
 import contextlib
@@ -28,9 +28,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
-from nanodlm import corpus, files, lora
+from nanodlm import corpus, files, hub, lora, sandbox
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
 from nanodlm.files import ROOT
@@ -194,8 +195,8 @@ class Answers:
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
         t = checkpoint.tokenizer
         name += [t.spec, t.eos_id, t.mask_id, t.stop_ids, t.stop_text, t.frame, t.thoughts, sorted(t.controls)]
-        rooms = "attention choice decode families fast_bd3lm fast_mdlm harness likelihood noise text tokenizer wrapped"
-        rooms = [f"nanodlm/{room}.py" for room in rooms.split()]  # and what decides an answer may be edited
+        rooms = "attention choice decode families fast_bd3lm fast_mdlm harness int8 likelihood noise text"
+        rooms = [f"nanodlm/{room}.py" for room in f"{rooms} tokenizer wrapped".split()]  # what decides may be edited
         sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "ar.py", *rooms))
         name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
@@ -335,3 +336,34 @@ def counted(model):
         yield count
     finally:
         del model.hidden  # the class's own again
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3 · its index of tasks
+
+
+class Tasks(TaskManager):
+    """lm-eval's index of tasks, which remembers what was loaded last, and refuses what cannot or may not run."""
+
+    def load(self, names):
+        # A task's module may hold a random generator, as GPQA's, which shuffles choices: each time it begins anew.
+        for name in [n for n, m in sys.modules.items() if n.startswith("lm_eval.tasks.") and hasattr(m, "__mtime__")]:
+            del sys.modules[name]
+        try:
+            self.loaded = super().load(names)
+        except sandbox.Refused as e:
+            sys.exit(f"{' '.join(names)}: {e}")
+        except ImportError as e:
+            sys.exit(f"{' '.join(names)} needs what is not installed: {hub.first_line(e)}")
+        except Exception as e:  # whatever lm-eval, or a task's own code, makes of its YAML
+            sys.exit(f"{' '.join(names)} cannot be loaded: {type(e).__name__}: {hub.first_line(e)}")
+        for name, task in self.loaded["tasks"].items():
+            if getattr(task, "UNSAFE_CODE", False) and not sandboxed(task):
+                sys.exit(f"the task {name} runs code that the model wrote in a way of its own, without our sandbox")
+        return self.loaded
+
+
+def sandboxed(task):
+    """Whether what a task's own metrics run goes through sandbox.py."""
+    functions = [getattr(f, "__self__", f) for f in task._metric_fn_list.values()]
+    return any(isinstance(x, sandbox.CodeEval) for f in functions for x in getattr(f, "__globals__", {}).values())

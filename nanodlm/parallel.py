@@ -18,7 +18,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 REQUEUE = 75  # exit status of a run that was asked to stop and has saved: start the same command again (EX_TEMPFAIL)
 
@@ -225,6 +224,11 @@ def shard(model, dtype, device, compiled=False):
     return model.to(device)
 
 
+def sharded(x):
+    """Whether it is a DTensor; its class would take half a second to import, for one process as for many."""
+    return hasattr(x, "full_tensor")
+
+
 def whole(x):
     """x with every sharded tensor in it gathered, on the CPU of the first process, and None in the others: of a tensor,
     or dicts and lists of them. All processes call this together."""
@@ -232,7 +236,7 @@ def whole(x):
         return {k: whole(v) for k, v in x.items()}
     if isinstance(x, list | tuple):
         return type(x)(whole(v) for v in x)
-    if isinstance(x, DTensor):
+    if sharded(x):
         full = x.detach().full_tensor()
         return None if dist.get_rank() else full.to("cpu", copy=True)  # a view of something larger could not be saved
     return x.detach() if torch.is_tensor(x) else x
@@ -240,12 +244,14 @@ def whole(x):
 
 def is_finite(x):
     """Whether all numbers are finite that this process has of the tensor x."""
-    return (x.to_local() if isinstance(x, DTensor) else x).isfinite().all()
+    return (x.to_local() if sharded(x) else x).isfinite().all()
 
 
 def like(parameter, x):
     """The whole tensor x, cut up as the parameter is; tensors of another shape (an optimiser's counts) as they are."""
-    if isinstance(parameter, DTensor) and torch.is_tensor(x) and x.shape == parameter.shape:
+    if sharded(parameter) and torch.is_tensor(x) and x.shape == parameter.shape:
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(x.to(parameter.device), parameter.device_mesh, parameter.placements)
     return x
 

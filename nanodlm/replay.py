@@ -16,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-from wcwidth import wcswidth, wcwidth
-
 from nanodlm.console import visible
 from nanodlm.files import replace_file
 
@@ -81,6 +79,8 @@ def frames(canvas, trace, tokenizer, length):
 def layout(parts, columns):
     """([[line, column, character, number of its part]], the number of lines) of a text in parts, wrapped to columns of
     a terminal: a Chinese character takes two, an accent none."""
+    from wcwidth import wcwidth
+
     cells, line, column = [], 0, 0
     for number, part in enumerate(parts):
         for c in part:
@@ -100,6 +100,8 @@ def layout(parts, columns):
 def painted(now, fresh, columns):
     """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green; where
     stdout is no terminal, without colours."""
+    from wcwidth import wcswidth
+
     tty, encoding = sys.stdout.isatty(), sys.stdout.encoding or "utf-8"
     mask = MASK if MASK.encode(encoding, "ignore") else "_"
 

@@ -1,4 +1,7 @@
-"""lm-eval's tasks, each with settings of its own, and a row of results for each."""
+"""lm-eval's tasks, each with settings of its own, and a row of results for each.
+
+lm-eval and `datasets` take seconds to import, for which --help and a wrong setting need not wait: only the functions
+that run tasks import them."""
 
 import contextlib
 import difflib
@@ -14,14 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import datasets
-import lm_eval.evaluator
-import lm_eval.tasks
-
 from nanodlm import configurator, hub, presets, sandbox
 from nanodlm.bounds import Amount, Seed, Text, Whole, check
 from nanodlm.files import ROOT
-from nanodlm.harness import Answers, Harness
 
 
 @dataclass
@@ -122,27 +120,6 @@ def settings_of(own, s, checkpoint, algorithm, classes):
     return options, likelihood, sampling
 
 
-class Tasks(lm_eval.tasks.TaskManager):
-    """lm-eval's index of tasks, which remembers what was loaded last, and refuses what cannot or may not run."""
-
-    def load(self, names):
-        # A task's module may hold a random generator, as GPQA's, which shuffles choices: each time it begins anew.
-        for name in [n for n, m in sys.modules.items() if n.startswith("lm_eval.tasks.") and hasattr(m, "__mtime__")]:
-            del sys.modules[name]
-        try:
-            self.loaded = super().load(names)
-        except sandbox.Refused as e:
-            sys.exit(f"{' '.join(names)}: {e}")
-        except ImportError as e:
-            sys.exit(f"{' '.join(names)} needs what is not installed: {hub.first_line(e)}")
-        except Exception as e:  # whatever lm-eval, or a task's own code, makes of its YAML
-            sys.exit(f"{' '.join(names)} cannot be loaded: {type(e).__name__}: {hub.first_line(e)}")
-        for name, task in self.loaded["tasks"].items():
-            if getattr(task, "UNSAFE_CODE", False) and not sandboxed(task):
-                sys.exit(f"the task {name} runs code that the model wrote in a way of its own, without our sandbox")
-        return self.loaded
-
-
 @contextlib.contextmanager
 def code_runs(allowed):
     """sandbox.installed; what it refuses is one sentence."""
@@ -153,15 +130,13 @@ def code_runs(allowed):
         sys.exit(str(e))
 
 
-def sandboxed(task):
-    """Whether what a task's own metrics run goes through sandbox.py."""
-    functions = [getattr(f, "__self__", f) for f in task._metric_fn_list.values()]
-    return any(isinstance(x, sandbox.CodeEval) for f in functions for x in getattr(f, "__globals__", {}).values())
-
-
 @functools.cache
 def task_manager(include_path):
     """The index of tasks: lm-eval's, those in tasks/, and those of a directory."""
+    import lm_eval.evaluator
+
+    from nanodlm.harness import Tasks
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for name in ("add_env_info", "get_git_commit_hash"):  # seconds for each task; eval.py's environment() says it once
         setattr(lm_eval.evaluator, name, lambda *_: None)
@@ -182,6 +157,8 @@ def check_names(names, manager):
 def local_copies(directory):
     """Data sets come from directory/org/name where that exists, as `hf download --local-dir` makes it, or with a file
     for each split; where there is no such copy and no network, one sentence says what to do."""
+    import datasets
+
     plain = datasets.load_dataset
 
     def load(path, name=None, **keys):
@@ -210,6 +187,8 @@ def local_copies(directory):
 
 def evaluate(model, name, manager):
     """lm-eval's results for one task or group, as a dict, with the metrics of every part, and each document's."""
+    import lm_eval.evaluator
+
     o = model.options
     start, model.manager = time.time(), manager
     out = lm_eval.evaluator.simple_evaluate(
@@ -309,6 +288,8 @@ def check_fits(model, task):
 
 def rows(values, recipe, s, path, checkpoint, algorithm, classes, rank, world, store):
     """The results of every task of s.tasks for one checkpoint, dicts; none in any process but the first."""
+    from nanodlm.harness import Answers, Harness
+
     answers = Answers(checkpoint, algorithm, s.batch_size, store, rank, world)
     if rank:
         answers.serve()

@@ -14,8 +14,6 @@ import contextlib
 import functools
 import itertools
 
-import jinja2
-
 from nanodlm.records import LeftOut
 
 BEHIND = "\ufdd3"  # the mark behind a turn's content; no character, as those of text.py
@@ -181,6 +179,8 @@ def parts_of(tokenizer, messages):
     except LeftOut:
         raise
     except Exception as e:  # whatever a template raises
+        import jinja2
+
         said = (str(e).strip() or type(e).__name__).splitlines()[0]
         if type(e) is not jinja2.TemplateError:  # which is how a template itself says no
             raise RuntimeError(f"the chat template fails on it: {said}") from e

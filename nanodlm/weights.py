@@ -1,6 +1,7 @@
 """Weights in files ⇄ a network's parameters. Strict: a tensor too many, too few or of another shape is an error that
 names it."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -8,17 +9,40 @@ import sys
 import zipfile
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nanodlm.families import modern, their_names
 from nanodlm.hub import first_line
 
 
-def load_weights(model, path):
-    """Copy a safetensors file into the model, strictly; any floating dtype is converted to the model's."""
+@contextlib.contextmanager
+def empty():
+    """Networks made within have no numbers, as every parameter comes from files: no memory, no time."""
+    with torch.device("meta"), Undrawn():
+        yield
+
+
+class Undrawn(TorchFunctionMode):
+    """No random numbers: on the meta device torch would draw them through its compiler, a second to import."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("normal_", "kaiming_uniform_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs or {})
+
+
+def load_weights(model, path, device, dtype):
+    """Give an empty() network the parameters that a safetensors file has, strictly, in `dtype`."""
     own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in read_tensors([path], {n: [n] for n in own}, own):
-            own[name].copy_(tensor)
+    for name, tensor in read_tensors([path], {n: [n] for n in own}, own):
+        put(model, name, tensor, device, dtype)
+
+
+def put(model, name, tensor, device, dtype):
+    """Make a tensor, or a part of one, the parameter of that name."""
+    module, _, leaf = name.rpartition(".")
+    tensor = tensor.to(device, dtype, copy=True).contiguous()
+    setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
 
 
 def quantized(path, content, whole):
@@ -29,7 +53,8 @@ def quantized(path, content, whole):
         return False
     method = str(said.get("quant_method") if isinstance(said, dict) else said)
     if whole or method not in ("bitsandbytes", "torchao"):
-        what = "cannot be trained or converted" if method in ("bitsandbytes", "torchao") else "are not read here"
+        known = method in ("bitsandbytes", "torchao")
+        what = "cannot be trained, converted or quantized anew" if known else "are not read here"
         sys.exit(f"{path}: its weights are quantized ({method}) and {what}; take the model in bfloat16 or float32")
     if importlib.util.find_spec(method) is None:
         sys.exit(f"{path}: its weights are quantized by {method}, which is not installed: pip install {method}")
@@ -157,6 +182,4 @@ def load_family(model, family, files, device, dtype, but=()):
             tensor = tensor.T
         parts = tensor.split([own[n].shape[0] for n in table[name]])
         for ours, part in zip(table[name], parts):
-            module, _, leaf = ours.rpartition(".")
-            part = part.to(device, dtype, copy=True).contiguous()
-            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(part))
+            put(model, ours, part, device, dtype)

@@ -66,25 +66,29 @@ class Wrapped(torch.nn.Module):
             mask = mask[:, None].expand(-1, ids.shape[1], -1)
         return additive((mask[:, None] if mask.dim() == 3 else mask).expand(len(ids), -1, -1, -1), self.hf.dtype)
 
-    @torch.compiler.disable
     def follows(self, kind):
-        """Whether the model obeys a mask of this kind, which some ignore without a word: tried once, on four tokens of
-        which the last one, or the third, is another. Who may not see it must not notice; of two pairs, who may must."""
+        """Whether the model obeys a mask of this kind, which some ignore without a word: tried once, and not compiled
+        (said here, as torch's compiler takes a second to import)."""
         if kind not in self.followed:
-            ids = torch.tensor([[8, 9, 10, 11], [8, 9, 10, 12], [8, 9, 12, 11]], device=self.hf.device)
-            at = torch.arange(4, device=ids.device)
-            mask = (at < 3).long().expand(3, -1)
-            if kind == "pairs":
-                mask = additive((at // 2 == at[:, None] // 2).expand(3, 1, -1, -1), self.hf.dtype)
-            with still(self.hf):
-                try:
-                    a, last, third = self.hf(input_ids=ids % self.config.vocab_size, attention_mask=mask).logits
-                except Exception:  # whatever a model says to a mask that it does not take
-                    return self.followed.setdefault(kind, False)
-            last, third = ((a - b).abs().amax(-1).tolist() for b in (last, third))
-            blind = last[:2] + third[:2] if kind == "pairs" else last[:3]
-            self.followed[kind] = max(blind) <= 1e-3 * max(last) and (kind == "padding" or last[2] > 0)
+            self.followed[kind] = torch.compiler.disable(self.obeys)(kind)
         return self.followed[kind]
+
+    def obeys(self, kind):
+        """follows(), on four tokens of which the last one, or the third, is another. Who may not see it must not
+        notice; of two pairs, who may must."""
+        ids = torch.tensor([[8, 9, 10, 11], [8, 9, 10, 12], [8, 9, 12, 11]], device=self.hf.device)
+        at = torch.arange(4, device=ids.device)
+        mask = (at < 3).long().expand(3, -1)
+        if kind == "pairs":
+            mask = additive((at // 2 == at[:, None] // 2).expand(3, 1, -1, -1), self.hf.dtype)
+        with still(self.hf):
+            try:
+                a, last, third = self.hf(input_ids=ids % self.config.vocab_size, attention_mask=mask).logits
+            except Exception:  # whatever a model says to a mask that it does not take
+                return False
+        last, third = ((a - b).abs().amax(-1).tolist() for b in (last, third))
+        blind = last[:2] + third[:2] if kind == "pairs" else last[:3]
+        return max(blind) <= 1e-3 * max(last) and (kind == "padding" or last[2] > 0)
 
     def head(self, x):
         return x

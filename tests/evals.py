@@ -159,7 +159,7 @@ def run(made, toys, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda _: None)  # it asks pip, for seconds
     paths = [toys, TASKS / "gsm8k", TASKS / "humaneval"]
-    manager = tasks.Tasks(include_path=[str(p) for p in paths], include_defaults=False)
+    manager = harness.Tasks(include_path=[str(p) for p in paths], include_defaults=False)
     monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
 
     def run(tasks, *more, checkpoint="mdlm", out="results.json"):

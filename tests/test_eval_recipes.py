@@ -10,7 +10,7 @@ import lm_eval.tasks
 import pytest
 
 import eval as evaluation
-from nanodlm import configurator, fast_bd3lm, fast_mdlm, tasks
+from nanodlm import configurator, fast_bd3lm, fast_mdlm, harness, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "config").glob("eval_*.py"))
@@ -181,7 +181,7 @@ FOLDERS += " mmlu_pro piqa race truthfulqa winogrande"
 def manager():
     """The part of lm-eval's index that they need: all of it takes many seconds."""
     root = Path(lm_eval.tasks.__file__).parent
-    return tasks.Tasks(include_path=[str(root / name) for name in FOLDERS.split()], include_defaults=False)
+    return harness.Tasks(include_path=[str(root / name) for name in FOLDERS.split()], include_defaults=False)
 
 
 @pytest.fixture(scope="module")

@@ -640,6 +640,7 @@ def test_quantized_weights_are_named_before_any_is_read(copy, name, method):
     edit_json(path, put("quantization_config", {"quant_method": method, "bits": 8}))
     (path / "model.safetensors").unlink()
     assert f"{path}: its weights are quantized ({method}) and " in refusal(ckpt.load, path, whole=True)
+    assert f"{path}: its weights are quantized ({method}) and " in refusal(ckpt.load, path, dtype=torch.int8)
     if method not in PACKAGES:
         assert f"({method}) and are not read here; take the model in bfloat16" in refusal(ckpt.load, path)
     elif importlib.util.find_spec(method) is None:

@@ -660,7 +660,7 @@ import eval
 from nanodlm import harness, tasks
 datasets.config.HF_DATASETS_CACHE = {cache!r}
 lm_eval.evaluator.add_env_info = lambda _: None
-manager = tasks.Tasks(include_path={toys!r}, include_defaults=False)
+manager = harness.Tasks(include_path={toys!r}, include_defaults=False)
 tasks.task_manager = lambda _: manager
 plain = harness.Answers.compute
 def compute(self, kind, options, batch):

@@ -1,6 +1,9 @@
 """The house: ten scripts to read, one library beneath, and doors that open one way only."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,28 @@ def test_no_room_and_no_function_is_too_long_to_hold_in_the_head(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 100, node.name
+
+
+def imported(*words):
+    """The modules that Python imports for a command."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = [sys.executable, "-X", "importtime", *words]
+    done = subprocess.run(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_nothing_is_imported_before_it_is_needed():
+    """--help, a key that is wrong, and our own checkpoint need little more than torch: not its compiler, which takes as
+    long as torch, nor what releases and tasks need."""
+    plain = imported("-c", "import torch")
+    heavy = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "torch.distributed.tensor"}
+    sampling = "sample.py --max_new_tokens=2 --device=cpu"
+    for command in ("sample.py --help", "train.py --lr=1", "eval.py --help", sampling):
+        new = imported(*command.split()) - plain
+        assert {"nanodlm.configurator", "nanodlm.checkpoint", "mdlm"} <= new and not new & heavy, command
+        others = {name.partition(".")[0] for name in new} - SCRIPTS - set(sys.stdlib_module_names)
+        assert others <= {"nanodlm", "torch", "numpy", "psutil", "safetensors", "tokenizers", "tqdm"}, command
+    assert {"safetensors", "tokenizers"} <= others  # the last one has read the checkpoint
 
 
 def test_every_command_begins_and_ends_in_one_place():

@@ -32,7 +32,7 @@ import eval as evaluation
 import sample
 import train
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, corpus, hub, log, records, tasks
+from nanodlm import configurator, corpus, harness, hub, log, records, tasks
 from nanodlm import tokenizer as tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -296,7 +296,7 @@ def test_a_script_makes_windows_of_a_text_on_the_hub(server, filled, tmp_path, t
 def test_lm_eval_reads_gsm8k_and_hellaswag_from_the_hub(server, filled, tmp_path, monkeypatch):
     """A recipe of ours, but for its hundreds of tokens and masks, and lm-eval's other tasks, whose index takes long."""
     monkeypatch.setattr(corpus, "ROOT", ROOT)
-    monkeypatch.setattr(tasks, "Tasks", functools.partial(tasks.Tasks, include_defaults=False))
+    monkeypatch.setattr(harness, "Tasks", functools.partial(harness.Tasks, include_defaults=False))
     for task in ("gsm8k", "hellaswag"):
         shutil.copytree(Path(lm_eval.__file__).parent / "tasks" / task, tmp_path / "tasks" / task)
     small = [f"--include_path={tmp_path / 'tasks'}", f"--out={tmp_path / 'found.json'}", "--only=gsm8k,hellaswag"]

@@ -226,7 +226,7 @@ def test_conversations_are_the_templates_own(multiturn, begun, run, chatty, toys
     name = f"toy_few{len(begun)}"
     where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
     (toys / f"{name}.yaml").write_text(f"task: {name}\n{where}{FEW}" + (f'gen_prefix: "{begun}"\n' if begun else ""))
-    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
     monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
     seen, stops = recorded(monkeypatch), tell(monkeypatch, lambda prompt: " yes")
     entry = f"{name} num_fewshot=2 fewshot_as_multiturn={multiturn}"
@@ -393,7 +393,7 @@ def test_code_that_would_run_outside_of_the_sandbox_is_refused(run, toys, monkey
     """Before another task is asked, with and without --run_code."""
     where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
     (toys / "unsafe.yaml").write_text(f"task: toy_unsafe\nunsafe_code: true\n{where}{TOYS['gen']}")
-    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
     monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
     monkeypatch.setattr(harness.Answers, "compute", lambda *_: pytest.fail("computed before the refusal"))
     for more in ([], ["--run_code"]):
@@ -412,7 +412,7 @@ def test_a_task_of_ones_own_that_cannot_be_loaded_is_one_sentence(run, toys, mon
     """The second one, too, before the first one is answered."""
     where = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {toys}/docs.jsonl}}}}\ntest_split: test\n"
     (toys / "odd.yaml").write_text(f"task: toy_odd\n{where}{TOYS['gen'].replace('exact_match', 'exactly')}")
-    manager = tasks.Tasks(include_path=str(toys), include_defaults=False)
+    manager = harness.Tasks(include_path=str(toys), include_defaults=False)
     monkeypatch.setattr(tasks, "task_manager", lambda _: manager)
     monkeypatch.setattr(harness.Answers, "compute", lambda *_: pytest.fail("computed before the refusal"))
     for names in ("toy_odd", "toy_gen,toy_odd"):
@@ -677,6 +677,6 @@ def test_the_machine_is_the_gpu_on_every_process(monkeypatch):
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(words, said, made, toys, monkeypatch):
-    monkeypatch.setattr(tasks, "task_manager", lambda _: tasks.Tasks(include_path=str(toys), include_defaults=False))
+    monkeypatch.setattr(tasks, "task_manager", lambda _: harness.Tasks(include_path=str(toys), include_defaults=False))
     with pytest.raises(SystemExit, match=said):
         evaluation.main([f"--checkpoint={made / 'mdlm'}", "--device=cpu", *words])

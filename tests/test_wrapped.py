@@ -9,6 +9,7 @@ import transformers
 import train
 from nanodlm import start
 from nanodlm.checkpoint import Checkpoint
+from nanodlm.int8 import quantize
 from nanodlm.wrapped import Wrapped
 
 SIZES = dict(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
@@ -30,6 +31,14 @@ def change(model, mask):
     with torch.no_grad():
         a, b = (model(row[None], mask=mask)[0] for row in ids)
     return (a - b).abs().amax(-1).tolist()
+
+
+def test_its_matrices_become_whole_numbers():
+    model, ids = wrapped("ElectraForMaskedLM"), torch.arange(3, 15).view(2, 6)
+    with torch.no_grad():
+        plain, count = model(ids), model.num_params()
+        coded = quantize(model)
+        assert 0 < (coded(ids) - plain).norm() < 0.05 * plain.norm() and coded.num_params() == count
 
 
 @pytest.mark.parametrize("name", ["Electra", "SqueezeBert", "Albert"])
