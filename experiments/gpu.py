@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+import types
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -104,7 +105,11 @@ def attempt(name, run):
 def network(config, device, dtype=torch.float32, std=0.02):
     """A network with random weights, which are made on the device: on the host they would take minutes and 32 GB."""
     with torch.device("meta"):
-        model = Transformer(config).to(dtype)
+        return with_numbers(Transformer(config).to(dtype), device, std)
+
+
+def with_numbers(model, device, std=0.02):
+    """A network of the device `meta` on another one, with random numbers."""
     model = model.to_empty(device=device)
     torch.manual_seed(0)
     for p in model.parameters():
@@ -341,10 +346,8 @@ def training(s, device, layers, width, goals):
 
 LLADA = dict(vocab_size=126464, n_layer=32, n_head=32, n_embd=4096, mlp="swiglu", mlp_dim=12288, qk_norm=False)
 LLADA |= dict(rope_theta=5e5, seq_len=4096)
-QWEN = dict(
-    vocab_size=151936, n_layer=28, n_head=16, n_kv_head=8, head_dim=128, n_embd=1024, mlp="swiglu", mlp_dim=3072
-)
-QWEN |= dict(rope_theta=1e6, seq_len=4096, tied=True)
+QWEN = dict(vocab_size=151936, n_layer=28, n_head=16, n_kv_head=8, head_dim=128, n_embd=1024, tied=True)
+QWEN |= dict(mlp="swiglu", mlp_dim=3072, rope_theta=1e6, seq_len=4096)
 SMALL = dict(vocab_size=512, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_embd=32, mlp_dim=64)
 
 
@@ -357,83 +360,104 @@ def big(s, device, shape, **changes):
     return model, least
 
 
-def steps_of(s, device, algorithm, model, batch, least, variants):
-    """Decode `batch` prompts of 128 tokens, 256 new ones in blocks of 32, for each of the variants {name: options}.
+def shape_of(s):
+    """Tokens of a prompt, new ones, and those of a block."""
+    return (8, 16, 8) if s.small else (128, 256, 32)
 
-    A run of one step for each block and one of nine tell apart what a block's first pass takes and every other step."""
-    prompt, new, size = (8, 16, 8) if s.small else (128, 256, 32)
-    blocks, mask_id = new // size, model.config.vocab_size - 1
+
+def ours(s, device, algorithm, model, batch, **options):
+    """A function of steps that decodes `batch` prompts, and returns the forwards that it took."""
+    prompt, new, size = shape_of(s)
+    mask_id = model.config.vocab_size - 1
     prompts = [torch.arange(prompt, device=device) * (37 + i) % (mask_id - 1) for i in range(batch)]
-    table(
-        f"batch {batch}",
-        "ms per step",
-        "over the floor",
-        "ms of a block's first",
-        "tokens per forward",
-        "tokens/s",
-        "peak memory",
-    )
-    few, many, once = blocks, blocks * (2 if s.small else 9), 1 if s.small or batch > 8 else 2
+    keys = dict(max_new_tokens=new, block_size=size, temperature=0.0) | options
 
-    def measure(name, options):
-        found, o = [], dict(max_new_tokens=new, block_size=size, temperature=0.0) | options
+    def run(steps):
+        o = algorithm.SampleOptions(**keys, steps=steps)
+        return max(algorithm.generate(model, prompts, o, mask_id=mask_id).num_forwards)
 
-        def generate(steps):
-            o_ = algorithm.SampleOptions(**o, steps=steps)
-            found[:] = algorithm.generate(model, prompts, o_, mask_id=mask_id).num_forwards
+    return run
 
-        generate(few)
+
+def decode(s, device, batch, least, runs):
+    """Time functions of steps, {name: function}. Runs of two and of ten steps for each block tell apart what a block's
+    first pass takes, and what every other step does."""
+    _, new, size = shape_of(s)
+    blocks, once = new // size, 1 if s.small or batch > 8 else 2
+    few, many = 2 * blocks, (4 if s.small else 10) * blocks
+    heads = "ms per step", "over the floor", "ms of a block's first", "tokens per forward", "tokens/s", "peak memory"
+    table(f"batch {batch}", *heads)
+
+    def measure(name, run):
+        forwards = run(many)
         forget_peak(device)
-        short, long = (seconds(partial(generate, steps), device, once) for steps in (few, many))
-        inner, first = (long - short) / (many - few), short / few
-        cells = f"{inner * 1e3:.2f}", f"{inner / least:.2f} ×", f"{first * 1e3:.2f}"
-        cells = ("–",) * 3 if "quota" in options else cells
-        row(name, *cells, f"{new / max(found):.2f}", f"{batch * new / long:,.0f}", peak_memory(device))
+        short, long = (seconds(partial(run, steps), device, once) for steps in (few, many))
+        inner = (long - short) / (many - few)
+        cells = f"{inner * 1e3:.2f}", f"{inner / least:.2f} ×", f"{(short / blocks - inner) * 1e3:.2f}"
+        cells = ("–",) * 3 if "threshold" in name else cells
+        row(name, *cells, f"{new / forwards:.2f}", f"{batch * new / long:,.0f}", peak_memory(device))
 
-    for name, options in variants.items():
-        attempt(name, partial(measure, name, options))
+    for name, run in runs.items():
+        attempt(name, partial(measure, name, run))
 
 
 def decoding(s, device, batch):
     """LLaDA-8B's shape with Fast-dLLM's caches."""
-    print(
-        "Goals: the compiled dual step at most 1.5 × the floor at batch 1; 3 × Fast-dLLM at equal tokens per forward."
-    )
+    print("Goals: the compiled dual step ≤ 1.5 × the floor at batch 1; 3 × Fast-dLLM at equal tokens per forward.")
     model, least = big(s, device, LLADA)
     print("Random weights are never sure: threshold 0.9 reveals one token a step, and 0 a whole block in its first.")
-    by = dict(quota="threshold", cache="dual")
-    variants = {"plain": {}, "prefix": dict(cache="prefix"), "dual": dict(cache="dual")}
-    variants |= {f"dual, threshold {t:g}": by | dict(threshold=t) for t in (0.9, 0.0)}
+    one = partial(ours, s, device, fast_mdlm, model, batch)
+    runs = {"plain": one(), "prefix": one(cache="prefix"), "dual": one(cache="dual")}
+    runs |= {f"dual, threshold {t:g}": one(cache="dual", quota="threshold", threshold=t) for t in (0.9, 0.0)}
     if not s.small:
-        variants["dual, compiled"] = dict(cache="dual", compile=True)
-    steps_of(s, device, fast_mdlm, model, batch, least, variants)
-    if s.fastdllm:
-        beside_fastdllm(s, device, batch)
+        runs["dual, compiled"] = one(cache="dual", compile=True)
+    decode(s, device, batch, least, runs)
+    if s.fastdllm and batch == 1:  # which is all that it takes
+        del model, one, runs
+        print("\nFast-dLLM's own code:")
+        decode(s, device, batch, least, fastdllm(s, device))
 
 
-def beside_fastdllm(s, device, batch):
-    """Fast-dLLM's own code, where experiments/peers.py knows how to call it."""
-    try:
-        from experiments.peers import fastdllm_steps
-    except ImportError:
-        print(
-            f"\n{s.fastdllm} is not timed: experiments/peers.py has no fastdllm_steps(directory, shape, batch, device)"
-        )
-        return
-    table("Fast-dLLM's code", "ms per forward")
-    for name, value in fastdllm_steps(s.fastdllm, LLADA | (SMALL if s.small else {}), batch, device).items():
-        row(name, f"{value * 1e3:.2f}")
+def fastdllm(s, device):
+    """Functions as ours(), of the samplers in a checkout of Fast-dLLM, on random weights of the same shape."""
+    mine = sys.modules.pop("model")  # its package has the same name
+    sys.path.insert(0, f"{s.fastdllm}/llada")
+    sys.modules.setdefault("einops", types.SimpleNamespace(rearrange=None, __spec__=None))  # for what is not called
+    import generate as its
+    from model.configuration_llada import LLaDAConfig
+    from model.modeling_llada import LLaDAModelLM
+
+    sys.modules["model"] = mine
+    c = Config(**LLADA | (SMALL if s.small else {}))
+    names = dict(d_model=c.n_embd, n_heads=c.n_head, n_layers=c.n_layer, mlp_hidden_size=c.mlp_dim)
+    names |= dict(vocab_size=c.vocab_size, embedding_size=c.vocab_size, max_sequence_length=c.seq_len)
+    names |= dict(
+        rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps, activation_type="silu", block_type="llama", rope=True
+    )
+    names |= dict(layer_norm_type="rms", weight_tying=False, attention_dropout=0.0, residual_dropout=0.0)
+    config = LLaDAConfig(**names, embedding_dropout=0.0, init_device="meta")
+    config.use_cache = False
+    model = with_numbers(LLaDAModelLM(config).to(torch.bfloat16), device)
+    prompt, new, size = shape_of(s)
+    x, keys = torch.arange(prompt, device=device)[None] * 37 % 400, dict(gen_length=new, block_length=size)
+
+    def of(sampler, **more):
+        return lambda steps: sampler(model, x, steps=steps, mask_id=c.vocab_size - 1, **keys, **more)[1]
+
+    cached = {"prefix": its.generate_with_prefix_cache, "dual": its.generate_with_dual_cache}
+    runs = {name: of(sampler) for name, sampler in {"plain": its.generate, **cached}.items()}
+    return runs | {"dual, threshold 0.9": of(its.generate_with_dual_cache, threshold=0.9)}
 
 
 def caches(s, device):
     """bd3lm's exact cache, at the size of Qwen3-0.6B and of LLaDA-8B."""
-    names = {"no cache": "none", "prefix anew per block": "block", "exact cache": "kept"}
     for shape in (QWEN, LLADA):
         model, least = big(s, device, shape, block_size=8 if s.small else 32)
         for batch in (1, 8):
-            variants = {name: dict(cache=cache) for name, cache in names.items()}
-            steps_of(s, device, fast_bd3lm, model, batch, least, variants)
-        del model
+            one = partial(ours, s, device, fast_bd3lm, model, batch)
+            runs = {"no cache": one(cache="none"), "prefix anew per block": one(cache="block")}
+            decode(s, device, batch, least, runs | {"exact cache": one(cache="kept")})
+        del model, one, runs
 
 
 def likelihoods(s, device):
