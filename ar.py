@@ -155,7 +155,7 @@ def generate(
         length = length + alive
         alive = alive & (length < end) & ~torch.isin(tokens, ends_text)
         for i in alive.nonzero()[:, 0].tolist() if until else ():
-            alive[i] = not until(x[i, : length[i]], len(prompts[i]))
+            alive[i] = not until(x[i, : length[i]], len(prompts[i]), 1)
         inputs, position = tokens[:, None], (length - 1 + begin).clamp(max=L - 1)[:, None]
         clock += 1
         if watch is not None:

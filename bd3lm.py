@@ -256,7 +256,7 @@ def generate(
     and the block go through the network at every step. A text may be longer than the context: what lies before the
     window is then out of sight. The steps are shared out over the blocks by their holes. BD3LM, alg. 2.
 
-    until   called with the row so far, int64 (n,), and its prompt's length, when a block is done; true ends the row
+    until   called when a block is done: (the row so far, its prompt's length, how many are new, at most); true ends it
     """
     o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
     window = o.window or model.config.seq_len
@@ -278,7 +278,7 @@ def generate(
                 if watch is not None:
                     watch([x.clone() for x in xs])
             end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), (block + 1) * size
-            if end < len(x) or until and block != blocks[-1] and until(x[:done], len(prompt)):
+            if end < len(x) or until and block != blocks[-1] and until(x[:done], len(prompt), size):
                 end = min(end, done)
                 break
         out.tokens.append(x[:end].to(prompt.device))

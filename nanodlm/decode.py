@@ -201,7 +201,7 @@ def decode(
             alive[r] &= ~(ended & (done | (o.remask == 0)))
         for i in r[done & alive[r]].tolist() if until else ():
             begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
-            if until(x[i, :end], begin):
+            if until(x[i, :end], begin, size):
                 alive[i], ends[i] = False, end
 
     if eos_id is not None:

@@ -136,8 +136,8 @@ def generate(
     the last of which reveals what is left; the other quotas reveal at least one token per row and step. A step that
     reveals nothing in any row costs no forward.
 
-    until    called with the row so far, int64 (n,), and its prompt's length, when a block is done; true ends the row.
-             For prompts without holes
+    until    called when a block is done, with the row so far, int64 (n,), its prompt's length, and of how many tokens
+             at its end, at most, it was not asked before; true ends the row. For prompts without holes
     numbers  of the prompts, int64 (B,), from which with the seed alone their random numbers come; default: their places
     trace    keep every reveal (and remasking, as token mask_id with probability 0)
     watch    called after each step with the list of canvases, one int64 tensor per prompt

@@ -249,12 +249,32 @@ def load_font(path=""):
     return font, lambda c: glyphs.get_char_index(ord(c)) > 0
 
 
+def writer(font):
+    """A function (pen, x, y, text, colour) that writes as pen.text does, to the pixel, but keeps the shapes of what it
+    has written: most of a text stands in every frame."""
+    from PIL import Image, ImageDraw
+
+    @functools.cache
+    def shape(text, part):
+        """How much of each pixel a text covers that begins this part of a pixel behind its place, and where."""
+        left, top, right, bottom = font.getbbox(text)
+        image = Image.new("L", (right - left + 4, bottom - top + 4))
+        ImageDraw.Draw(image).text((2 - left + part, 2 - top), text, font=font, fill=255)
+        return image, left - 2, top - 2
+
+    def write(pen, x, y, text, colour):
+        covered, left, top = shape(text, x % 1)
+        pen.bitmap((int(x) + left, y + top), covered, fill=colour)
+
+    return write
+
+
 def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64, font=""):
     """An animated GIF of one sample's denoising, `columns` characters wide; prints what the font cannot draw."""
     from PIL import Image, ImageColor, ImageDraw
 
     font, has = load_font(font)
-    wide, high = font.getlength("m"), 20
+    write, wide, high = writer(font), font.getlength("m"), 20
     every = frames(canvas, trace, tokenizer, length)
     last = len(every) - 1
     shown_frames = {round(i * last / max_frames) for i in range(max_frames)} | {last}
@@ -283,8 +303,8 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64,
     for frame in drawn:
         image = Image.new("RGB", (int(wide * columns) + 32, high * height + 32), background)
         pen = ImageDraw.Draw(image)
-        for line, column, c, kind in frame:
-            pen.text((16 + column * wide, 16 + line * high), c, font=font, fill=colours[kind])
+        for line, column, text, kind in frame:
+            write(pen, 16 + column * wide, 16 + line * high, text, colours[kind])
         images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
     times, content = [90] * (len(images) - 1) + [2500], io.BytesIO()
     images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)

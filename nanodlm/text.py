@@ -5,6 +5,7 @@ continuation, where a stop ends an answer, and what in a text was written by a p
 1 the text of new tokens · 2 the ids of a continuation · 3 contents and markup
 """
 
+import functools
 import json
 import os
 import re
@@ -29,13 +30,7 @@ def continuation(tokenizer, before, new):
 def answer(tokenizer, before, new, stops=()):
     """(text, stopped): what the ids `new` say behind the ids `before`, up to the first of the strings `stops`, and
     whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows."""
-    shown, plain, done = "", [], 0  # `shown` with the text of control tokens; `plain`: (where in it, text), without
-    for i, token in enumerate([*new, None]):
-        if token is None or token in tokenizer.controls:
-            text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
-            plain.append((len(shown), text))
-            shown += text + ("" if token is None else tokenizer.controls[token])
-            done = i + 1
+    shown, plain = spelled(tokenizer, before, new)
     first = int(tokenizer.joins and shown.startswith(" "))  # a space that no token holds is nobody's stop
     end = min((at for s in stops if s and (at := shown.find(s, first)) >= 0), default=None)
     if end is None:
@@ -43,9 +38,40 @@ def answer(tokenizer, before, new, stops=()):
     return "".join(text[: max(0, end - at)] for at, text in plain), True
 
 
+def spelled(tokenizer, before, new):
+    """(the text of `new` with that of control tokens, [(where in it, text)] of what is between these)."""
+    shown, plain, done = "", [], 0
+    for i, token in enumerate([*new, None]):
+        if token is None or token in tokenizer.controls:
+            text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
+            plain.append((len(shown), text))
+            shown += text + ("" if token is None else tokenizer.controls[token])
+            done = i + 1
+    return shown, plain
+
+
 def until(tokenizer, stops):
-    """What generate() asks whether a row has come to one of the strings `stops`: (its ids, its prompt's length)."""
-    return lambda ids, begin: answer(tokenizer, ids[:begin].tolist(), ids[begin:].tolist(), stops)[1]
+    """What generate() asks whether a row has come to one of the strings `stops`: (its ids, its prompt's length, of how
+    many of the last ids it has not asked before; without that, of all).
+
+    So much of the end is decoded as may hold a stop that was not there before: as many tokens that have a text as the
+    longest has bytes, from one on that is no part of a character."""
+    longest = max((len(s.encode()) for s in stops), default=0)
+    text_of = functools.cache(lambda token: tokenizer.controls.get(token) or tokenizer.decode([token]))
+
+    def stopped(ids, begin, new=None):
+        ids = ids.cpu().numpy()
+        start, need = begin if new is None else max(begin, len(ids) - new), longest
+        while start > begin and (need > 0 or not text_of(int(ids[start])).strip("\ufffd ")):
+            start -= 1
+            need -= text_of(int(ids[start])) != ""
+        if start == begin:
+            return answer(tokenizer, ids[:begin].tolist(), ids[begin:].tolist(), stops)[1]
+        near = ids[max(0, start - CONTEXT) : start].tolist()
+        before = near if tokenizer.decode(near) else ids[:start].tolist()
+        return any(s in spelled(tokenizer, before, ids[start:].tolist())[0] for s in stops if s)
+
+    return stopped
 
 
 # ------------------------------------------------------------------------------------------------------------------

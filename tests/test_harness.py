@@ -266,7 +266,9 @@ def test_a_row_ends_with_the_block_in_which_until_says_so(way):
     assert len(set(cuts(token))) > 1 and token in torch.cat(whole.tokens)
     seen = []
 
-    def until(x, begin):
+    def until(x, begin, new):
+        old = x[begin : max(begin, len(x) - new)].tolist()  # of which it was asked before
+        assert any(old == before[: len(old)] for before in [[], *seen])
         seen.append(x[begin:].tolist())
         return token in seen[-1]
 
@@ -287,9 +289,9 @@ def test_until_and_an_end_of_text_end_a_row_at_the_earlier_one():
         answer = whole.tokens[0][3:]
         stop = answer[6].item()
         first = 3 + (answer == stop).long().argmax().item() + 1
-        out = algorithm.generate(net, STARTS[:1], o, mask_id=M, eos_id=stop, until=lambda x, n: len(x) - n >= 12)
+        out = algorithm.generate(net, STARTS[:1], o, mask_id=M, eos_id=stop, until=lambda x, n, _: len(x) - n >= 12)
         assert out.tokens[0].tolist() == whole.tokens[0][:first].tolist()
-        out = algorithm.generate(net, STARTS[:1], o, mask_id=M, eos_id=stop, until=lambda x, n: True)
+        out = algorithm.generate(net, STARTS[:1], o, mask_id=M, eos_id=stop, until=lambda x, n, _: True)
         assert len(out.tokens[0]) <= first and len(out.tokens[0]) < len(whole.tokens[0])
 
 
@@ -439,7 +441,7 @@ def test_tasks_of_all_kinds_get_what_the_algorithms_own_functions_say(name, run,
         words += len(re.split(r"\s+", doc["q"]))
         o = algorithm.SampleOptions(max_new_tokens=12, temperature=0.0)
         prompt = torch.tensor(context[-84:])
-        until = lambda x, n: any(s in tok.decode(x[n:].tolist()) for s in ("e", "qz"))  # noqa: E731
+        until = lambda x, n, _: any(s in tok.decode(x[n:].tolist()) for s in ("e", "qz"))  # noqa: E731
         out = algorithm.generate(c.model, [prompt], o, mask_id=tok.mask_id, eos_id=tok.stop_ids, until=until)
         made_by = out.tokens[0]
         cost = [cost[0] + out.num_forwards[0], cost[1] + len(made_by) - len(prompt)]

@@ -17,7 +17,7 @@ import transformers
 import wcwidth
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mdlm import Output
@@ -239,3 +239,15 @@ def test_what_a_font_cannot_draw_is_said_and_another_may_be_named(tmp_path, caps
     (tmp_path / "x.ttf").write_text("no font")
     with pytest.raises(SystemExit, match="x.ttf is no font file"):
         replay.load_font(str(tmp_path / "x.ttf"))
+
+
+def test_a_letter_whose_shape_is_kept_is_the_letter_to_the_pixel():
+    """At every part of a pixel, over others, with accents and signs that the font lacks."""
+    font, _ = replay.load_font()
+    write, images = replay.writer(font), [Image.new("RGB", (400, 60), "#16181d") for _ in range(2)]
+    kept, plain = map(ImageDraw.Draw, images)
+    for i, text in enumerate(["j", "W", " ", "e\u0301", "\u6771", "\u2591", "_", "W", "j"] * 6):
+        at, colour = (3 + i * 7.03125, 10.0 + i % 3 * 9), ("#a3be8c", "#d8dee9")[i % 2]
+        write(kept, *at, text, colour)
+        plain.text(at, text, font=font, fill=colour)
+    assert images[0].tobytes() == images[1].tobytes() != bytes(len(images[0].tobytes()))

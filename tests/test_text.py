@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers as tf
 import zoo
 from hypothesis import given, settings
@@ -177,6 +178,27 @@ def test_an_answer_ends_in_front_of_a_stop_whether_or_not_it_is_a_control_token(
         plain = texts.answer(tok, before, new)[0]
         assert plain.startswith(text) and stop not in text
         assert stopped == (stop.strip() in shown and (stop in shown or stop in "".join(map(str, shown))))
+
+
+@settings(some, max_examples=400)
+@given(kinds, words, st.lists(st.one_of(hostile, tokens), max_size=8), st.data())
+def test_whether_a_stop_has_come_is_seen_at_the_end_as_in_the_whole(made, kind, prompt, parts, data):
+    """However many tokens are new since it was asked: words, control tokens, halves of characters, ids without text."""
+    hf, tok = made(kind)
+    before = tok.encode(prompt)
+    new = [i for part in parts for i in (tok.encode(part) if isinstance(part, str) else part) if i < len(hf)]
+    shown, _ = texts.spelled(tok, before, new)
+    at = st.integers(0, len(shown))
+    stops = [shown[a : a + n] for a, n in data.draw(st.lists(st.tuples(at, st.integers(1, 6)), max_size=2))]
+    stops, done = [*stops, "never"], 0
+    until, ids = texts.until(tok, stops), torch.tensor([*before, *new])
+    while done < len(new):
+        step = data.draw(st.integers(1, 5))
+        done = min(done + step, len(new))
+        found = texts.answer(tok, before, new[:done], stops)[1]
+        assert until(ids[: len(before) + done], len(before), step) == found
+        if found:
+            return
 
 
 # ---- what is learnt --------------------------------------------------------------------------------------------------
