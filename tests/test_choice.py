@@ -15,6 +15,7 @@ from reference_sampler import narrowed, without
 from toy import ARBITRARY, MASK, SCHEDULES, STRINGS, VOCAB, L, M, Net, Script, ids
 
 import mdlm
+from experiments import approximate
 from model import Config
 from nanodlm import choice, decode, fast_bd3lm, fast_mdlm, noise
 from nanodlm.decode import SampleOptions
@@ -543,3 +544,33 @@ def test_the_likelihood_by_confidence_is_the_law_of_the_sampler_where_certaintie
     assert torch.allclose(module.log_likelihood(net, [ids()] * 20, out.tokens, o, mask_id=2), drawn, atol=1e-4)
     total = module.log_likelihood(net, [ids()] * 16, list(STRINGS), o, mask_id=2).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-4)
+
+
+# ---- tried, and measured beside the engine ---------------------------------------------------------------------------
+
+
+def test_the_rules_that_did_not_pay_are_what_their_papers_say():
+    """LocalLeap, CreditDecoding and WINO in experiments/approximate.py: without them the threshold, token for token; by
+    hand; and they end."""
+    net, x = toy.transformer(0), torch.tensor([[1, M, 3, M, M, 0, M], [M, M, 2, M, 4, M, 9]])
+    o = SampleOptions(0, quota="threshold", threshold=0.4)
+    for temperature in (0.0, 1.0):
+        out = fast_mdlm.generate(net, list(x), replace(o, temperature=temperature), mask_id=M)
+        for keys in ({}, dict(verify=1e-9), dict(credit=1e-12), dict(near=0.4)):  # it never doubts; it adds nothing
+            made, forwards = approximate.published(net, x[:, :], M, 0.4, temperature=temperature, **keys)
+            assert torch.equal(made, torch.stack(out.tokens)) and forwards.tolist() == out.num_forwards
+    for keys in (dict(threshold=0.0, verify=2.0), dict(threshold=0.6, verify=0.9), dict(threshold=2.0, credit=9.0)):
+        made, forwards = approximate.published(net, x, M, **keys)
+        assert (made != M).all() and torch.equal(made[x != M], x[x != M]) and (forwards <= 9).all()
+
+    def forwards(sure, **keys):
+        made, count = approximate.published(Script([1] * len(sure), sure), ids(*[M] * len(sure))[None], M, **keys)
+        assert (made == 1).all()
+        return int(count)
+
+    far = [0.95, 0.3, 0.8, 0.3, 0.8, 0.8, 0.8]  # the third and the fifth are near the first, the others are not
+    assert [forwards(far, threshold=0.9, near=near) for near in (0.0, 0.7, 0.85)] == [7, 5, 7]
+    # 0.6 is 1.5 to 1; eq. 6 and 7 make that 1.5 (1 + 0.6^0.2) = 2.85, and then 1.5 (1 + 1.8 * 0.6^0.2) = 3.94 to 1
+    p = [0.6 * boost / (0.6 * boost + 0.4) for boost in (1 + 0.6**0.2, 1 + 1.8 * 0.6**0.2)]
+    assert [forwards([0.6] * 4, threshold=t, credit=1.0) for t in (p[0] - 1e-6, p[0] + 1e-6)] == [1, 2]
+    assert [forwards([0.6] * 4, threshold=t, credit=1.0) for t in (p[1] - 1e-6, p[1] + 1e-6)] == [2, 3]

@@ -19,7 +19,7 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import bench, compare
+from experiments import approximate, bench, compare
 from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
@@ -144,6 +144,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         keys = {
             "sample.py": [sample.Settings, fast_mdlm.SampleOptions if cached else fast_bd3lm.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
+            "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
             "nanodlm/merge.py": [merge.Settings],
