@@ -10,7 +10,7 @@ infill  held-out documentation, 16 of the 32 tokens in the middle of 64 hidden: 
 text    32 tokens behind 32 held-out ones, temperature 1: nats per token of what was written, exact for the model
         (method=confidence); a sampler of one token per forward draws from that very distribution
 
-The task of ours, pydocs_next, asks for likelihoods, in which no sampler has a part. Every point is kept with its rows,
+The task of ours, pydocs_next, asks for likelihoods, in which no sampler has a part. Points are kept with their rows,
 so that rules are compared row by row: the last column is the difference to the threshold's curve at equal speed.
 """
 
@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nanodlm import checkpoint as ckpt  # noqa: E402
 from nanodlm import configurator, console, corpus, fast_mdlm, noise  # noqa: E402
@@ -60,22 +59,25 @@ def rules(task):
     def several(name, values, **keys):
         return [(f"{name}={v:g}", {**keys, name: v}) for v in values]
 
-    few = steps()[:3]
-    blocks = [(f"{said}, {cache}", o | dict(block_size=8, cache=cache)) for said, o in few for cache in CACHES]
     sure, twice = dict(quota="threshold"), ((0.8, 0.9), (0.6, 0.9), (0.3, 0.9), (0.6, 0.5), (0.3, 0.5))
-    return {
+    found = {
         "threshold": several("threshold", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999), **sure),
         "LocalLeap": several("near", (0.3, 0.5, 0.75), threshold=0.9),
         "CreditDecoding": several("threshold", (0.3, 0.5, 0.7, 0.9), credit=0.7),
         "WINO": [(f"{a:g} to {b:g}", dict(threshold=a, verify=b)) for a, b in twice] if task != "text" else [],
+        "cooler": several("threshold", (0.2, 0.3, 0.4), temperature=0.8, **sure) if task == "text" else [],
         "confidence": steps(),
         "margin": steps(order="margin"),
         "entropy": steps(order="entropy"),
         "factor": several("factor", (0.5, 1, 2, 4), quota="factor"),
         "entropy bound": several("entropy_bound", (0.1, 0.5, 2, 8), quota="entropy_bound", order="entropy"),
         "remasking": [(f"{n} steps", dict(quota="ancestral", remask=0.1, steps=n)) for n in (holes, holes // 2, 4)],
-        "blocks of 8": blocks,
+        "blocks of 8": [(f"{k}, {c}", o | dict(block_size=8, cache=c)) for k, o in steps()[:3] for c in CACHES],
     }
+    if task == "text":  # whose likelihoods take their time
+        found = {name: said if name == "cooler" else said[::2] for name, said in found.items()}
+        found["threshold"] += several("threshold", (0.2,), **sure)
+    return found
 
 
 def canvases(task, rows, mask_id):
@@ -100,7 +102,7 @@ def measure(model, task, prompts, answers, options, mask_id):
         if not options.keys() - {"threshold", "near", "credit", "verify"}:
             made, count = published(model, prompts[part], mask_id, **options, temperature=temperature, numbers=part)
         else:
-            o = fast_mdlm.SampleOptions(0, temperature=temperature, **options)
+            o = fast_mdlm.SampleOptions(0, **{"temperature": temperature} | options)
             out = fast_mdlm.generate(model, list(prompts[part]), o, mask_id=mask_id, numbers=part)
             made, count = torch.stack(out.tokens), torch.tensor(out.num_forwards)
         forwards += count.tolist()
@@ -120,13 +122,11 @@ def published(model, x, mask_id, threshold, near=0.0, credit=0.0, verify=0.0, te
     """Fill in the holes of int64 x (B, L), as many in every row, by rules that the engine has not: (x, forwards (B,)).
     Without them it is quota=threshold, token for token.
 
-    near    LocalLeap (arXiv 2510.07081): what is as sure as this is revealed, too, within four positions of an anchor,
-            which is as sure as the threshold
+    near    LocalLeap (arXiv 2510.07081): this is enough within four positions of what is as sure as the threshold
     credit  CreditDecoding (arXiv 2510.06133, eq. 6, 7; constants as in dInfer, its authors' code): C fades by a fifth a
             step, that of the best token, of probability p, grows by p^0.2; logits are raised by credit * log(1 + C)
-    verify  WINO (arXiv 2507.18578, alg. 1, with the limits of its code): a second mask for every hole, which sees all
-            but the hole's own token, says how likely that is, and what falls below this is hidden again. Forwards are
-            then longer by the holes
+    verify  WINO (arXiv 2507.18578, alg. 1, and the limits of its code): a second mask for each hole, which sees all but
+            its token, says how likely that is; what falls below this is hidden again. Forwards are longer by the holes
     """
     (B, L), hole, C = x.shape, x == mask_id, 0.0
     at = hole.nonzero()[:, 1].view(B, -1)
@@ -205,20 +205,24 @@ def plot(all_points, path):
 
     panels = (figure := Figure(figsize=(4.6 * len(all_points), 4.4))).subplots(1, len(all_points), squeeze=False)[0]
     for ax, (task, points) in zip(panels, all_points.items()):
-        for i, (family, found) in enumerate(points.items()):
-            for cache in CACHES if "blocks" in family else ("",):
-                rows = sorted((p for said, p in found.items() if said.endswith(cache)), key=lambda p: speed(p, task))
-                mean, error = np.array([mean_and_error(torch.tensor(p["quality"])) for p in rows]).reshape(-1, 2).T
-                style = dict(
-                    ls={"prefix": "--", "dual": ":"}.get(cache, "-"), lw=2 if i < 4 else 0.8, label=f"{family} {cache}"
-                )
-                ax.errorbar([speed(p, task) for p in rows], mean, error, marker=".", capsize=2, color=f"C{i}", **style)
+        lines = [
+            (i, *line) for i, line in enumerate((f, c) for f in rules(task) for c in CACHES[: 1 + 2 * ("blocks" in f)])
+        ]
+        for i, family, cache in lines:
+            rows = {k: p for k, p in points.get(family, {}).items() if "blocks" not in family or k.endswith(cache)}
+            rows = sorted(rows.values(), key=lambda p: speed(p, task))
+            mean, error = np.array([mean_and_error(torch.tensor(p["quality"])) for p in rows]).reshape(-1, 2).T
+            style = dict(
+                lw=2 if i < 4 else 0.8, elinewidth=0.5, marker=".", color=f"C{i % 10}", ls="--" if i > 9 else "-"
+            )
+            label = family if cache == "none" else f"… {cache} cache"
+            ax.errorbar([speed(p, task) for p in rows], mean, error, label=label, **style)
         ax.set(xlabel="tokens per forward", ylabel=BETTER[task], title=task, xscale="log")
         if task == "text":
             ax.invert_yaxis()
     panels[0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=75)
+    figure.savefig(path, dpi=70, pil_kwargs={"optimize": True})
 
 
 def main(argv):
@@ -229,12 +233,10 @@ def main(argv):
     all_points = {}
     for task in ("sudoku", "infill", "text") if s.only == "all" else (s.only,):
         rows = 8 if s.small else dict(sudoku=s.puzzles, infill=s.windows, text=s.texts)[task]
-        path = Path(s.out) / f"{task}_{rows}.json"
-        points = json.loads(path.read_text()) if path.exists() else {}
+        points = json.loads(path.read_text()) if (path := Path(s.out) / f"{task}_{rows}.json").exists() else {}
         checkpoint = ckpt.load(s.sudoku if task == "sudoku" else s.pydocs, "cpu")
         prompts, answers = canvases(task, rows, mask_id := checkpoint.tokenizer.mask_id)
-        every = 3 if s.small else 2 if task == "text" else 1  # a text's likelihood costs more than the text
-        todo = [(family, *p) for family, said in rules(task).items() for p in said[::every]]
+        todo = [(family, *p) for family, said in rules(task).items() for p in said[:: 3 if s.small else 1]]
         for family, said, options in tqdm(todo, desc=task, disable=None):
             if said not in points.setdefault(family, {}):
                 points[family][said] = measure(checkpoint.model, task, prompts, answers, options, mask_id)
