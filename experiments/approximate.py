@@ -222,7 +222,7 @@ def plot(all_points, path):
             ax.invert_yaxis()
     panels[0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=70, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=62, pil_kwargs={"optimize": True})
 
 
 def main(argv):
