@@ -123,9 +123,9 @@ def published(model, x, mask_id, threshold, near=0.0, credit=0.0, verify=0.0, te
     Without them it is quota=threshold, token for token.
 
     near    LocalLeap (arXiv 2510.07081): this is enough within four positions of what is as sure as the threshold
-    credit  CreditDecoding (arXiv 2510.06133, eq. 6, 7; constants as in dInfer, its authors' code): C fades by a fifth a
+    credit  CreditDecoding (arXiv 2510.06133; as in dInfer, its authors' code): C fades by a fifth a
             step, that of the best token, of probability p, grows by p^0.2; logits are raised by credit * log(1 + C)
-    verify  WINO (arXiv 2507.18578, alg. 1, and the limits of its code): a second mask for each hole, which sees all but
+    verify  WINO (arXiv 2507.18578, with the limits of its code): a second mask for each hole, which sees all but
             its token, says how likely that is; what falls below this is hidden again. Forwards are longer by the holes
     """
     (B, L), hole, C = x.shape, x == mask_id, 0.0
