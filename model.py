@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nanodlm.attention import attend
 from nanodlm.bounds import Amount, Below1, Layers, Positive, Size, Unit, Whole, check
 from nanodlm.cross_entropy import cross_entropy
 
@@ -186,9 +187,7 @@ class Attention(nn.Module):
                 q, k, v, block_mask=mask, enable_gqa=gqa
             )
         else:
-            if gqa and mask is not None and q.is_cuda:  # SDPA's kernels for a mask want as many keys as queries
-                k, v, gqa = *(x.repeat_interleave(c.n_head // c.n_kv_head, 1) for x in (k, v)), False
-            y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
+            y = attend(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
         return self.out(y.transpose(1, 2).reshape(B, n, c.n_head * c.head_dim))
 
 

@@ -39,7 +39,7 @@ def test_the_top_floor_has_exactly_these_scripts():
 
 def test_the_network_knows_nothing_and_the_idea_knows_the_network_and_noise():
     """Besides them, what a setting may be and what is asked of a network and of texts: an import and a line each."""
-    assert DOORS["model"] == {"nanodlm.bounds", "nanodlm.cross_entropy"} and not any(
+    assert DOORS["model"] == {"nanodlm.attention", "nanodlm.bounds", "nanodlm.cross_entropy"} and not any(
         DOORS[f"nanodlm.{room}"] for room in PLAIN
     )
     assert DOORS["mdlm"] == {"model", *(f"nanodlm.{room}" for room in PLAIN)}
