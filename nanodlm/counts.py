@@ -23,7 +23,7 @@ def part(learn, start, room, options):
     n = np.minimum(length, room)
     if options.too_long == "drop":
         n = np.where(length > room, 0, n)
-    if options.too_long == "turns":  # behind the last answer that ends in time
+    if options.too_long == "turns" and (length > room).any():  # behind the last answer that ends in time
         ends = np.concatenate([[-1], np.flatnonzero(learn[:-1] & ~learn[1:]) + 1])
         last = ends[np.searchsorted(ends, start + room, "right") - 1] - start
         n = np.where(length > room, np.maximum(last, 0), n)
