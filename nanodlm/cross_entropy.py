@@ -30,7 +30,6 @@ def nll(model, targets, excluded, ids, **keys):
     return logits if targets is None else F.cross_entropy(logits, targets, reduction="none")
 
 
-@torch.compiler.disable  # the number of parts changes with N
 def cross_entropy(x, weight, bias, targets, excluded):
     """F.cross_entropy(F.linear(x, weight, bias), targets, reduction="none") without the column `excluded`, for x
     (N, C), weight (V, C) and bias (V,) or None; at least fp32 (N,). Products are in autocast's dtype, if that is on."""
@@ -39,6 +38,10 @@ def cross_entropy(x, weight, bias, targets, excluded):
     keep = torch.is_grad_enabled() and len(x) * len(weight) <= KEEP
     with torch.autocast(kind, enabled=False):
         return CrossEntropy.apply(x, weight, bias, targets, excluded, dtype, keep)
+
+
+# As torch.compiler.disable says, which would import the compiler: the number of parts changes with N.
+cross_entropy._torchdynamo_disable = True
 
 
 class CrossEntropy(torch.autograd.Function):
