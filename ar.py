@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from mdlm import Output
 from model import fp32
+from nanodlm import cross_entropy
 from nanodlm.bounds import Above0, Amount, Seed, Size, Whole, check
 from nanodlm.choice import choose_tokens
 from nanodlm.decode import pad
@@ -43,12 +44,11 @@ def token_nll(model, x0, rows, mask_id, real=None, texts=None):
         # The last token is an answer only: a text may be one token longer than the context.
         mask, positions = (m if m is None else m[:, :-1] for m in (mask, positions))
         mask = mask[:, :, :-1] if mask is not None and mask.dim() == 3 else mask
-        logits = fp32(model(x0[:, :-1], mask=mask, positions=positions, rows=rows[:, 1:].flatten().nonzero()[:, 0]))
+        inputs, asked = x0[:, :-1], rows[:, 1:].flatten().nonzero()[:, 0]
     else:
-        inputs = torch.where(begins, mask_id, F.pad(x0, (1, 0))[:, :-1])
-        logits = fp32(model(inputs, mask=mask, positions=positions, rows=index))
-        logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
-    return F.cross_entropy(logits, x0.flatten()[index], reduction="none")
+        inputs, asked = torch.where(begins, mask_id, F.pad(x0, (1, 0))[:, :-1]), index
+    keys = dict(mask=mask, positions=positions, rows=asked)
+    return cross_entropy.nll(model, x0.flatten()[index], mask_id, inputs, **keys)
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):

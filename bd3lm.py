@@ -23,8 +23,8 @@ import torch.nn.functional as F
 
 import mdlm
 from mdlm import LikelihoodOptions, Output
-from model import Config, Transformer, fp32
-from nanodlm import noise
+from model import Config, Transformer
+from nanodlm import cross_entropy, noise
 from nanodlm.attention import as_masks
 from nanodlm.bounds import Size, Whole
 from nanodlm.guard import evaluating
@@ -79,10 +79,10 @@ def clean_length(length, block_size):
     return (length - 1) // block_size * block_size
 
 
-def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
+def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
-    blocks of x0 before it; the mask's is excluded. Padding behind a single text (batches.Texts) is in blocks of its
-    own, which nobody sees."""
+    blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
+    (batches.Texts) is in blocks of its own, which nobody sees."""
     B, L = xt.shape
     config = getattr(model, "module", model).config  # .module: of DDP
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
@@ -94,16 +94,13 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None):
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
         n, mask = L, attention_of_texts(number, block_size, kind)
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
-    logits = fp32(model(ids, mask=mask, positions=positions, rows=rows))
-    logits.detach()[:, mask_id] = -torch.inf  # as in mdlm.hidden_nll
-    return logits
+    return cross_entropy.nll(model, targets, mask_id, ids, mask=mask, positions=positions, rows=rows)
 
 
 def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None):
     """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order."""
     rows = hidden.flatten().nonzero()[:, 0]
-    logits = predict(model, xt, x0, rows, block_size, mask_id, texts)
-    return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
+    return predict(model, xt, x0, rows, block_size, mask_id, texts, x0.flatten()[rows])
 
 
 def to_blocks(x, size):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from model import Config, Transformer, fp32
-from nanodlm import noise
+from nanodlm import cross_entropy, noise
 from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.guard import evaluating
 from nanodlm.noise import draw, home, share, uniform
@@ -101,10 +101,7 @@ def hidden_nll(model, xt, x0, hidden, mask_id, mask=None, positions=None):
 
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
-    logits = fp32(model(xt, mask=mask, positions=positions, rows=rows))
-    # Behind autograd's back, which would copy all logits: the gradient there is exp(-inf) = 0 anyway.
-    logits.detach()[:, mask_id] = -torch.inf
-    return F.cross_entropy(logits, x0.flatten()[rows], reduction="none")
+    return cross_entropy.nll(model, x0.flatten()[rows], mask_id, xt, mask=mask, positions=positions, rows=rows)
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nanodlm.attention import attend
 from nanodlm.bounds import Amount, Below1, Layers, Positive, Size, Unit, Whole, check
+from nanodlm.cross_entropy import cross_entropy
 
 
 @dataclass
@@ -105,11 +107,8 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if config.norm_bias else None
 
     def forward(self, x):
-        h = fp32(x)
-        if self.kind == "layer":
-            h = h - h.mean(-1, keepdim=True)
-        h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
-        h = h.type_as(x) * self.weight.type_as(x)
+        norm = F.layer_norm if self.kind == "layer" else F.rms_norm
+        h = norm(fp32(x), x.shape[-1:], eps=self.eps).type_as(x) * self.weight.type_as(x)
         return h if self.bias is None else h + self.bias.type_as(x)
 
 
@@ -188,9 +187,7 @@ class Attention(nn.Module):
                 q, k, v, block_mask=mask, enable_gqa=gqa
             )
         else:
-            if gqa and mask is not None and q.is_cuda:  # SDPA's kernels for a mask want as many keys as queries
-                k, v, gqa = *(x.repeat_interleave(c.n_head // c.n_kv_head, 1) for x in (k, v)), False
-            y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
+            y = attend(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
         return self.out(y.transpose(1, 2).reshape(B, n, c.n_head * c.head_dim))
 
 
@@ -215,7 +212,7 @@ class MLP(nn.Module):
             return self.down(F.gelu(self.gate(x)) * self.up(x))
         if self.kind in ("gelu", "gelu_tanh"):
             return self.down(F.gelu(self.up(x), approximate="tanh" if self.kind == "gelu_tanh" else "none"))
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(F.relu(y := self.up(x)) * y)  # the square, whose gradient takes one pass less
 
 
 class Block(nn.Module):
@@ -331,7 +328,7 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 p.zero_()
 
-    def forward(self, ids, mask=None, positions=None, cache=None, rows=None):
+    def forward(self, ids, mask=None, positions=None, cache=None, rows=None, targets=None, excluded=None):
         """Logits for every token of ids, or for some.
 
         ids        int64 (B, T)
@@ -345,9 +342,10 @@ class Transformer(nn.Module):
         cache      KVCache; each token's keys and values go to the slot of its position, and all filled slots are seen
         rows       bool (B, T), or int64 indices into the B*T flattened tokens (n for T where the last layer has n
                    queries): logits of those tokens only
+        targets    int64 (N,): in place of logits their -log p, fp32 (N,), where the id `excluded` is impossible
         returns    (B, T, V), or (N, V) with rows, in the dtype of the computation
         """
-        return self.head(self.hidden(ids, mask, positions, cache, rows))
+        return self.head(self.hidden(ids, mask, positions, cache, rows), targets, excluded)
 
     def hidden(self, ids, mask=None, positions=None, cache=None, rows=None):
         """What the output head sees, (B, T, C) or (N, C); the arguments are forward's. Samplers call the two halves by
@@ -375,7 +373,8 @@ class Transformer(nn.Module):
         ropes = dict.fromkeys(masks)
         if c.position == "rope":
             thetas = c.rope_theta, c.local_rope_theta or c.rope_theta
-            ropes = {local: rotary(positions, c.rope_dim, thetas[local], c.rope_scaling) for local in masks}
+            turned = positions[:1] if in_order else positions
+            ropes = {local: rotary(turned, c.rope_dim, thetas[local], c.rope_scaling) for local in masks}
         if rows is not None:
             rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
             if c.shift:  # output i - 1 predicts token i; the first one of the call has only its own
@@ -393,9 +392,10 @@ class Transformer(nn.Module):
         x = self.norm(x)
         return x if c.head_dense == "none" else self.head_norm(F.gelu(self.head_dense(x)))
 
-    def head(self, x):
-        """Logits (…, V) of what hidden() returns."""
-        return F.linear(x, self.embed.weight if self.config.tied else self.head_weight, self.head_bias)
+    def head(self, x, targets=None, excluded=None):
+        """Logits (…, V) of what hidden() returns; with targets, forward's."""
+        given = x, self.embed.weight if self.config.tied else self.head_weight, self.head_bias
+        return F.linear(*given) if targets is None else cross_entropy(*given, targets, excluded)
 
     def cache(self, batch, size):
         """An empty KVCache for `batch` rows of at most `size` tokens, in the network's device and dtype."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanodlm import corpus, hub, turns
+from nanodlm import corpus, counts, hub, turns
 from nanodlm import tokenizer as tokenizers
 from nanodlm.conversations import fit, is_val, prepare, settle_system
 from nanodlm.records import LeftOut, Reasons, file_digest, find_records, is_file, messages_of, numbered, parse_mixture
@@ -80,13 +80,12 @@ class Stored:
         self.meta = json.loads((directory / "meta.json").read_text())
         self.directory, self.split, self.room, self.options = directory, split, room, options
         self.start = np.fromfile(directory / f"{split}.start.bin", dtype="<i8")
-        lengths = np.diff(self.start)
-        self.lengths, keep = lengths.copy(), np.ones(len(lengths), dtype=bool)
-        for i in np.flatnonzero(lengths > room):
-            found = self.read(i)
-            keep[i], self.lengths[i] = found is not None, 0 if found is None else len(found[0])
-        self.index, self.orders = np.flatnonzero(keep), {}
-        self.left_out, self.shortened = int((~keep).sum()), int((lengths > room).sum() - (~keep).sum())
+        file = directory / f"{split}.learn.bin"
+        learn = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
+        self.lengths, self.learnt = counts.fitted(learn, self.start, room, options)
+        self.index, self.orders = np.flatnonzero(self.lengths), {}
+        self.left_out = len(self.lengths) - len(self.index)
+        self.shortened = int((np.diff(self.start) > room).sum()) - self.left_out
         size, tokens = (sum(self.meta.get(f"{s}_{k}", 0) for s in ("train", "val")) for k in ("bytes", "learnt"))
         self.bytes_per_token = size / tokens  # of the answers as they were written, which a tokenizer may not give back
 
@@ -174,6 +173,11 @@ class Streamed:
 def read(item):
     """(ids, learn) of what a source's take() gave."""
     return item[0].read(item[1]) if isinstance(item[0], Stored) else item
+
+
+def learnt_of(item):
+    """The learnt tokens of what a source's take() gave; of a stored one it is not read."""
+    return int(item[0].learnt[item[1]] if isinstance(item[0], Stored) else item[1].sum())
 
 
 class Conversations:
@@ -315,12 +319,9 @@ def batch(rows, first, count, options, eos_id, seq_len, width=None):
 
 def learnt(rows, options, seq_len):
     """Learnt tokens of the whole global batch, end-of-text behind the answers included."""
-    longest = max(sum(n for n, _ in row) for row in rows)
-    fill = options.fill or longest
-    total = 0
-    for n, item in (one for row in rows for one in row):
-        total += int(read(item)[1].sum()) + filled(n, fill, seq_len) - n
-    return total
+    fill = options.fill or max(sum(n for n, _ in row) for row in rows)
+    answers = sum(learnt_of(item) for row in rows for _, item in row)
+    return answers + sum(filled(n, fill, seq_len) - n for row in rows for n, _ in row)
 
 
 def bytes_per_token(rows, tokenizer):
@@ -328,12 +329,11 @@ def bytes_per_token(rows, tokenizer):
     their source's ratio; of streamed ones, what the tokens decode to is counted."""
     size = tokens = 0
     for _, item in (one for row in rows for one in row):
-        ids, learn = read(item)
-        n = int(learn.sum())
+        n = learnt_of(item)
         if isinstance(item[0], Stored):
             size += n * item[0].bytes_per_token
         else:
-            size += len(tokenizer.decode(ids[learn].tolist()).encode()) + int((learn[1:] > learn[:-1]).sum())
+            size += len(tokenizer.decode(item[0][item[1]].tolist()).encode()) + int((np.diff(item[1] * 1) > 0).sum())
         tokens += n
     return size / max(tokens, 1)
 
@@ -487,7 +487,7 @@ class Chats:
     def held_out(self, first, count):
         """As Windows'. The end-of-text behind an answer is part of what is measured, but not a token more."""
         x, maskable, texts = self.batch(self.held, first, count, self.alone, self.fixed)
-        lengths = [int(read(row[0][1])[1].sum()) for row in self.held[first : first + count]]
+        lengths = [learnt_of(row[0][1]) for row in self.held[first : first + count]]
         return x, dict(maskable=maskable, real=texts.number >= 0), lengths
 
     def batch(self, rows, first, count, options, fixed):

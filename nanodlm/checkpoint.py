@@ -303,6 +303,9 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
             content = save_released(tmp, tensors, config, algorithm, facts)
         else:
             (tmp / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+            exact = all(t.dtype == weights[n].dtype for n, t in tensors.items())
+            if exact and (train_state or {}).get("weights") is weights:  # written once
+                train_state = {k: v for k, v in train_state.items() if k != "weights"}
         if "adapter" not in facts:
             tokenizers.save_files(tokenizer.spec, tokenizer_dir, tmp)
         if train_state is not None:
@@ -358,8 +361,13 @@ def load_train_state(path):
     file = find(path) / "train_state.pt"
     if not file.is_file():
         sys.exit(f"{file} is missing, so this run cannot be resumed; --init_from={file.parent} starts from its weights")
+    from safetensors.torch import load_file
+
     try:
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = dict(torch.load(file, map_location="cpu", weights_only=True))
+        if "weights" not in state:  # they are the checkpoint's own
+            state["weights"] = load_file(file.with_name("model.safetensors"))
+        return state
     except Exception as e:
         sys.exit(
             f"{file} is corrupted ({first_line(e)}); its weights may still be good: --init_from={file.parent} starts "

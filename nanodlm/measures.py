@@ -48,7 +48,7 @@ def answers_likelihood(checkpoint, algorithm, s, seed, dataset, device):
         keys = dict(mask_id=tokenizer.mask_id, maskable=maskable, real=real, samples=s.samples, seed=seed, first=i)
         nats.append(algorithm.nelbo(checkpoint.model, x, **keys))
     nats = torch.cat(nats).cpu()
-    tokens = torch.tensor([int(batches.read(row[0][1])[1].sum()) for row in rows], dtype=torch.float64)
+    tokens = torch.tensor([batches.learnt_of(row[0][1]) for row in rows], dtype=torch.float64)
     return per_token(nats, tokens), 1 / math.log(2) / batches.bytes_per_token(rows, tokenizer)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections import defaultdict
 
 import torch
 
@@ -9,17 +10,19 @@ from nanodlm.device import pick_dtype
 
 
 def orthogonal(x, dtype, steps=5):
-    """x (m, n) with its singular values brought near 1, between 0.7 and 1.2, by a polynomial of odd degree 5 that is
-    applied to them `steps` times (Newton-Schulz; Muon, kellerjordan.github.io/posts/muon; arXiv 2502.16982, eq. 2), in
-    `dtype`."""
-    tall = x.shape[0] > x.shape[1]
+    """Matrices x (k, m, n) with their singular values brought near 1, between 0.7 and 1.2, by a polynomial of odd
+    degree 5 that is applied to them `steps` times (Newton-Schulz; Muon, kellerjordan.github.io/posts/muon; arXiv
+    2502.16982, eq. 2), in `dtype`."""
+    if len(x) > 1 and x.device.type == "cpu" and dtype == torch.float32:  # there, and there alone, one by one is faster
+        return torch.cat([orthogonal(one, dtype, steps) for one in x.split(1)])
+    tall = x.shape[1] > x.shape[2]
     y = x.to(dtype)
-    y = y.T if tall else y
-    y = y / y.norm().clamp(min=1e-7)
+    y = y.mT if tall else y
+    y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = y @ y.T
-        y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
-    return y.T if tall else y
+        gram = y @ y.mT
+        y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), y, beta=3.4445)
+    return y.mT if tall else y
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,16 +39,19 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            lr, beta = group["lr"], group["momentum"]
-            for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                mean = state["momentum_buffer"]
-                mean.lerp_(p.grad, 1 - beta)
-                update = orthogonal(p.grad.lerp(mean, beta), self.dtype)
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+            lr, beta, alike = group["lr"], group["momentum"], defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for shape, same in alike.items():  # matrices of one shape together
+                for p in same:
+                    if not self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                gradients, means = [p.grad for p in same], [self.state[p]["momentum_buffer"] for p in same]
+                torch._foreach_lerp_(means, gradients, 1 - beta)
+                updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, means, beta)), self.dtype)
+                torch._foreach_mul_(same, 1 - lr * group["weight_decay"])
+                torch._foreach_add_(same, updates.unbind(), alpha=-lr * 0.2 * max(shape) ** 0.5)
 
 
 def make(model, s, device):
@@ -66,7 +72,7 @@ def make(model, s, device):
             sys.exit("optimizer=adamw8bit needs a package that is not among the requirements: pip install torchao")
         optimizers = [AdamW8bit(groups, **keys)]
     else:
-        optimizers = [torch.optim.AdamW(groups, **keys, fused=torch.device(device).type == "cuda")]
+        optimizers = [torch.optim.AdamW(groups, **keys, fused=torch.device(device).type in ("cpu", "cuda"))]
     if s.optimizer == "muon" and not matrices:
         sys.exit(
             "optimizer=muon knows the blocks of our network only, and this one runs through transformers: use adamw"

@@ -29,7 +29,7 @@ import convert_bert
 import mdlm
 import train
 from model import Config, Transformer
-from nanodlm import batches, conversations, corpus, noise
+from nanodlm import batches, conversations, corpus, counts, noise
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 
@@ -213,6 +213,23 @@ def test_packed_rows_hold_every_conversation_once_a_pass_and_are_full(data, tok,
     assert max(used) <= 160 and len(rows) <= 1.2 * sum(used) / 160 + 1
     first = [row[0][0] for row in rows]  # the longest: rows with many short ones do not come last
     assert first != sorted(first, reverse=True)
+
+
+texts_of = st.lists(st.lists(st.booleans(), min_size=1, max_size=9).filter(any), max_size=8)
+sizes_of = st.tuples(st.integers(1, 10), st.sampled_from(["turns", "cut", "drop"]), st.sampled_from(["all", "last"]))
+
+
+@given(texts_of, sizes_of, st.integers(1, 20))
+@settings(deadline=None)
+def test_whole_files_are_counted_as_each_conversation_would_be(drawn, how, at_once):
+    room, options = how[0], conversations.Options(too_long=how[1], learn=how[2])
+    start = np.cumsum([0, *map(len, drawn)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counts, "AT_ONCE", at_once)
+        found = counts.fitted(np.array(sum(drawn, []), dtype=np.uint8), start, room, options)
+    for text, length, learnt in zip(drawn, *found.tolist(), strict=True):
+        one = conversations.fit(np.arange(len(text)), np.array(text), room, options)
+        assert (length, learnt) == ((0, 0) if one is None else (len(one[0]), one[1].sum()))
 
 
 @pytest.mark.parametrize("how, out, short", [("turns", 1, 1), ("drop", 2, 0), ("cut", 0, 2)])

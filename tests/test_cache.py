@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from toy import BLOCKS, texts
 
 from model import KVCache
-from nanodlm.attention import Tiles
+from nanodlm.attention import Tiles, attend
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -216,6 +216,27 @@ def test_tiles_equal_dense_attention_forward_and_backward(kv_heads):
         assert (tiled - dense).abs().max() < 1e-12
         for a, b in zip(*(torch.autograd.grad((y * weight).sum(), leaves, retain_graph=True) for y in (tiled, dense))):
             assert (a - b).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_in_plain_products_is_attention(masked, kv_heads):
+    """In bfloat16 on a CPU, with gradients; a query that sees nothing, as padding far from a text may, harms nobody."""
+    g = toy.generator(0)
+    mask = torch.rand(2, 1, 30, 40, generator=g) < 0.5 if masked else None
+    if masked:
+        mask[0, :, 3] = False
+    shapes = (2, 4, 30, 8), (2, kv_heads, 40, 8), (2, kv_heads, 40, 8)
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        g = toy.generator(1)
+        leaves = [torch.randn(s, generator=g).bfloat16().to(dtype).requires_grad_() for s in shapes]
+        y = attend(*leaves, mask, enable_gqa=True)
+        assert (y.grad_fn.name() == "UnsafeViewBackward0") == (dtype == torch.bfloat16)
+        seen = y if mask is None else y.masked_fill(~mask.any(-1, keepdim=True), 0)
+        found.append([seen, *torch.autograd.grad(seen.square().sum(), leaves)])
+    for a, b in zip(*found):
+        assert (a - b).norm() < 0.03 * b.norm()
 
 
 # ---- compile ---------------------------------------------------------------------------------------------------------

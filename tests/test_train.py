@@ -213,6 +213,19 @@ def test_a_line_of_metrics_that_a_kill_cut_short_does_no_harm(text_data, tmp_pat
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
+def test_weights_are_written_once_where_they_are_exact_and_runs_that_have_them_twice_go_on(
+    text_data, tmp_path, monkeypatch
+):
+    stop_at(monkeypatch, 2)
+    before, file = run(text_data, tmp_path), tmp_path / "last/train_state.pt"
+    assert "weights" not in torch.load(file)
+    torch.save(before, file)  # as they were written once
+    safetensors.torch.save_file({n: 0 * w for n, w in before["weights"].items()}, tmp_path / "last/model.safetensors")
+    after = run(text_data, tmp_path, "--init_from=resume", "--learning_rate=0", "--save_dtype=bfloat16")
+    assert_same(before, after)
+    assert "weights" in torch.load(file)
+
+
 def test_overwriting_a_run_leaves_nothing_of_it(text_data, tmp_path, monkeypatch):
     run(text_data, tmp_path)
     stop_at(monkeypatch, 1)
@@ -307,7 +320,7 @@ FLAT_AND_TALL = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) 
 
 def test_muon_brings_singular_values_near_one():
     for x in FLAT_AND_TALL:
-        values = torch.linalg.svdvals(optim.orthogonal(x, torch.float32))
+        values = torch.linalg.svdvals(optim.orthogonal(x[None], torch.float32))
         assert 0.6 < values.min() and values.max() < 1.3
 
 
