@@ -138,7 +138,7 @@ def numerics(s, device):
     for name in names:
         a, b = same.tokens_of(name, "cpu", new), same.tokens_of(name, device, new)
         row(name, f"{sum(map(list.__eq__, a, b))} of {len(a)}")
-    x = torch.arange(128)[None] * 37 % MASK
+    x = torch.arange(128)[None] * 37 % same.MASK
     with torch.no_grad():
         exact = same.tiny("cpu")(x)
         off = [(same.tiny(d, torch.bfloat16)(x.to(d)).float().cpu() - exact).abs() for d in ("cpu", device)]
