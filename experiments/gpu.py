@@ -18,16 +18,12 @@ import sys
 import time
 import traceback
 import types
-import warnings
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 import ar  # noqa: E402
 import bd3lm  # noqa: E402
 import mdlm  # noqa: E402
+from experiments import same  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from nanodlm import configurator, console, fast_bd3lm, fast_mdlm  # noqa: E402
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_compile, pick_device  # noqa: E402
@@ -102,22 +99,6 @@ def attempt(name, run):
             torch.cuda.empty_cache()
 
 
-def network(config, device, dtype=torch.float32, std=0.02):
-    """A network with random weights, which are made on the device: on the host they would take minutes and 32 GB."""
-    with torch.device("meta"):
-        return with_numbers(Transformer(config).to(dtype), device, std)
-
-
-def with_numbers(model, device, std=0.02):
-    """A network of the device `meta` on another one, with random numbers."""
-    model = model.to_empty(device=device)
-    torch.manual_seed(0)
-    for p in model.parameters():
-        with torch.no_grad():
-            p.normal_(0, std) if p.dim() == 2 else p.fill_(1)
-    return model.eval()
-
-
 def copy_bandwidth(device, size=2**30):
     """Bytes per second that a copy reads and writes."""
     a = torch.empty(size if device == "cuda" else 2**24, dtype=torch.uint8, device=device)
@@ -132,112 +113,21 @@ def floor(model, device):
     return sum(p.numel() * p.element_size() for p in read) / copy_bandwidth(device)
 
 
-aten = torch.ops.aten
-ASK = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
-ASK |= {aten._unique2.default, aten.unique_dim.default, aten.repeat_interleave.Tensor, aten.bincount.default}
-
-
-class Waits(TorchDispatchMode):
-    """Counts, by line, what makes the host wait for a device: numbers, sizes and tensors of it that it wants to know.
-
-    Works for any device but the CPU, and needs no GPU where one is imitated; compiled code it does not see (see
-    cuda_waits). A boolean mask as an index is a nonzero, except where one number is put in its places."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = Counter()
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        given = [x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)]
-        out = op(*args, **(kwargs or {}))
-        if not any(x.device.type != "cpu" for x in given):
-            return out
-        masks = [x for x in given[1:] if x.dtype == torch.bool]
-        by_mask = op is aten.index.Tensor or "index_put" in str(op) and given[-1].numel() > 1
-        home = op is aten._to_copy.default and out.device.type == "cpu"
-        home |= op is aten.copy_.default and args[0].device.type == "cpu"
-        if op in ASK or by_mask and masks or home:
-            frames = [
-                f for f in traceback.extract_stack() if f[0].startswith(f"{ROOT}{os.sep}") and ".venv" not in f[0]
-            ]
-            ours = [f for f in frames if not {"experiments", "tests"} & {*Path(f[0]).parts}]
-            f = (ours or frames or traceback.extract_stack())[-1]
-            self.lines[f"{os.path.relpath(f.filename, ROOT)}:{f.lineno} `{(f.line or '')[:70]}`"] += 1
-        return out
-
-
-def cuda_waits(run):
-    """What CUDA itself counts: the warnings of its synchronisation debug mode."""
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            run()
-        return sum("called a synchronizing" in str(w.message) for w in said)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 # ---- the same numbers? -----------------------------------------------------------------------------------------------
-
-VOCAB, MASK = 211, 210
-PROMPTS = [list(range(3, 3 + n)) for n in (5, 16, 1, 11)]
-SAMPLERS = {f"mdlm, cache={c}": (fast_mdlm, dict(block_size=8, cache=c)) for c in ("none", "prefix", "dual")}
-SAMPLERS |= {f"bd3lm, cache={c}": (fast_bd3lm, dict(cache=c)) for c in ("none", "block", "kept")}
-SAMPLERS |= {"mdlm, cache=dual, compiled": (fast_mdlm, dict(block_size=8, cache="dual", compile=True))}
-SAMPLERS |= {"plain mdlm": (mdlm, {}), "plain bd3lm": (bd3lm, {}), "ar": (ar, {})}
-FAST = {
-    "threshold": dict(block_size=8, cache="dual", quota="threshold", threshold=0.2),
-    "entropy bound": dict(order="entropy", quota="entropy_bound", entropy_bound=3.0),
-    "guided": dict(cfg_scale=1.0, cache="prefix", block_size=8),
-    "drawn": dict(temperature=1.0),
-    "drawn, random order": dict(temperature=1.0, order="random", steps=12),
-    "drawn, nucleus": dict(temperature=0.7, top_p=0.9, top_k=50, measure="draw", steps=12),
-    "remasking": dict(temperature=1.0, quota="ancestral", remask=0.3, steps=24),
-}
-SAMPLERS |= {name: (fast_mdlm, options) for name, options in FAST.items()}
-
-
-def tiny(device, dtype=torch.float32, **changes):
-    """A small network whose logits lie far enough apart for rounding to change no token, from numbers of the host."""
-    shape = dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=64, seq_len=128, block_size=8)
-    return network(Config(vocab_size=VOCAB, **shape | changes), "cpu", std=0.15).to(device, dtype)
-
-
-LOSSES = {"mdlm": (mdlm, mdlm.LossOptions()), "bd3lm": (bd3lm, bd3lm.LossOptions(block_size=8)), "ar": (ar, None)}
-
-
-def loss_of(name, model, device, seed=3):
-    algorithm, options = LOSSES[name]
-    x = (torch.arange(4 * 128).view(4, 128) * 37 % MASK).to(device)
-    return algorithm.loss(model, x, options, mask_id=MASK, seed=seed)
-
-
-def sampler(name, device, new=24):
-    """A call of one of SAMPLERS; on the CPU, which is compared with, nothing is compiled."""
-    algorithm, options = SAMPLERS[name]
-    options = {k: v for k, v in options.items() if k != "compile" or device != "cpu"}
-    o = algorithm.SampleOptions(new, **{"temperature": 0.0} | options)
-    prompts = [torch.tensor(p, device=device) for p in PROMPTS]
-    return partial(algorithm.generate, tiny(device, causal=algorithm.CAUSAL), prompts, o, mask_id=MASK)
-
-
-def tokens_of(name, device, new=24):
-    return [t.tolist() for t in sampler(name, device, new)().tokens]
 
 
 def shown(s):
     """The samplers that a section shows, and how many tokens they write."""
-    return (list(SAMPLERS)[::4], 8) if s.small else (list(SAMPLERS), 24)
+    return (list(same.SAMPLERS)[::4], 8) if s.small else (list(same.SAMPLERS), 24)
 
 
 def numerics(s, device):
     """Losses, gradients and tokens in float32 beside the CPU's; logits in bfloat16 beside both."""
     print("Goals: losses to 1e-5, tokens equal; in bfloat16 logits as far off as the CPU's are.")
     table("loss, float32", "CPU", device, "relative difference", "largest difference of gradients")
-    for name in LOSSES:
-        nets = [tiny(d, causal=name == "ar") for d in ("cpu", device)]
-        values = [loss_of(name, net, d) for net, d in zip(nets, ("cpu", device))]
+    for name in same.LOSSES:
+        nets = [same.tiny(d, causal=name == "ar") for d in ("cpu", device)]
+        values = [same.loss_of(name, net, d) for net, d in zip(nets, ("cpu", device))]
         for value in values:
             value.backward()
         a, b = (value.item() for value in values)
@@ -246,12 +136,12 @@ def numerics(s, device):
     table("tokens, float32", "rows equal")
     names, new = shown(s)
     for name in names:
-        a, b = tokens_of(name, "cpu", new), tokens_of(name, device, new)
+        a, b = same.tokens_of(name, "cpu", new), same.tokens_of(name, device, new)
         row(name, f"{sum(map(list.__eq__, a, b))} of {len(a)}")
-    x = torch.arange(128)[None] * 37 % MASK
+    x = torch.arange(128)[None] * 37 % same.MASK
     with torch.no_grad():
-        exact = tiny("cpu")(x)
-        off = [(tiny(d, torch.bfloat16)(x.to(d)).float().cpu() - exact).abs() for d in ("cpu", device)]
+        exact = same.tiny("cpu")(x)
+        off = [(same.tiny(d, torch.bfloat16)(x.to(d)).float().cpu() - exact).abs() for d in ("cpu", device)]
     table("logits, bfloat16 less float32", "CPU", device)
     row("mean", *(f"{x.mean():.1e}" for x in off))
     row("largest", *(f"{x.max():.1e}" for x in off))
@@ -263,22 +153,22 @@ def waits(s, device):
     table("decoding, 4 ragged rows", "steps", "waits", "per step", "counted by CUDA", "where")
     names, new = shown(s)
     for name in names:
-        run, steps = sampler(name, device, new), []
-        cuda = cuda_waits(run) if device == "cuda" else "–"
+        run, steps = same.sampler(name, device, new), []
+        cuda = same.cuda_waits(run) if device == "cuda" else "–"
         if "compiled" in name:
             row(name, "–", "–", "–", cuda, "")
             continue
-        with Waits() as found:
+        with same.Waits() as found:
             out = run(**dict(watch=steps.append) if run.func.__module__.startswith("nanodlm") else {})
         count, total = len(steps) or max(out.num_forwards), sum(found.lines.values())
         where = ", ".join(f"{n} × {line}" for line, n in found.lines.most_common(3))
         row(name, count, total, f"{total / count:.2f}", cuda, where)
     table("a step of training", "waits", "where")
-    for name in LOSSES:
-        model = tiny(device, causal=name == "ar")
-        loss_of(name, model, device).backward()
-        with Waits() as found:
-            loss_of(name, model, device).backward()
+    for name in same.LOSSES:
+        model = same.tiny(device, causal=name == "ar")
+        same.loss_of(name, model, device).backward()
+        with same.Waits() as found:
+            same.loss_of(name, model, device).backward()
         row(name, sum(found.lines.values()), ", ".join(f"{n} × {line}" for line, n in found.lines.items()))
 
 
@@ -353,7 +243,7 @@ SMALL = dict(vocab_size=512, n_layer=2, n_head=2, n_kv_head=2, head_dim=16, n_em
 
 def big(s, device, shape, **changes):
     """Random bf16 weights of a released model's shape, and the floor of its forward in seconds."""
-    model = network(Config(**shape | (SMALL if s.small else {}) | changes), device, torch.bfloat16)
+    model = same.network(Config(**shape | (SMALL if s.small else {}) | changes), device, torch.bfloat16)
     least = floor(model, device)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     print(f"{model.num_params():,} parameters, {size / 1e9:.1f} GB; reading the matrices once: {least * 1e3:.2f} ms.")
@@ -437,7 +327,7 @@ def fastdllm(s, device):
     names |= dict(layer_norm_type="rms", weight_tying=False, attention_dropout=0.0, residual_dropout=0.0)
     config = LLaDAConfig(**names, embedding_dropout=0.0, init_device="meta")
     config.use_cache = False
-    model = with_numbers(LLaDAModelLM(config).to(torch.bfloat16), device)
+    model = same.with_numbers(LLaDAModelLM(config).to(torch.bfloat16), device)
     prompt, new, size = shape_of(s)
     x, keys = torch.arange(prompt, device=device)[None] * 37 % 400, dict(gen_length=new, block_length=size)
 

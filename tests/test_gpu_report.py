@@ -1,10 +1,13 @@
 """experiments/gpu.py with tiny shapes, without a GPU: so that no minute of one goes into typos."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
 from experiments import gpu
+from nanodlm.files import ROOT
 
 
 def test_every_section_runs_small_and_a_second_call_does_what_is_missing(tmp_path, capsys):
@@ -41,3 +44,26 @@ def test_a_section_that_fails_or_takes_too_long_says_so_and_the_others_go_on(tmp
 def test_a_variant_that_fails_takes_only_its_own_row(capsys):
     assert gpu.attempt("dual", lambda: 1 / 0) is None
     assert "| dual | **failed**: ZeroDivisionError: division by zero |" in capsys.readouterr().out
+
+
+WAITS = """
+from no_float64 import Device
+from experiments import same
+with Device() as device:
+    for name in [f"{a}, cache={c}" for a, c in (("mdlm", "none"), ("mdlm", "dual"), ("bd3lm", "kept"))]:
+        steps = []
+        with same.Waits() as found:
+            same.sampler(name, device, 8)(watch=steps.append)
+        assert sum(found.lines.values()) == len(steps) + len(same.PROMPTS), found.lines
+    model = same.tiny(device)
+    with same.Waits() as found:
+        same.loss_of("mdlm", model, device).backward()
+    assert any("hidden" in line for line in found.lines), found.lines  # so that it is seen to count
+"""
+
+
+def test_a_step_of_decoding_waits_for_the_device_once():
+    """On a device that is imitated: for tokens and how sure they are, and once for each prompt."""
+    path = f"import sys; sys.path[:0] = ['{ROOT.as_posix()}', '{(ROOT / 'tests').as_posix()}']"
+    done = subprocess.run([sys.executable, "-c", path + WAITS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
