@@ -1,7 +1,7 @@
 """How the cost of decoding grows, measured beside a model of it: forwards x (tokens per forward x FLOPs per token, over
 a speed, + what a forward costs whatever is in it).
 
-    python experiments/costs.py            five axes, one plot each in assets/, about 5 minutes on a quiet CPU, on one thread
+    python experiments/costs.py            five axes, one plot each in assets/, 5 minutes on one thread of a quiet CPU
     python experiments/costs.py --small    the same on a toy, in seconds, to see that it runs
 
 Five decoders of one network: LLaDA's published sampler written down plainly (bench.py), ours without a cache, with the
