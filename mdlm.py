@@ -133,13 +133,13 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 # ---- 3 · bound -----------------------------------------------------------------------------------------------------
 
 
-def nelbo_masks(maskable, row, j, samples, seed):
-    """Mask j (an int, or int64 (B,)) of `samples` of each row (numbered by row, int64 (B,)): what is hidden, bool
-    (B, L), and the weight n/k of its cross entropy, float64 (B,) (LLaDA, eq. 6)."""
+def nelbo_masks(maskable, row, j, samples, seed, begin=0):
+    """Mask j (an int, or int64 (B,)) of `samples` of each row (numbered by row, int64 (B,)), which begins at position
+    `begin`: what is hidden, bool (B, L), and the weight n/k of its cross entropy, float64 (B,) (LLaDA, eq. 6)."""
     n = maskable.sum(1)
     spread = ((row * samples + j).double() * 0.6180339887498949 + uniform(seed, 5)) % 1
     k = torch.minimum((spread * n).floor().long() + 1, n.clamp(min=1))
-    u = noise.of_masks(seed, row, j, maskable.shape[1])
+    u = noise.of_masks(seed, row, j, maskable.shape[1], begin)
     return hide_by_count(k, u, maskable), n.double() / k
 
 

@@ -15,23 +15,23 @@ from nanodlm.guard import evaluating
 from nanodlm.noise import home, of_masks, uniform
 
 
-def llada_masks(maskable, row, j, samples, seed, batch):
+def llada_masks(maskable, row, j, samples, seed, batch, begin=0):
     """nelbo_masks (LLaDA, eq. 6) as its published code draws them: `batch` masks at a time, whose counts are k,
     k + n/batch, …, modulo n, for one k ~ U{1…n}."""
     n = maskable.sum(1)
     k = (uniform(seed, 6, row, j // batch) * n).floor() + 1
     count = ((k + j % batch * (n / batch)).round().long() - 1) % n.clamp(min=1) + 1
-    return hide_by_count(count, of_masks(seed, row, j, maskable.shape[1]), maskable), n.double() / count
+    return hide_by_count(count, of_masks(seed, row, j, maskable.shape[1], begin), maskable), n.double() / count
 
 
-def dream_masks(maskable, row, j, samples, seed, batch):
+def dream_masks(maskable, row, j, samples, seed, batch, begin=0):
     """nelbo_masks as Dream's code (arXiv 2508.15487) draws them: each token with probability p = t + (1 - t) / 1000,
     weight 1/p, t evenly spread over `batch` masks; a row's last maskable token, its end-of-text, is never hidden."""
     t = (uniform(seed, 6, row, j // batch) + (j % batch) / batch) % 1
     p = (1 - 1e-3) * t + 1e-3
     position = torch.arange(maskable.shape[1], device=maskable.device)
     last = torch.where(maskable, position, -1).amax(1, keepdim=True)
-    return (of_masks(seed, row, j, maskable.shape[1]) < p[:, None]) & maskable & (position != last), 1 / p
+    return (of_masks(seed, row, j, maskable.shape[1], begin) < p[:, None]) & maskable & (position != last), 1 / p
 
 
 def mean_and_error(values):
@@ -109,9 +109,16 @@ def minus_nelbo(model, x0, real, target, number, options, mask_id):
     masks = dict(nelbo=nelbo_masks, llada=partial(llada_masks, batch=batch), dream=partial(dream_masks, batch=batch))
     row = torch.arange(len(x0), device=x0.device).repeat_interleave(o.mc_samples)
     j = torch.arange(o.mc_samples, device=x0.device).repeat(len(x0))
-    hidden, weight = masks[o.method](target[row], number[row], j, o.mc_samples, o.seed)
-    canvas = torch.where(real[row], torch.where(hidden, -1, x0[row]), -2) | target[row].long() << 40  # guidance: where
+    # A target, its row's end, is short beside the text before it: masks are tables (N, W) of the targets alone.
+    begin, width = real.sum(1) - target.sum(1), max(1, int(target.sum(1).max()))
+    at = begin[:, None] + torch.arange(width, device=x0.device)
+    own = at < real.sum(1, keepdim=True)
+    ids = torch.zeros_like(at).masked_scatter_(own, x0[target])
+    hidden, weight = masks[o.method](own[row], number[row], j, o.mc_samples, o.seed, begin=begin[row])
     seen = {}
+    before = [seen.setdefault(x[:n].tobytes(), i) for i, (x, n) in enumerate(zip(x0.cpu().numpy(), begin.tolist()))]
+    before = torch.tensor(before, device=x0.device)[row, None]
+    canvas, seen = torch.cat([before, torch.where(own[row], torch.where(hidden, -1, ids[row]), -2)], 1), {}
     same = [seen.setdefault(c.tobytes(), i) for i, c in enumerate(canvas.cpu().numpy())]
     first, which = torch.tensor(same, device=x0.device).unique(return_inverse=True)
     length = real.sum(1)[row[first]]
@@ -120,13 +127,13 @@ def minus_nelbo(model, x0, real, target, number, options, mask_id):
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for start in range(0, len(first), o.batch_size):
         mine = first[order[start : start + o.batch_size]]
-        wanted = hidden[mine, : int(length[order[start]])]
-        x, visible, answer = (v[row[mine], : wanted.shape[1]] for v in (x0, real, target))
+        x, visible, answer = (v[row[mine], : int(length[order[start]])] for v in (x0, real, target))
+        wanted = torch.zeros_like(answer).masked_scatter_(answer, hidden[mine][own[row[mine]]])
         ask = ((place >= start) & (place < start + len(mine))).nonzero()[:, 0]  # all the rows that have these canvases
         i, at = hidden[ask].nonzero(as_tuple=True)
         begins = wanted.sum(1).cumsum(0) - wanted.sum(1)
         state = begins[place[ask] - start][i] + hidden[ask].cumsum(1)[i, at] - 1
-        token = x0[row[ask[i]], at]
+        token = ids[row[ask[i]], at]
         xt = torch.where(wanted, mask_id, x)
         logp, _ = own_tokens(model, xt, visible, answer, wanted, state, token, mask_id, o)
         total.index_add_(0, row[ask[i]], logp * weight[ask[i]] / o.mc_samples)

@@ -79,10 +79,11 @@ def times(seed, total, options, device=None):
     return options.t_min + (options.t_max - options.t_min) * t
 
 
-def of_masks(seed, row, j, length):
-    """The random numbers (B, length) that say what mask j (an int, or int64 (B,)) of each row (B,) hides."""
-    j = torch.as_tensor(j, device=row.device)[..., None]
-    return uniform(seed, 4, row[:, None], j, torch.arange(length, device=row.device))
+def of_masks(seed, row, j, length, begin=0):
+    """The random numbers (B, length) that say what mask j (an int, or int64 (B,)) of each row (B,) hides, of its
+    positions from begin (an int, or int64 (B,)) on."""
+    j, begin = (torch.as_tensor(v, device=row.device)[..., None] for v in (j, begin))
+    return uniform(seed, 4, row[:, None], j, begin + torch.arange(length, device=row.device))
 
 
 def see_ahead(mask, chance, seed, length, device):
