@@ -2,7 +2,7 @@
 # positions of lowest entropy first, anywhere on the canvas. --order=confidence is its maskgit_plus, --order=margin
 # its topk_margin, --quota=ancestral its origin, --order_temperature its alg_temp. With --temperature=0 --exact token
 # for token, for every row of a batch as if it were alone (the published code averages the rows' number of masks);
-# ties go to the left.
+# ties go to the left; and except that where it would write a mask, here stands the best other token.
 max_new_tokens = 512
 steps = 512
 block_size = 0

@@ -1,0 +1,386 @@
+"""Beside the published code: its samplers, likelihoods and training steps and ours, on one set of weights.
+
+    python experiments/peers.py --fastdllm=DIR --llada=DIR --dllm=DIR      checkouts, none of them shipped
+    python experiments/peers.py --llada=DIR --only=llada
+
+One process builds a small network of random weights, gives the same to the peers' own classes, and calls their code as
+it is and ours in turn, once each a round. It checks that tokens (losses, estimates) are equal, row by row, and prints a
+row of a table each: seconds (of the CPU, one thread; on a GPU of the clock), the median of the rounds' ratios, and by
+how much memory grew at most. Adapters own no logic of the peers'. Checkouts that are not named are passed over.
+
+The peers were written for transformers 4. What stands in for it here: `einops.rearrange`, imported by a network of
+Fast-dLLM that is not used; the plain rotary frequencies, which transformers 5 no longer lists; use_cache, which it no
+longer gives every config; a `validate` that takes what it is given; and empty modules for the parts of dLLM that import
+what is not installed, and that are not called. dLLM's LLaDA is handed its inner network, or it would be made on a GPU.
+"""
+
+import gc
+import importlib.util
+import statistics
+import sys
+import time
+import types
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model import Config, Transformer  # noqa: E402
+from nanodlm import configurator, console, families, fast_mdlm, likelihood  # noqa: E402
+from nanodlm.bounds import Seed, Size  # noqa: E402
+from nanodlm.device import pick_device  # noqa: E402
+
+PEERS = ("llada", "fastdllm", "dllm", "dream", "bd3lms")
+
+
+@dataclass
+class Settings:
+    llada: str = ""  # a checkout of github.com/ML-GSAI/LLaDA
+    fastdllm: str = ""  # of github.com/NVlabs/Fast-dLLM
+    dllm: str = ""  # of github.com/ZHZisZZ/dllm
+    dream: str = ""  # of github.com/DreamLM/Dream
+    bd3lms: str = ""  # of github.com/kuleshov-group/bd3lms
+    only: str = ""  # a peer, or several with commas between; empty means all that are given
+    rounds: Size = 5  # timed calls of each, at least 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; equal tokens are promised in float32
+    n_layer: Size = 4  # of the network
+    n_embd: Size = 256  # its width; heads of 64 channels, or one
+    vocab_size: Size = 8192  # its last token is the mask
+    length: Size = 64  # tokens of a prompt, and new ones; in two blocks, so it is even
+    seed: Seed = 0  # of the weights and prompts
+
+    def __post_init__(self):
+        if self.length % 2:
+            raise ValueError(f"length={self.length} is cut into two blocks: take an even number")
+        for name in filter(None, self.only.split(",")):
+            if name not in PEERS:
+                raise ValueError(f"only={name} is none of {', '.join(PEERS)}")
+
+
+# ---- their code ----------------------------------------------------------------------------------------------------
+
+
+def plain_rope(config, device=None, **_):
+    """The frequencies of RoPE without scaling, as transformers 4 had them (arXiv 2104.09864, section 3.2.2)."""
+    d = config.hidden_size // config.num_attention_heads
+    theta = getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
+    return 1.0 / theta ** (torch.arange(0, d, 2, device=device).float() / d), 1.0
+
+
+def load(directory, *names, empty=()):
+    """Modules of a checkout by name. They leave sys.modules at once, as peers (and we: model.py) give others the same
+    names; `empty`: packages whose own __init__ is not run."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    ROPE_INIT_FUNCTIONS.setdefault("default", plain_rope)
+    if "einops" not in sys.modules and importlib.util.find_spec("einops") is None:
+        sys.modules["einops"] = types.ModuleType("einops")
+        sys.modules["einops"].rearrange = None
+    root = Path(directory).resolve()
+    if not root.is_dir():
+        sys.exit(f"{directory} is no directory; name a checkout")
+    tops = {name.split(".")[0] for name in names}
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in tops}
+    for name in empty:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(root.joinpath(*name.split(".")))]
+    sys.path.insert(0, str(root))
+    try:
+        return [importlib.import_module(name) for name in names]
+    finally:
+        sys.path.remove(str(root))
+        for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def with_weights(network, model, family):
+    """Their network with the weights of our `model`, under their names; on its device, in its dtype."""
+    own = dict(model.named_parameters())
+    names = families.their_names(families.FAMILIES[family], own, model.config.n_layer)
+    network.load_state_dict({theirs: torch.cat([own[n] for n in ours]).data for theirs, ours in names.items()})
+    at = next(model.parameters())
+    return network.to(at.device, at.dtype).eval()
+
+
+def llada_network(module, model, classes=("LLaDAConfig", "LLaDAModelLM")):
+    """A LLaDA of a peer's module, with the weights of ours."""
+    c, (config, network) = model.config, (getattr(module, name) for name in classes)
+    shape = dict(d_model=c.n_embd, n_heads=c.n_head, n_kv_heads=c.n_kv_head or c.n_head, n_layers=c.n_layer)
+    shape |= dict(mlp_hidden_size=c.mlp_dim, max_sequence_length=c.seq_len, rope_theta=c.rope_theta)
+    shape |= dict(vocab_size=c.vocab_size, embedding_size=c.vocab_size, weight_tying=False, rms_norm_eps=c.norm_eps)
+    kind = dict(block_type="llama", activation_type="silu", layer_norm_type="rms", rope=True, include_bias=False)
+    kind |= dict(include_qkv_bias=False, bias_for_layer_norm=False, attention_layer_norm=False, init_device="cpu")
+    kind |= dict(attention_dropout=0.0, embedding_dropout=0.0, residual_dropout=0.0, multi_query_attention=None)
+    config = config(**shape, **kind, eos_token_id=0, pad_token_id=0)
+    config.use_cache = False
+    if hasattr(module, "LLaDAModel"):  # dLLM's makes it on a GPU, unless it is given
+        inner = module.LLaDAModel(module.create_model_config_from_pretrained_config(config), init_params=False)
+        return with_weights(network(config, inner), model, "LLaDAModelLM")
+    return with_weights(network(config), model, "LLaDAModelLM")
+
+
+def dream_network(module, model, config=None, network=None):
+    """A Dream of a peer's module, with the weights of ours."""
+    c = model.config
+    shape = dict(hidden_size=c.n_embd, num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head or c.n_head)
+    shape |= dict(num_hidden_layers=c.n_layer, intermediate_size=c.mlp_dim, vocab_size=c.vocab_size)
+    shape |= dict(max_position_embeddings=c.seq_len, rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps)
+    config = (config or module.DreamConfig)(**shape, mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
+    config.rope_scaling, config.use_cache = None, False
+    config._attn_implementation = "sdpa"
+    return with_weights((network or module.DreamModel)(config), model, "DreamModel")
+
+
+def fastdllm_llada(directory, model):
+    """Fast-dLLM's own code on the weights of `model`, of LLaDA's shape, whose last token is the mask: a function
+    generate(prompt (1, L), cache="none" | "prefix" | "dual", **its options) -> tokens (1, L + gen_length), forwards."""
+    module, code = load(Path(directory) / "llada", "model.modeling_llada", "generate")
+    network, mask_id = llada_network(module, model), model.config.vocab_size - 1
+    calls = dict(none=code.generate, prefix=code.generate_with_prefix_cache, dual=code.generate_with_dual_cache)
+    return lambda prompt, cache="none", **options: calls[cache](network, prompt, mask_id=mask_id, **options)
+
+
+def fastdllm_dream(directory, model):
+    """As fastdllm_llada, for a model of Dream's shape: generate(prompt (1, L), cache, **options) -> tokens (1, …)."""
+    names = "model.modeling_dream", "model.generation_utils", "model.generation_utils_block"
+    module, *codes = load(Path(directory) / "dream", *names)
+    network = dream_network(module, model)
+    for code in codes:
+        code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
+
+    def generate(prompt, cache="none", **options):
+        code = codes[cache != "none"]
+        basic = code.DreamGenerationConfig(mask_token_id=model.config.vocab_size - 1, pad_token_id=0, eos_token_id=0)
+        code = code.DreamGenerationMixin
+        for name in ("diffusion_generate", "_sample"):  # as its eval.py does
+            setattr(network, name, types.MethodType(getattr(code, name), network))
+        if cache != "none":
+            options["dual_cache"] = cache == "dual"
+        with redirect_stdout(StringIO()):
+            return network.diffusion_generate(prompt, basic, **options)
+
+    return generate
+
+
+# ---- beside ours ---------------------------------------------------------------------------------------------------
+
+
+def network(s, device, **changes):
+    """A Transformer of LLaDA's shape, unless changed, whose logits are far apart; it never prefers the mask."""
+    torch.manual_seed(s.seed)
+    shape = dict(n_layer=s.n_layer, n_embd=s.n_embd, n_head=max(1, s.n_embd // 64), mlp="swiglu", mlp_dim=3 * s.n_embd)
+    shape |= dict(qk_norm=False, rope_theta=5e5, tied=False, vocab_size=s.vocab_size, seq_len=4 * s.length)
+    model = Transformer(Config(**shape | changes))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 2 / s.n_embd**0.5) if p.dim() == 2 else p.add_(0.1 * torch.randn_like(p))
+        model.embed.weight.normal_()
+        model.head_weight[-1] = 0
+    return model.to(device, getattr(torch, s.dtype)).eval()
+
+
+def memory(run, device):
+    """By how many bytes memory grows at most while `run` runs; None where that cannot be known."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+
+    def status(key):
+        return 1024 * int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0])
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+        before = status("VmRSS")
+        run()
+        return status("VmHWM") - before
+    except OSError:
+        run()
+        return None
+
+
+def same_rows(theirs, ours):
+    """How many rows are equal: of tokens to the last, of numbers up to rounding."""
+    if torch.is_floating_point(theirs[0]):
+        return sum(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5) for a, b in zip(theirs, ours))
+    return sum(torch.equal(a, b) for a, b in zip(theirs, ours))
+
+
+def beside(what, theirs, ours, s, device):
+    """One row of the table, from two functions without arguments that give a list of tensors, one per row each."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    grown = [memory(run, device) for run in (theirs, ours)]  # and a warm-up
+    seconds, found = ([], []), [None, None]
+    for _ in range(s.rounds):
+        for i, run in enumerate((theirs, ours)):
+            start = clock()
+            found[i] = run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds[i].append(clock() - start)
+    ratio = [a / b for a, b in zip(*seconds)]
+    a, b = (statistics.median(column) for column in seconds)
+    equal, spread = same_rows(*found), f"{statistics.median(ratio):.2f} ({min(ratio):.2f}–{max(ratio):.2f})"
+    mb = " / ".join("?" if g is None else f"{g / 2**20:.0f}" for g in grown)
+    print(f"| {what} | {a:.3f} | {b:.3f} | {spread} | {equal} of {len(found[0])} | {mb} |", flush=True)
+    return equal == len(found[0])
+
+
+def prompts(s, device, rows, ragged=False):
+    """Prompts of random tokens, int64, of s.length each, or each of another length."""
+    rng = torch.Generator().manual_seed(s.seed + 1)
+    sizes = [s.length * (i + 1) // rows for i in range(rows)] if ragged else [s.length] * rows
+    return [torch.randint(1, s.vocab_size - 1, (n,), generator=rng).to(device) for n in sizes]
+
+
+def our_tokens(s, model, x, **options):
+    """Our sampler on the prompts x as LLaDA decodes (options change that): a function that gives the rows."""
+    o = dict(max_new_tokens=s.length, block_size=s.length // 2, measure="token", temperature=0.0, exact=True)
+    o = fast_mdlm.SampleOptions(**o | options)
+    return lambda: fast_mdlm.generate(model, x, o, mask_id=s.vocab_size - 1).tokens
+
+
+def llada(s, device):
+    """LLaDA's sampler, and its likelihood."""
+    code, score = load(s.llada, "generate", "get_log_likelihood")
+    directory = s.fastdllm or s.dllm
+    if not directory:
+        print(
+            "llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, whose LLaDA it runs on"
+        )
+        return
+    model, mask_id = network(s, device), s.vocab_size - 1
+    module = load(Path(s.fastdllm) / "llada", "model.modeling_llada")[0] if s.fastdllm else dllm_module(s, "llada")
+    net, n = llada_network(module, model), s.length
+    o = dict(steps=n, gen_length=n, block_length=n // 2, mask_id=mask_id)
+    for rows in (1, 8):
+        x = prompts(s, device, rows)
+        theirs = lambda x=x: list(code.generate(net, torch.stack(x), **o))  # noqa: E731
+        yield f"LLaDA `generate`, batch {rows}", theirs, our_tokens(s, model, x)
+
+    pairs = [x.split(n // 2) for x in prompts(s, device, 4)]
+    options = likelihood.LikelihoodOptions("llada", 32, 8)
+
+    def their_estimates():
+        return [torch.tensor(with_our_masks(score, net, i, *pair, 32, 8, mask_id)) for i, pair in enumerate(pairs)]
+
+    def our_estimates():
+        return list(fast_mdlm.log_likelihood(model, *map(list, zip(*pairs)), options, mask_id=mask_id).float().cpu())
+
+    yield "LLaDA `get_log_likelihood`, 32 masks", their_estimates, our_estimates
+
+
+def with_our_masks(score, net, row, prompt, target, samples, batch, mask_id):
+    """LLaDA's estimate with the masks of ours: the one function of its that draws them is given ours."""
+    calls = iter(range(0, samples, batch))
+
+    def forward_process(x, prompt_index, mask_id):
+        j = next(calls) + torch.arange(batch, device=x.device)
+        maskable = ~prompt_index.expand_as(x)
+        hidden, weight = likelihood.llada_masks(maskable, torch.full_like(j, row), j, samples, 0, batch)
+        return torch.where(hidden, mask_id, x), (1 / weight[:, None]).expand(x.shape).float()
+
+    published, score.forward_process = score.forward_process, forward_process
+    try:
+        return score.get_log_likelihood(net, prompt, target, samples, batch, mask_id=mask_id)
+    finally:
+        score.forward_process = published
+
+
+def fastdllm(s, device):
+    """Fast-dLLM's LLaDA and Dream."""
+    model, n = network(s, device), s.length
+    generate, x = fastdllm_llada(s.fastdllm, model), prompts(s, device, 1)
+    rules = {"": {}, ", threshold 0.9": dict(threshold=0.9)}
+    for said, rule in rules.items():
+        for cache in ("none", "prefix", "dual"):
+            o = dict(steps=n, gen_length=n, block_length=n // 2) | rule
+            theirs = lambda c=cache, o=o: list(generate(x[0][None], c, **o)[0])  # noqa: E731
+            ours = our_tokens(s, model, x, cache=cache, **(dict(quota="threshold") | rule if rule else {}))
+            yield f"Fast-dLLM, LLaDA, cache {cache}{said}", theirs, ours
+
+    model = network(s, device, shift=True, qkv_bias=True)
+    dream = fastdllm_dream(s.fastdllm, model)
+    o = dict(max_new_tokens=n, steps=n, alg="entropy", temperature=0.0)
+    ours = our_tokens(s, model, x, block_size=0, steps=n, order="entropy", schedule="dream", measure="draw")
+    yield "Fast-dLLM, Dream's `diffusion_generate`, entropy", lambda: list(dream(x[0][None], **o)), ours
+
+
+def dllm_module(s, which):
+    """A module of dLLM's by what it is for; packages that import what is not installed are left empty."""
+    names = dict(
+        llada="pipelines.llada.models.modeling_llada",
+        fast="pipelines.fastdllm.llada.models.modeling_llada",
+        sampler="core.samplers.mdlm",
+        fast_sampler="pipelines.fastdllm.llada.sampler",
+        trainer="core.trainers.mdlm",
+    )
+    name = "dllm." + names[which]
+    parts = name.split(".")
+    empty = [".".join(parts[: i + 1]) for i in range(len(parts) - 1)]
+    return load(s.dllm, name, empty=[*dict.fromkeys([*empty, "dllm.core", "dllm.core.samplers"])])[0]
+
+
+def dllm(s, device):
+    """dLLM's samplers on its own LLaDA."""
+    model, mask_id, n = network(s, device), s.vocab_size - 1, s.length
+    net = llada_network(dllm_module(s, "llada"), model)
+    tokens = types.SimpleNamespace(mask_token_id=mask_id, bos_token_id=0, eos_token_id=0, padding_side="right")
+    sampler, x = dllm_module(s, "sampler").MDLMSampler(net, tokens), prompts(s, device, 8, ragged=True)
+    o = dict(max_new_tokens=n, steps=n, block_size=n // 2)
+
+    def plain():
+        return [row[: len(p) + n] for row, p in zip(sampler.sample(x, **o), x)]
+
+    yield "dLLM, 8 ragged prompts", plain, our_tokens(s, model, x)
+
+    module = dllm_module(s, "fast")
+    fast = llada_network(module, model, ("FastdLLMLLaDAConfig", "FastdLLMLLaDAModelLM"))
+    fast = dllm_module(s, "fast_sampler").FastdLLMLLaDASampler(fast, tokens)
+    for rows in (1, 8):
+        x = prompts(s, device, rows)
+        for cache in ("prefix", "dual"):
+            theirs = lambda x=x, c=cache: list(fast.sample(x, use_cache=c, **o))  # noqa: E731
+            yield f"dLLM's Fast-dLLM, cache {cache}, batch {rows}", theirs, our_tokens(s, model, x, cache=cache)
+
+
+SECTIONS = dict(llada=llada, fastdllm=fastdllm, dllm=dllm)
+
+
+def compare(s):
+    """Prints the table; how many of its rows' tokens were equal, and how many rows it has."""
+    device, _ = pick_device(s.device)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    where = torch.cuda.get_device_name() if device == "cuda" else "one CPU thread, seconds of the CPU"
+    print(f"{where}; torch {torch.__version__}; {s.n_layer} layers, {s.n_embd} wide, {s.vocab_size} tokens, {s.dtype};")
+    print(f"prompts of {s.length} tokens, {s.length} new ones in two blocks; medians of {s.rounds} rounds\n")
+    wanted, good = [name for name in PEERS if not s.only or name in s.only.split(",")], []
+    for name in wanted:
+        if not getattr(s, name):
+            print(f"{name}: passed over, as no --{name}=DIRECTORY is given")
+        elif name not in SECTIONS:
+            print(f"{name}: passed over, as there is no adapter for it yet")
+    print("\n| what | theirs, s | ours, s | ratio, median (min–max) | equal rows | memory, MB, theirs / ours |")
+    print("|---|---|---|---|---|---|")
+    for name in wanted:
+        for what, theirs, ours in (SECTIONS[name](s, device) or ()) if getattr(s, name) and name in SECTIONS else ():
+            good.append(beside(what, theirs, ours, s, device))
+    return sum(good), len(good)
+
+
+def main(argv):
+    compare(configurator.fill(configurator.read(argv), Settings))
+
+
+if __name__ == "__main__":
+    console.run(main, sys.argv[1:])
