@@ -242,7 +242,8 @@ class Block(nn.Module):
 
 
 class KVCache:
-    """Keys and values of every layer, (n_layer, B, n_kv_head, size, head_dim): slot p holds position p.
+    """Keys and values, of every layer (B, size + 1, n_kv_head, head_dim): slot p holds position p; the last one is for
+    padding, which nobody sees. (All layers in one tensor would be copied by a compiled network that writes into it.)
 
     That one rule makes appending and overwriting the same act: tokens go where their positions say, and a row's
     tokens may lie anywhere. `filled` (bool, B, size) says which slots hold something; only those are attended to.
@@ -252,11 +253,9 @@ class KVCache:
     """
 
     def __init__(self, config, batch, size, device=None, dtype=None):
-        # One slot more than asked for: padding is written there, unseen.
-        shape = (config.n_layer, batch, size + 1, config.n_kv_head, config.head_dim)
+        shape = (batch, size + 1, config.n_kv_head, config.head_dim)
         self.size, self.visible, self.rows, self.full = size, slice(0, size), None, False
-        # (n_layer, B, n_kv_head, size + 1, head_dim), in memory slot by slot: so a token is written in one piece.
-        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2))
+        self.k, self.v = ([torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)] for _ in "kv")
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
 
     def next_positions(self, n):
@@ -284,13 +283,14 @@ class KVCache:
     def write(self, layer, slots, k, v):
         """Store k, v (B, n_kv_head, T, D) of one layer; returns that layer's visible keys and values."""
         rows = torch.arange(len(slots), device=slots.device) if self.rows is None else self.rows
-        for store, new in ((self.k[layer], k), (self.v[layer], v)):
-            store.transpose(1, 2)[rows[:, None], slots] = new.transpose(1, 2).type_as(store)
-        return tuple(self.mine(store[layer, :, :, self.visible]).type_as(k) for store in (self.k, self.v))
+        stores = self.k[layer], self.v[layer]
+        for store, new in zip(stores, (k, v)):
+            store[rows[:, None], slots] = new.transpose(1, 2).type_as(store)
+        return tuple(self.mine(store[:, self.visible]).transpose(1, 2).type_as(k) for store in stores)
 
     def keep(self, rows):
         """Only these rows (bool (B,), or indices) of the batch go on."""
-        self.k, self.v = (store.transpose(2, 3)[:, rows].transpose(2, 3) for store in (self.k, self.v))
+        self.k, self.v = ([store[rows] for store in stores] for stores in (self.k, self.v))
         self.filled = self.filled[rows]
 
 

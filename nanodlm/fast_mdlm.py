@@ -32,7 +32,7 @@ def cache_again(model, batch, size):
     kept = model.__dict__.setdefault("caches", {})
     if key not in kept:
         kept[key] = model.cache(*key)
-        for store in (kept[key].k, kept[key].v, kept[key].filled):
+        for store in (*kept[key].k, *kept[key].v, kept[key].filled):
             torch._dynamo.mark_static_address(store)
     kept[key].filled.zero_()
     return kept[key]

@@ -114,11 +114,13 @@ def test_tokens_of_a_finished_row_are_stored_nowhere():
     model = network(causal=True)
     cache = cache_for(model, size=9)
     model(IDS[:, :4], cache=cache)
-    keys, values, filled = (t[..., :9, :].clone() for t in (cache.k, cache.v, cache.filled[..., None]))
+    keys, values = (torch.stack(stores)[:, :, :9] for stores in (cache.k, cache.v))
+    filled = cache.filled[:, :9].clone()
     alive = torch.tensor([[True], [False]])
     logits = model(IDS[:, 4:5], mask=alive, cache=cache)
-    assert torch.equal(cache.k[:, 1, :, :9], keys[:, 1]) and torch.equal(cache.v[:, 1, :, :9], values[:, 1])
-    assert torch.equal(cache.filled[1, :9], filled[1, :, 0])
+    for before, stores in ((keys, cache.k), (values, cache.v)):
+        assert torch.equal(torch.stack(stores)[:, 1, :9], before[:, 1])
+    assert torch.equal(cache.filled[1, :9], filled[1])
     assert cache.next_positions(1).tolist() == [[5], [4]]
     close(logits[0], model(IDS[:1, :5])[0, 4:])
     close(model(IDS[:, 4:5], cache=cache)[1], model(IDS[1:, :5])[0, 4:])  # the row can go on where it stopped
@@ -164,7 +166,7 @@ def test_rows_that_are_kept_go_on_as_if_nothing_had_happened():
         caches[0].keep(rows)
         kept, all_of_them = BLOCKS(x[rows, 6:], cache=caches[0]), BLOCKS(x[:, 6:], cache=caches[1])
         assert (kept - all_of_them[rows]).abs().max() < 1e-12
-        assert len(caches[0].filled) == caches[0].k.shape[1] == len(kept)
+        assert len(caches[0].filled) == len(caches[0].k[0]) == len(kept)
 
 
 def test_negative_positions_are_padding():

@@ -81,7 +81,9 @@ def run(my, calls):
     for i, positions in enumerate(torch.tensor(c) for c in calls):
         new = random(B, H, positions.shape[1], D, seed=i)
         cache.write(0, cache.reserve(positions, None), new, new)
-        store, filled = compare(my, store, filled, positions, new, (cache.k[0, :, :, :S], cache.filled[:, :S]))
+        store, filled = compare(
+            my, store, filled, positions, new, (cache.k[0][:, :S].transpose(1, 2), cache.filled[:, :S])
+        )
 
 
 def claim_append(my):

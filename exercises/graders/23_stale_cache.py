@@ -53,7 +53,7 @@ def claim_refresh(my):
         alike(logits, net(x), FULL, what=f"logits ({name})")
         filled = cache.filled[:, : cache.size]
         alike(filled, torch.ones(2, L, dtype=torch.bool), FULL, [(torch.zeros(2, L).bool(), STORED)], what="filled")
-        alike(cache.k[:, :, :, :L], full(net, x)[0].k[:, :, :, :L], FULL, what="keys")
+        alike(*(torch.stack(c.k)[:, :, :L] for c in (cache, full(net, x)[0])), FULL, what="keys")
 
 
 @torch.no_grad()
@@ -70,7 +70,8 @@ def compare(my, net, x, cache, what):
     """Fail unless a step gives the right logits, and leaves the right cache."""
     copies = [full(net, x)[0] for _ in range(4)]
     for copy in copies:
-        copy.k, copy.v, copy.filled = cache.k.clone(), cache.v.clone(), cache.filled.clone()
+        copy.k, copy.v = ([store.clone() for store in stores] for stores in (cache.k, cache.v))
+        copy.filled = cache.filled.clone()
     want = right(net, x, copies[0])
     alone, n = x[:, BLOCK], torch.arange(len(BLOCK)).expand(len(x), -1)
     mistakes = [
@@ -87,11 +88,11 @@ def compare(my, net, x, cache, what):
     alike(got, want, STORED, mistakes, what=what)
     outside = [p for p in range(L) if p not in BLOCK]
     for i, name in enumerate("kv"):
-        store, wanted = ((c.k, c.v)[i] for c in (copies[3], copies[0]))
+        store, wanted = (torch.stack((c.k, c.v)[i]) for c in (copies[3], copies[0]))
         hint = "what is outside the block is not written: " + ALONE
-        alike(store[:, :, :, outside], wanted[:, :, :, outside], hint, what=f"slots outside the block ({name})")
+        alike(store[:, :, outside], wanted[:, :, outside], hint, what=f"slots outside the block ({name})")
         hint = "the block's slots are overwritten in the cache that was given, not in a copy"
-        alike(store[:, :, :, BLOCK], wanted[:, :, :, BLOCK], hint, what=f"the block's slots ({name})")
+        alike(store[:, :, BLOCK], wanted[:, :, BLOCK], hint, what=f"the block's slots ({name})")
     return got, copies[3]
 
 

@@ -9,9 +9,9 @@ from model import Config, KVCache
 def write(store, filled, positions, new):
     B, H, S, D = store.shape
     cache = KVCache(Config(vocab_size=1, n_layer=1, n_head=H, n_embd=H * D, position="none"), B, S, dtype=store.dtype)
-    cache.k[0, :, :, :S], cache.filled[:, :S] = store, filled
+    cache.k[0][:, :S], cache.filled[:, :S] = store.transpose(1, 2), filled
     cache.write(0, cache.reserve(positions, None), new, new)
-    return cache.k[0, :, :, :S], cache.filled[:, :S]
+    return cache.k[0][:, :S].transpose(1, 2), cache.filled[:, :S]
 
 
 def attend(q, store_k, store_v, filled):
