@@ -23,7 +23,11 @@ def nll(model, targets, excluded, ids, **keys):
     network = getattr(network, "_orig_mod", network)  # of torch.compile
     if targets is not None and "targets" in inspect.signature(getattr(network, "forward", network)).parameters:
         return model(ids, **keys, targets=targets, excluded=excluded)
-    logits = model(ids, **keys)
+    return of_logits(model(ids, **keys), targets, excluded)
+
+
+def of_logits(logits, targets, excluded):
+    """nll() of logits (N, V)."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if excluded is not None:  # behind autograd's back, which would copy all logits: the gradient there is exp(-inf) = 0
         logits.detach()[:, excluded] = -torch.inf

@@ -4,9 +4,12 @@ Every row of a matrix has a scale of its own, and so has what each token brings 
 vector-wise quantization of LLM.int8() (arXiv 2208.07339, section 3.1), but for its outliers. A token's scale depends on
 no other one: a row of a batch is what it would be alone. Embeddings, norms, attention and sums stay float32."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
+from nanodlm.cross_entropy import of_logits
 from nanodlm.lora import merge
 
 
@@ -43,6 +46,11 @@ def whole_products():
     return getattr(torch.cpu, "_is_vnni_supported", bool)()
 
 
+def read(head, x, targets=None, excluded=None):
+    """Transformer.head of an Int8."""
+    return head(x) if targets is None else of_logits(head(x), targets, excluded)
+
+
 @torch.no_grad()
 def quantize(model):
     """A network in float32, adapters merged, its matrices as codes: those of linear layers, and the output head."""
@@ -54,7 +62,7 @@ def quantize(model):
                 setattr(module, name, Int8(part.weight, part.bias))
     if hasattr(model, "head_weight"):  # a tied one stays, too, as the table that it is
         head = Int8(model.embed.weight if model.config.tied else model.head_weight, model.head_bias)
-        model.head = head.forward
+        model.head = partial(read, head)
         if not model.config.tied:
             model.head_weight, model.codes_of_head = None, head
     return model.eval()

@@ -19,7 +19,7 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import approximate, bench, compare, gpu
+from experiments import approximate, bench, compare, costs, gpu, peers
 from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
@@ -147,6 +147,8 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
+            "experiments/costs.py": [costs.Settings],
+            "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
             "nanodlm/merge.py": [merge.Settings],
         }

@@ -102,7 +102,7 @@ def test_block_diffusion_samples_the_same_tokens_under_every_cache(sized, rows, 
     window = max(size, window) if window else 0
     if net.config.position != "learned":
         options |= {"max_new_tokens": 3 * options["max_new_tokens"]}
-    until = None if stop is None else lambda x, n: len(x) - n >= stop
+    until = None if stop is None else lambda x, n, new: len(x) - n >= stop
     rows = tensors([[i for i in row if i != MASK] for row in rows] if until else rows)
     keys = dict(mask_id=MASK, eos_id=eos_id, until=until, trace=True)
     plain = bd3lm.generate(net, rows, bd3lm.SampleOptions(**options, window=window), **keys)
