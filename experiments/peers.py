@@ -111,16 +111,14 @@ def load(directory, *names, empty=(), standing_in=()):
         sys.modules.update(aside)
 
 
-def with_weights(network, model, family):
-    """Their network with the weights of our `model`, under their names; on its device, in its dtype. The two share
+def with_weights(network, model, family, strict=True):
+    """Their network with the weights of our `model`, under a family's names; on its device, in its dtype. The two share
     them, so that a second network takes no memory, wherever theirs stacks nothing."""
     own = dict(model.named_parameters())
-    names = families.their_names(families.FAMILIES[family], own, model.config.n_layer)
-    stacked = {
-        theirs: own[n] if not more else torch.cat([own[n], *(own[m] for m in more)])
-        for theirs, (n, *more) in names.items()
-    }
-    network.load_state_dict({name: p.data for name, p in stacked.items()}, assign=True)
+    names = families.their_names(family, own, model.config.n_layer)
+    data = {name: [own[n].data for n in ours] for name, ours in names.items()}
+    data = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in data.items()}
+    network.load_state_dict(data, strict=strict, assign=True)
     at = next(model.parameters())
     return network.to(at.device, at.dtype).eval()
 
@@ -138,20 +136,16 @@ def llada_network(module, model, classes=("LLaDAConfig", "LLaDAModelLM")):
     config.use_cache = False
     if hasattr(module, "LLaDAModel"):  # dLLM's makes it on a GPU, unless it is given
         inner = module.LLaDAModel(module.create_model_config_from_pretrained_config(config), init_params=False)
-        return with_weights(network(config, inner), model, "LLaDAModelLM")
-    return with_weights(network(config), model, "LLaDAModelLM")
+        return with_weights(network(config, inner), model, families.FAMILIES["LLaDAModelLM"])
+    return with_weights(network(config), model, families.FAMILIES["LLaDAModelLM"])
 
 
-def dream_network(module, model, config=None, network=None):
-    """A Dream of a peer's module, with the weights of ours."""
-    c = model.config
+def with_shape(config, c, **more):
+    """A config of transformers' kind with the shape that ours, c, has."""
     shape = dict(hidden_size=c.n_embd, num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head or c.n_head)
     shape |= dict(num_hidden_layers=c.n_layer, intermediate_size=c.mlp_dim, vocab_size=c.vocab_size)
-    shape |= dict(max_position_embeddings=c.seq_len, rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps)
-    config = (config or module.DreamConfig)(**shape, mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
-    config.rope_scaling, config.use_cache = None, False
-    config._attn_implementation = "sdpa"
-    return with_weights((network or module.DreamModel)(config), model, "DreamModel")
+    shape |= dict(max_position_embeddings=c.seq_len, rms_norm_eps=c.norm_eps, attn_implementation="sdpa")
+    return config(**shape, **more)
 
 
 def fastdllm_llada(directory, model):
@@ -167,20 +161,22 @@ def fastdllm_dream(directory, model):
     """As fastdllm_llada, for a model of Dream's shape: generate(prompt (1, L), cache, **options) -> tokens (1, …)."""
     names = "model.modeling_dream", "model.generation_utils", "model.generation_utils_block"
     module, *codes = load(Path(directory) / "dream", *names)
-    network = dream_network(module, model)
+    c = model.config
+    special = dict(mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
+    config = with_shape(module.DreamConfig, c, rope_theta=c.rope_theta, **special)
+    config.rope_scaling, config.use_cache = None, False
+    network = with_weights(module.DreamModel(config), model, families.FAMILIES["DreamModel"])
     for code in codes:
         code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
 
     def generate(prompt, cache="none", **options):
         code = codes[cache != "none"]
-        basic = code.DreamGenerationConfig(mask_token_id=model.config.vocab_size - 1, pad_token_id=0, eos_token_id=0)
-        code = code.DreamGenerationMixin
         for name in ("diffusion_generate", "_sample"):  # as its eval.py does
-            setattr(network, name, types.MethodType(getattr(code, name), network))
+            setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
         if cache != "none":
             options["dual_cache"] = cache == "dual"
         with redirect_stdout(StringIO()):
-            return network.diffusion_generate(prompt, basic, **options)
+            return network.diffusion_generate(prompt, code.DreamGenerationConfig(**special), **options)
 
     return generate
 
@@ -299,12 +295,10 @@ def llada(s, device):
     code, score = load(s.llada, "generate", "get_log_likelihood")
     directory = s.fastdllm or s.dllm
     if not directory:
-        print(
-            "llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, whose LLaDA it runs on"
-        )
+        print("llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, for theirs")
         return
     model, mask_id = network(s, device), s.vocab_size - 1
-    module = load(Path(s.fastdllm) / "llada", "model.modeling_llada")[0] if s.fastdllm else dllm_module(s, "llada")
+    module = load(Path(s.fastdllm) / "llada", "model.modeling_llada")[0] if s.fastdllm else dllm_module(s, DLLM_LLADA)
     net, n = llada_network(module, model), s.length
     o = dict(steps=n, gen_length=n, block_length=n // 2, mask_id=mask_id)
     for rows in (1, 8):
@@ -334,11 +328,8 @@ def with_our_masks(score, net, row, prompt, target, samples, batch, mask_id):
         hidden, weight = likelihood.llada_masks(maskable, torch.full_like(j, row), j, samples, 0, batch)
         return torch.where(hidden, mask_id, x), (1 / weight[:, None]).expand(x.shape).float()
 
-    published, score.forward_process = score.forward_process, forward_process
-    try:
+    with mock.patch.object(score, "forward_process", forward_process):
         return score.get_log_likelihood(net, prompt, target, samples, batch, mask_id=mask_id)
-    finally:
-        score.forward_process = published
 
 
 def fastdllm(s, device):
@@ -360,35 +351,24 @@ def fastdllm(s, device):
     yield "Fast-dLLM, Dream's `diffusion_generate`, entropy", lambda: list(dream(x[0][None], **o)), ours
 
 
-def dllm_module(s, which):
-    """A module of dLLM's by what it is for; packages that import what is not installed are left empty."""
-    names = dict(
-        llada="pipelines.llada.models.modeling_llada",
-        fast="pipelines.fastdllm.llada.models.modeling_llada",
-        sampler="core.samplers.mdlm",
-        fast_sampler="pipelines.fastdllm.llada.sampler",
-        trainer="core.trainers.mdlm",
-        block_sampler="core.samplers.bd3lm",
-        a2d="pipelines.a2d.models.llama.modeling_llama",
-    )
-    name = "dllm." + names[which]
-    parts = name.split(".")
-    empty = [".".join(parts[: i + 1]) for i in range(len(parts) - 1)]
-    absent = {
-        "dllm.utils.configs": dict(TrainingArguments=object),
-        "dllm.utils.data": dict(prepend_bos=None),
-        "dllm.core.trainers.utils": dict.fromkeys(("NLLMetric", "PPLMetric", "OnEvaluateMetricsCallback")),
-    }
-    empty = [*dict.fromkeys([*empty, "dllm.core", "dllm.core.samplers", "dllm.utils"])]
-    return load(s.dllm, name, empty=empty, standing_in=absent if which == "trainer" else ())[0]
+DLLM_LLADA = "pipelines.llada.models.modeling_llada"
+
+
+def dllm_module(s, name):
+    """A module of dLLM's; packages around it, and modules that import what is not installed, are left empty."""
+    packages = [f"dllm.{name}".rsplit(".", i)[0] for i in range(name.count(".") + 1, 0, -1)]
+    empty = dict.fromkeys([*packages, "dllm.core", "dllm.core.samplers", "dllm.utils"])
+    absent = {"dllm.utils.configs": dict(TrainingArguments=object), "dllm.utils.data": dict(prepend_bos=None)}
+    absent["dllm.core.trainers.utils"] = dict.fromkeys(("NLLMetric", "PPLMetric", "OnEvaluateMetricsCallback"))
+    return load(s.dllm, f"dllm.{name}", empty=empty, standing_in=absent)[0]
 
 
 def dllm(s, device):
     """dLLM's samplers on its own LLaDA."""
     model, mask_id, n = network(s, device), s.vocab_size - 1, s.length
-    net = llada_network(dllm_module(s, "llada"), model)
+    net = llada_network(dllm_module(s, DLLM_LLADA), model)
     tokens = types.SimpleNamespace(mask_token_id=mask_id, bos_token_id=0, eos_token_id=0, padding_side="right")
-    sampler, x = dllm_module(s, "sampler").MDLMSampler(net, tokens), prompts(s, device, 8, ragged=True)
+    sampler, x = dllm_module(s, "core.samplers.mdlm").MDLMSampler(net, tokens), prompts(s, device, 8, ragged=True)
     o = dict(max_new_tokens=n, steps=n, block_size=n // 2)
 
     def plain():
@@ -396,9 +376,9 @@ def dllm(s, device):
 
     yield "dLLM, 8 ragged prompts", plain, our_tokens(s, model, x)
 
-    module = dllm_module(s, "fast")
+    module = dllm_module(s, "pipelines.fastdllm.llada.models.modeling_llada")
     fast = llada_network(module, model, ("FastdLLMLLaDAConfig", "FastdLLMLLaDAModelLM"))
-    fast = dllm_module(s, "fast_sampler").FastdLLMLLaDASampler(fast, tokens)
+    fast = dllm_module(s, "pipelines.fastdllm.llada.sampler").FastdLLMLLaDASampler(fast, tokens)
     for rows in (1, 8):
         x = prompts(s, device, rows)
         for cache in ("prefix", "dual"):
@@ -408,7 +388,13 @@ def dllm(s, device):
     # No token of dLLM's prompts may be its pad, and none that it writes; blocks lie alike where a prompt is full ones.
     model, tokens = network(s, device, rope_theta=1e4), types.SimpleNamespace(**vars(tokens))
     tokens.pad_token_id, tokens.eos_token_id = -1, None
-    blocks = dllm_module(s, "block_sampler").BD3LMSampler(a2d_network(dllm_module(s, "a2d"), model), tokens)
+    module, rope = (
+        dllm_module(s, "pipelines.a2d.models.llama.modeling_llama"),
+        dict(rope_type="default", rope_theta=1e4),
+    )
+    config = with_shape(module.A2DLlamaConfig, model.config, rope_parameters=rope, tie_word_embeddings=False)
+    net = with_weights(module.A2DLlamaLMHeadModel(config), model, families.FAMILIES["A2DLlamaLMHeadModel"])
+    blocks = dllm_module(s, "core.samplers.bd3lm").BD3LMSampler(net, tokens)
     for rows in (1, 8):
         x = prompts(s, device, rows)
         theirs = lambda x=x: list(blocks.sample(x, **o))  # noqa: E731
@@ -416,44 +402,46 @@ def dllm(s, device):
     yield "dLLM's training step, MDLM, 8 rows", *dllm_training(s, device, tokens)
 
 
-def a2d_network(module, model):
-    """A Llama that looks both ways, of dLLM's module, with the weights of ours."""
-    c = model.config
-    shape = dict(hidden_size=c.n_embd, num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head or c.n_head)
-    shape |= dict(num_hidden_layers=c.n_layer, intermediate_size=c.mlp_dim, vocab_size=c.vocab_size)
-    shape |= dict(max_position_embeddings=c.seq_len, rms_norm_eps=c.norm_eps, tie_word_embeddings=False)
-    config = module.A2DLlamaConfig(**shape, rope_parameters=dict(rope_type="default", rope_theta=c.rope_theta))
-    config._attn_implementation = "sdpa"
-    return with_weights(module.A2DLlamaLMHeadModel(config), model, "A2DLlamaLMHeadModel")
-
-
 def dllm_training(s, device, tokens):
     """A step of dLLM's trainer, without what it logs, and of ours: the same rows, times and masks."""
     model, mask_id, x0 = network(s, device), s.vocab_size - 1, torch.stack(prompts(s, device, 8))
-    net, code = llada_network(dllm_module(s, "llada"), model), dllm_module(s, "trainer")
+    net, code = llada_network(dllm_module(s, DLLM_LLADA), model), dllm_module(s, "core.trainers.mdlm")
     # Its weight is 1 / (t + 1e-6), ours 1/t: for times that are not tiny the same.
-    options = mdlm.LossOptions(t_min=0.05)
+    options = mdlm.LossOptions(t_min=0.2)
     hidden, weight = mdlm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
     numbers = (1 / weight[:, 0]).float(), 1 - hidden.float()
-    its = types.SimpleNamespace(processing_class=tokens, scheduler=code.LinearAlphaScheduler(), time_epsilon=0.0)
+    its = object.__new__(code.MDLMTrainer)
+    its.processing_class, its.scheduler, its.time_epsilon = tokens, code.LinearAlphaScheduler(), 0.0
     its.loss_weight_type, its.loss_norm_type, its.right_shift_logits = "scheduler", "token", False
     its.meter = types.SimpleNamespace(update=lambda **_: None)
-    for name in ("_preprocess_inputs", "_postprocess_outputs", "_compute_loss_weights"):
-        setattr(its, name, types.MethodType(getattr(code.MDLMTrainer, name), its))
 
     def their_loss():
         with drawing(*numbers):
-            return code.MDLMTrainer.compute_loss(its, net, dict(input_ids=x0, labels=x0))
+            return its.compute_loss(net, dict(input_ids=x0, labels=x0))
 
     ours = training_step(model, lambda: mdlm.loss(model, x0, options, mask_id=mask_id, seed=s.seed))
     return training_step(net, their_loss), ours
 
 
+DIT = {  # what BD3LM's authors call ours; without their layers that feed in the time
+    "vocab_embed.embedding": "embed.weight",
+    "blocks.{i}.norm1": "blocks.{i}.attn_norm",
+    "blocks.{i}.attn_qkv": tuple(f"blocks.{{i}}.attn.{x}" for x in "qkv"),
+    "blocks.{i}.attn_out": "blocks.{i}.attn.out",
+    "blocks.{i}.norm2": "blocks.{i}.mlp_norm",
+    "blocks.{i}.mlp.0": "blocks.{i}.mlp.up",
+    "blocks.{i}.mlp.2": "blocks.{i}.mlp.down",
+    "output_layer.norm_final": "norm",
+    "output_layer.linear.weight": "head_weight",
+    "output_layer.linear.bias": "head_bias",
+}
+
+
 def bd3lms(s, device):
     """The training step of BD3LM's authors. What they feed the time to their network by is left out: it is a constant
     in what they publish. Their lightning, hydra, data and logs are not called."""
-    if device == "cuda":
-        print("bd3lms: passed over on a GPU, where its network computes in bfloat16 whatever it is given")
+    if device == "cuda" or s.dtype != "float32":
+        print("bd3lms: passed over, as its network takes float32 alone, and on a GPU computes in bfloat16 all the same")
         return
     standing_in = dict.fromkeys(("hydra", "hydra.utils", "omegaconf", "dataloader", "metrics"), {})
     standing_in |= dict(lightning=dict(LightningModule=torch.nn.Module), utils=dict(print_nans=lambda *_: None))
@@ -463,30 +451,16 @@ def bd3lms(s, device):
     model, mask_id = network(s, device, **kind), s.vocab_size - 1
     c = model.config
     shape = dict(length=n, hidden_size=c.n_embd, cond_dim=8, n_heads=c.n_head, n_blocks=c.n_layer, dropout=0.0)
-    config = space(**shape, tie_word_embeddings=False, attn_backend="sdpa")
-    algo = space(name="bd3lm", parameterization="subs", cross_attn=True, backbone="dit")
-    config = space(model=config, algo=algo, block_size=size, loader=space(eval_batch_size=1))
-    config.training = space(resample=False)
-    net = dit.DIT(config, c.vocab_size).eval()
-    with torch.no_grad():
-        net.vocab_embed.embedding.copy_(model.embed.weight)
-        net.output_layer.norm_final.weight.copy_(model.norm.weight)
-        net.output_layer.linear.weight.copy_(model.head_weight)
-        net.output_layer.linear.bias.copy_(model.head_bias)
-        for its, ours in zip(net.blocks, model.blocks):
-            its.norm1.weight.copy_(ours.attn_norm.weight)
-            its.norm2.weight.copy_(ours.mlp_norm.weight)
-            its.attn_qkv.weight.copy_(torch.cat([x.weight for x in (ours.attn.q, ours.attn.k, ours.attn.v)]))
-            its.attn_out.weight.copy_(ours.attn.out.weight)
-            its.mlp[0].load_state_dict(ours.mlp.up.state_dict())
-            its.mlp[2].load_state_dict(ours.mlp.down.state_dict())
-
-    its = space(noise=noise.LogLinearNoise(), parameterization="subs", mask_index=mask_id, block_size=size)
-    its.config, its.cross_attn, its.backbone, its.neg_infinity = config, True, net, -1e6
-    its.mdlm_loss_scale = its.ignore_bos = False
+    config = space(model=space(**shape, tie_word_embeddings=False, attn_backend="sdpa"), block_size=size)
+    config.algo = space(name="bd3lm", parameterization="subs", cross_attn=True, backbone="dit")
+    config.training, config.loader = space(resample=False), space(eval_batch_size=1)
+    net = with_weights(dit.DIT(config, c.vocab_size), model, families.Family(None, DIT), strict=False)
+    its = object.__new__(code.Diffusion)
+    torch.nn.Module.__init__(its)
+    its.config, its.backbone, its.noise = config, net, noise.LogLinearNoise()
+    its.parameterization, its.mask_index, its.block_size, its.neg_infinity = "subs", mask_id, size, -1e6
+    its.cross_attn, its.mdlm_loss_scale, its.ignore_bos = True, False, False
     its._process_sigma = lambda sigma: None
-    for name in ("forward", "q_xt", "_sigma_from_p", "_subs_parameterization", "_forward_pass_diffusion"):
-        setattr(its, name, types.MethodType(getattr(code.Diffusion, name), its))
     x0, options = torch.stack(prompts(s, device, 8 * n // s.length)).view(8, n), bd3lm.LossOptions(block_size=size)
     hidden, weight = bd3lm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
 
@@ -514,12 +488,12 @@ def compare(s):
         if not getattr(s, name):
             print(f"{name}: passed over, as no --{name}=DIRECTORY is given")
         elif name not in SECTIONS:
-            print(f"{name}: passed over, as there is no adapter for it yet")
+            print(f"{name}: passed over: its sampler comes with its weights; Fast-dLLM has a copy, which is compared")
     print("\n| what | theirs, s | ours, s | ratio, median (min–max) | equal rows | forwards | memory, MB |")
     print("|---|---|---|---|---|---|---|")
     for name in wanted:
-        for what, theirs, ours in (SECTIONS[name](s, device) or ()) if getattr(s, name) and name in SECTIONS else ():
-            good.append(beside(what, theirs, ours, s, device))
+        rows = SECTIONS[name](s, device) if getattr(s, name) and name in SECTIONS else ()
+        good += [beside(*row, s, device) for row in rows]
     return sum(good), len(good)
 
 
