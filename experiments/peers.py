@@ -25,13 +25,16 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bd3lm  # noqa: E402
+import mdlm  # noqa: E402
 from model import Config, Transformer  # noqa: E402
-from nanodlm import configurator, console, families, fast_mdlm, likelihood  # noqa: E402
+from nanodlm import configurator, console, families, fast_bd3lm, fast_mdlm, likelihood  # noqa: E402
 from nanodlm.bounds import Seed, Size  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
 
@@ -73,23 +76,31 @@ def plain_rope(config, device=None, **_):
     return 1.0 / theta ** (torch.arange(0, d, 2, device=device).float() / d), 1.0
 
 
-def load(directory, *names, empty=()):
+def rearrange(x, pattern, three=None, h=None):
+    """The two of einops' patterns that occur in what is called: heads side by side, and q, k, v and heads apart."""
+    return x.flatten(2) if three is None else x.unflatten(2, (three, h, -1))
+
+
+def load(directory, *names, empty=(), standing_in=()):
     """Modules of a checkout by name. They leave sys.modules at once, as peers (and we: model.py) give others the same
-    names; `empty`: packages whose own __init__ is not run."""
+    names; `empty`: packages whose own __init__ is not run; `standing_in`: {name: what a module of that name holds}."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     ROPE_INIT_FUNCTIONS.setdefault("default", plain_rope)
     if "einops" not in sys.modules and importlib.util.find_spec("einops") is None:
         sys.modules["einops"] = types.ModuleType("einops")
-        sys.modules["einops"].rearrange = None
+        sys.modules["einops"].rearrange = rearrange
     root = Path(directory).resolve()
     if not root.is_dir():
         sys.exit(f"{directory} is no directory; name a checkout")
-    tops = {name.split(".")[0] for name in names}
+    tops = {name.split(".")[0] for name in (*names, *standing_in)}
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in tops}
     for name in empty:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(root.joinpath(*name.split(".")))]
+    for name in standing_in:
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(standing_in[name])
     sys.path.insert(0, str(root))
     try:
         return [importlib.import_module(name) for name in names]
@@ -100,11 +111,14 @@ def load(directory, *names, empty=()):
         sys.modules.update(aside)
 
 
-def with_weights(network, model, family):
-    """Their network with the weights of our `model`, under their names; on its device, in its dtype."""
+def with_weights(network, model, family, strict=True):
+    """Their network with the weights of our `model`, under a family's names; on its device, in its dtype. The two share
+    them, so that a second network takes no memory, wherever theirs stacks nothing."""
     own = dict(model.named_parameters())
-    names = families.their_names(families.FAMILIES[family], own, model.config.n_layer)
-    network.load_state_dict({theirs: torch.cat([own[n] for n in ours]).data for theirs, ours in names.items()})
+    names = families.their_names(family, own, model.config.n_layer)
+    data = {name: [own[n].data for n in ours] for name, ours in names.items()}
+    data = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in data.items()}
+    network.load_state_dict(data, strict=strict, assign=True)
     at = next(model.parameters())
     return network.to(at.device, at.dtype).eval()
 
@@ -116,26 +130,22 @@ def llada_network(module, model, classes=("LLaDAConfig", "LLaDAModelLM")):
     shape |= dict(mlp_hidden_size=c.mlp_dim, max_sequence_length=c.seq_len, rope_theta=c.rope_theta)
     shape |= dict(vocab_size=c.vocab_size, embedding_size=c.vocab_size, weight_tying=False, rms_norm_eps=c.norm_eps)
     kind = dict(block_type="llama", activation_type="silu", layer_norm_type="rms", rope=True, include_bias=False)
-    kind |= dict(include_qkv_bias=False, bias_for_layer_norm=False, attention_layer_norm=False, init_device="cpu")
+    kind |= dict(include_qkv_bias=False, bias_for_layer_norm=False, attention_layer_norm=False, init_device="meta")
     kind |= dict(attention_dropout=0.0, embedding_dropout=0.0, residual_dropout=0.0, multi_query_attention=None)
     config = config(**shape, **kind, eos_token_id=0, pad_token_id=0)
     config.use_cache = False
     if hasattr(module, "LLaDAModel"):  # dLLM's makes it on a GPU, unless it is given
         inner = module.LLaDAModel(module.create_model_config_from_pretrained_config(config), init_params=False)
-        return with_weights(network(config, inner), model, "LLaDAModelLM")
-    return with_weights(network(config), model, "LLaDAModelLM")
+        return with_weights(network(config, inner), model, families.FAMILIES["LLaDAModelLM"])
+    return with_weights(network(config), model, families.FAMILIES["LLaDAModelLM"])
 
 
-def dream_network(module, model, config=None, network=None):
-    """A Dream of a peer's module, with the weights of ours."""
-    c = model.config
+def with_shape(config, c, **more):
+    """A config of transformers' kind with the shape that ours, c, has."""
     shape = dict(hidden_size=c.n_embd, num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head or c.n_head)
     shape |= dict(num_hidden_layers=c.n_layer, intermediate_size=c.mlp_dim, vocab_size=c.vocab_size)
-    shape |= dict(max_position_embeddings=c.seq_len, rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps)
-    config = (config or module.DreamConfig)(**shape, mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
-    config.rope_scaling, config.use_cache = None, False
-    config._attn_implementation = "sdpa"
-    return with_weights((network or module.DreamModel)(config), model, "DreamModel")
+    shape |= dict(max_position_embeddings=c.seq_len, rms_norm_eps=c.norm_eps, attn_implementation="sdpa")
+    return config(**shape, **more)
 
 
 def fastdllm_llada(directory, model):
@@ -151,20 +161,22 @@ def fastdllm_dream(directory, model):
     """As fastdllm_llada, for a model of Dream's shape: generate(prompt (1, L), cache, **options) -> tokens (1, …)."""
     names = "model.modeling_dream", "model.generation_utils", "model.generation_utils_block"
     module, *codes = load(Path(directory) / "dream", *names)
-    network = dream_network(module, model)
+    c = model.config
+    special = dict(mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
+    config = with_shape(module.DreamConfig, c, rope_theta=c.rope_theta, **special)
+    config.rope_scaling, config.use_cache = None, False
+    network = with_weights(module.DreamModel(config), model, families.FAMILIES["DreamModel"])
     for code in codes:
         code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
 
     def generate(prompt, cache="none", **options):
         code = codes[cache != "none"]
-        basic = code.DreamGenerationConfig(mask_token_id=model.config.vocab_size - 1, pad_token_id=0, eos_token_id=0)
-        code = code.DreamGenerationMixin
         for name in ("diffusion_generate", "_sample"):  # as its eval.py does
-            setattr(network, name, types.MethodType(getattr(code, name), network))
+            setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
         if cache != "none":
             options["dual_cache"] = cache == "dual"
         with redirect_stdout(StringIO()):
-            return network.diffusion_generate(prompt, basic, **options)
+            return network.diffusion_generate(prompt, code.DreamGenerationConfig(**special), **options)
 
     return generate
 
@@ -173,7 +185,10 @@ def fastdllm_dream(directory, model):
 
 
 def network(s, device, **changes):
-    """A Transformer of LLaDA's shape, unless changed, whose logits are far apart; it never prefers the mask."""
+    """A Transformer of LLaDA's shape, unless changed, whose logits are far apart; it never prefers the mask.
+
+    A trained network is often sure of a token, and a threshold of 0.9 then reveals several a step. Random logits must
+    be spread 8 wide for that: the best of many is ahead of the second by 8 / sqrt(2 log vocabulary), about 2."""
     torch.manual_seed(s.seed)
     shape = dict(n_layer=s.n_layer, n_embd=s.n_embd, n_head=max(1, s.n_embd // 64), mlp="swiglu", mlp_dim=3 * s.n_embd)
     shape |= dict(qk_norm=False, rope_theta=5e5, tied=False, vocab_size=s.vocab_size, seq_len=4 * s.length)
@@ -182,7 +197,7 @@ def network(s, device, **changes):
         for p in model.parameters():
             p.normal_(0, 2 / s.n_embd**0.5) if p.dim() == 2 else p.add_(0.1 * torch.randn_like(p))
         model.embed.weight.normal_()
-        model.head_weight[-1] = 0
+        model.head_weight.mul_(4)[-1] = 0
     return model.to(device, getattr(torch, s.dtype)).eval()
 
 
@@ -211,12 +226,13 @@ def memory(run, device):
 def same_rows(theirs, ours):
     """How many rows are equal: of tokens to the last, of numbers up to rounding."""
     if torch.is_floating_point(theirs[0]):
-        return sum(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5) for a, b in zip(theirs, ours))
+        return sum(torch.allclose(a.double(), b.double(), rtol=1e-5) for a, b in zip(theirs, ours))
     return sum(torch.equal(a, b) for a, b in zip(theirs, ours))
 
 
 def beside(what, theirs, ours, s, device):
-    """One row of the table, from two functions without arguments that give a list of tensors, one per row each."""
+    """One row of the table, from two functions without arguments that give a list of tensors, one per row each; and
+    behind it, where they count them, forwards, which must be equal, too."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     grown = [memory(run, device) for run in (theirs, ours)]  # and a warm-up
     seconds, found = ([], []), [None, None]
@@ -227,12 +243,14 @@ def beside(what, theirs, ours, s, device):
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds[i].append(clock() - start)
+    (theirs, *n), (ours, *m) = (of if isinstance(of, tuple) else (of,) for of in found)
     ratio = [a / b for a, b in zip(*seconds)]
     a, b = (statistics.median(column) for column in seconds)
-    equal, spread = same_rows(*found), f"{statistics.median(ratio):.2f} ({min(ratio):.2f}–{max(ratio):.2f})"
+    equal, spread = same_rows(theirs, ours), f"{statistics.median(ratio):.2f} ({min(ratio):.2f}–{max(ratio):.2f})"
     mb = " / ".join("?" if g is None else f"{g / 2**20:.0f}" for g in grown)
-    print(f"| {what} | {a:.3f} | {b:.3f} | {spread} | {equal} of {len(found[0])} | {mb} |", flush=True)
-    return equal == len(found[0])
+    forwards = " / ".join(str(*count) if count else "–" for count in (n, m))
+    print(f"| {what} | {a:.3f} | {b:.3f} | {spread} | {equal} of {len(ours)} | {forwards} | {mb} |", flush=True)
+    return equal == len(ours) and (n == m or not n)
 
 
 def prompts(s, device, rows, ragged=False):
@@ -242,11 +260,34 @@ def prompts(s, device, rows, ragged=False):
     return [torch.randint(1, s.vocab_size - 1, (n,), generator=rng).to(device) for n in sizes]
 
 
-def our_tokens(s, model, x, **options):
-    """Our sampler on the prompts x as LLaDA decodes (options change that): a function that gives the rows."""
+def our_tokens(s, model, x, algorithm=fast_mdlm, **options):
+    """Our sampler on the prompts x as LLaDA decodes (options change that): a function that gives rows and forwards."""
     o = dict(max_new_tokens=s.length, block_size=s.length // 2, measure="token", temperature=0.0, exact=True)
-    o = fast_mdlm.SampleOptions(**o | options)
-    return lambda: fast_mdlm.generate(model, x, o, mask_id=s.vocab_size - 1).tokens
+    o = algorithm.SampleOptions(**o | options)
+
+    def run():
+        out = algorithm.generate(model, x, o, mask_id=s.vocab_size - 1)
+        return out.tokens, max(out.num_forwards)
+
+    return run
+
+
+def training_step(network, loss):
+    """Forward and backward: a function that gives the loss and the norm of its gradient."""
+
+    def run():
+        network.zero_grad()
+        nats = loss()
+        nats.backward()
+        norms = [p.grad.norm() for p in network.parameters() if p.grad is not None]
+        return [nats.detach(), torch.stack(norms).norm()]
+
+    return run
+
+
+def drawing(*numbers):
+    """While it holds, torch.rand gives these numbers (tensors) in turn: how their loss comes to hide what ours does."""
+    return mock.patch.object(torch, "rand", side_effect=numbers)
 
 
 def llada(s, device):
@@ -254,12 +295,10 @@ def llada(s, device):
     code, score = load(s.llada, "generate", "get_log_likelihood")
     directory = s.fastdllm or s.dllm
     if not directory:
-        print(
-            "llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, whose LLaDA it runs on"
-        )
+        print("llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, for theirs")
         return
     model, mask_id = network(s, device), s.vocab_size - 1
-    module = load(Path(s.fastdllm) / "llada", "model.modeling_llada")[0] if s.fastdllm else dllm_module(s, "llada")
+    module = load(Path(s.fastdllm) / "llada", "model.modeling_llada")[0] if s.fastdllm else dllm_module(s, DLLM_LLADA)
     net, n = llada_network(module, model), s.length
     o = dict(steps=n, gen_length=n, block_length=n // 2, mask_id=mask_id)
     for rows in (1, 8):
@@ -289,11 +328,8 @@ def with_our_masks(score, net, row, prompt, target, samples, batch, mask_id):
         hidden, weight = likelihood.llada_masks(maskable, torch.full_like(j, row), j, samples, 0, batch)
         return torch.where(hidden, mask_id, x), (1 / weight[:, None]).expand(x.shape).float()
 
-    published, score.forward_process = score.forward_process, forward_process
-    try:
+    with mock.patch.object(score, "forward_process", forward_process):
         return score.get_log_likelihood(net, prompt, target, samples, batch, mask_id=mask_id)
-    finally:
-        score.forward_process = published
 
 
 def fastdllm(s, device):
@@ -304,7 +340,7 @@ def fastdllm(s, device):
     for said, rule in rules.items():
         for cache in ("none", "prefix", "dual"):
             o = dict(steps=n, gen_length=n, block_length=n // 2) | rule
-            theirs = lambda c=cache, o=o: list(generate(x[0][None], c, **o)[0])  # noqa: E731
+            theirs = lambda c=cache, o=o: generate(x[0][None], c, **o)  # noqa: E731
             ours = our_tokens(s, model, x, cache=cache, **(dict(quota="threshold") | rule if rule else {}))
             yield f"Fast-dLLM, LLaDA, cache {cache}{said}", theirs, ours
 
@@ -315,27 +351,24 @@ def fastdllm(s, device):
     yield "Fast-dLLM, Dream's `diffusion_generate`, entropy", lambda: list(dream(x[0][None], **o)), ours
 
 
-def dllm_module(s, which):
-    """A module of dLLM's by what it is for; packages that import what is not installed are left empty."""
-    names = dict(
-        llada="pipelines.llada.models.modeling_llada",
-        fast="pipelines.fastdllm.llada.models.modeling_llada",
-        sampler="core.samplers.mdlm",
-        fast_sampler="pipelines.fastdllm.llada.sampler",
-        trainer="core.trainers.mdlm",
-    )
-    name = "dllm." + names[which]
-    parts = name.split(".")
-    empty = [".".join(parts[: i + 1]) for i in range(len(parts) - 1)]
-    return load(s.dllm, name, empty=[*dict.fromkeys([*empty, "dllm.core", "dllm.core.samplers"])])[0]
+DLLM_LLADA = "pipelines.llada.models.modeling_llada"
+
+
+def dllm_module(s, name):
+    """A module of dLLM's; packages around it, and modules that import what is not installed, are left empty."""
+    packages = [f"dllm.{name}".rsplit(".", i)[0] for i in range(name.count(".") + 1, 0, -1)]
+    empty = dict.fromkeys([*packages, "dllm.core", "dllm.core.samplers", "dllm.utils"])
+    absent = {"dllm.utils.configs": dict(TrainingArguments=object), "dllm.utils.data": dict(prepend_bos=None)}
+    absent["dllm.core.trainers.utils"] = dict.fromkeys(("NLLMetric", "PPLMetric", "OnEvaluateMetricsCallback"))
+    return load(s.dllm, f"dllm.{name}", empty=empty, standing_in=absent)[0]
 
 
 def dllm(s, device):
     """dLLM's samplers on its own LLaDA."""
     model, mask_id, n = network(s, device), s.vocab_size - 1, s.length
-    net = llada_network(dllm_module(s, "llada"), model)
+    net = llada_network(dllm_module(s, DLLM_LLADA), model)
     tokens = types.SimpleNamespace(mask_token_id=mask_id, bos_token_id=0, eos_token_id=0, padding_side="right")
-    sampler, x = dllm_module(s, "sampler").MDLMSampler(net, tokens), prompts(s, device, 8, ragged=True)
+    sampler, x = dllm_module(s, "core.samplers.mdlm").MDLMSampler(net, tokens), prompts(s, device, 8, ragged=True)
     o = dict(max_new_tokens=n, steps=n, block_size=n // 2)
 
     def plain():
@@ -343,17 +376,103 @@ def dllm(s, device):
 
     yield "dLLM, 8 ragged prompts", plain, our_tokens(s, model, x)
 
-    module = dllm_module(s, "fast")
+    module = dllm_module(s, "pipelines.fastdllm.llada.models.modeling_llada")
     fast = llada_network(module, model, ("FastdLLMLLaDAConfig", "FastdLLMLLaDAModelLM"))
-    fast = dllm_module(s, "fast_sampler").FastdLLMLLaDASampler(fast, tokens)
+    fast = dllm_module(s, "pipelines.fastdllm.llada.sampler").FastdLLMLLaDASampler(fast, tokens)
     for rows in (1, 8):
         x = prompts(s, device, rows)
         for cache in ("prefix", "dual"):
             theirs = lambda x=x, c=cache: list(fast.sample(x, use_cache=c, **o))  # noqa: E731
             yield f"dLLM's Fast-dLLM, cache {cache}, batch {rows}", theirs, our_tokens(s, model, x, cache=cache)
 
+    # No token of dLLM's prompts may be its pad, and none that it writes; blocks lie alike where a prompt is full ones.
+    model, tokens = network(s, device, rope_theta=1e4), types.SimpleNamespace(**vars(tokens))
+    tokens.pad_token_id, tokens.eos_token_id = -1, None
+    module, rope = (
+        dllm_module(s, "pipelines.a2d.models.llama.modeling_llama"),
+        dict(rope_type="default", rope_theta=1e4),
+    )
+    config = with_shape(module.A2DLlamaConfig, model.config, rope_parameters=rope, tie_word_embeddings=False)
+    net = with_weights(module.A2DLlamaLMHeadModel(config), model, families.FAMILIES["A2DLlamaLMHeadModel"])
+    blocks = dllm_module(s, "core.samplers.bd3lm").BD3LMSampler(net, tokens)
+    for rows in (1, 8):
+        x = prompts(s, device, rows)
+        theirs = lambda x=x: list(blocks.sample(x, **o))  # noqa: E731
+        yield f"dLLM's BD3LM, batch {rows}", theirs, our_tokens(s, model, x, fast_bd3lm)
+    yield "dLLM's training step, MDLM, 8 rows", *dllm_training(s, device, tokens)
 
-SECTIONS = dict(llada=llada, fastdllm=fastdllm, dllm=dllm)
+
+def dllm_training(s, device, tokens):
+    """A step of dLLM's trainer, without what it logs, and of ours: the same rows, times and masks."""
+    model, mask_id, x0 = network(s, device), s.vocab_size - 1, torch.stack(prompts(s, device, 8))
+    net, code = llada_network(dllm_module(s, DLLM_LLADA), model), dllm_module(s, "core.trainers.mdlm")
+    # Its weight is 1 / (t + 1e-6), ours 1/t: for times that are not tiny the same.
+    options = mdlm.LossOptions(t_min=0.2)
+    hidden, weight = mdlm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
+    numbers = (1 / weight[:, 0]).float(), 1 - hidden.float()
+    its = object.__new__(code.MDLMTrainer)
+    its.processing_class, its.scheduler, its.time_epsilon = tokens, code.LinearAlphaScheduler(), 0.0
+    its.loss_weight_type, its.loss_norm_type, its.right_shift_logits = "scheduler", "token", False
+    its.meter = types.SimpleNamespace(update=lambda **_: None)
+
+    def their_loss():
+        with drawing(*numbers):
+            return its.compute_loss(net, dict(input_ids=x0, labels=x0))
+
+    ours = training_step(model, lambda: mdlm.loss(model, x0, options, mask_id=mask_id, seed=s.seed))
+    return training_step(net, their_loss), ours
+
+
+DIT = {  # what BD3LM's authors call ours; without their layers that feed in the time
+    "vocab_embed.embedding": "embed.weight",
+    "blocks.{i}.norm1": "blocks.{i}.attn_norm",
+    "blocks.{i}.attn_qkv": tuple(f"blocks.{{i}}.attn.{x}" for x in "qkv"),
+    "blocks.{i}.attn_out": "blocks.{i}.attn.out",
+    "blocks.{i}.norm2": "blocks.{i}.mlp_norm",
+    "blocks.{i}.mlp.0": "blocks.{i}.mlp.up",
+    "blocks.{i}.mlp.2": "blocks.{i}.mlp.down",
+    "output_layer.norm_final": "norm",
+    "output_layer.linear.weight": "head_weight",
+    "output_layer.linear.bias": "head_bias",
+}
+
+
+def bd3lms(s, device):
+    """The training step of BD3LM's authors. What they feed the time to their network by is left out: it is a constant
+    in what they publish. Their lightning, hydra, data and logs are not called."""
+    if device == "cuda" or s.dtype != "float32":
+        print("bd3lms: passed over, as its network takes float32 alone, and on a GPU computes in bfloat16 all the same")
+        return
+    standing_in = dict.fromkeys(("hydra", "hydra.utils", "omegaconf", "dataloader", "metrics"), {})
+    standing_in |= dict(lightning=dict(LightningModule=torch.nn.Module), utils=dict(print_nans=lambda *_: None))
+    code, dit, noise = load(s.bd3lms, "diffusion", "models.dit", "noise_schedule", standing_in=standing_in)
+    n, size, space = 4 * s.length, s.length // 2, types.SimpleNamespace
+    kind = dict(mlp="gelu_tanh", mlp_dim=4 * s.n_embd, norm="layer", rope_theta=1e4, mlp_bias=True, head_bias=True)
+    model, mask_id = network(s, device, **kind), s.vocab_size - 1
+    c = model.config
+    shape = dict(length=n, hidden_size=c.n_embd, cond_dim=8, n_heads=c.n_head, n_blocks=c.n_layer, dropout=0.0)
+    config = space(model=space(**shape, tie_word_embeddings=False, attn_backend="sdpa"), block_size=size)
+    config.algo = space(name="bd3lm", parameterization="subs", cross_attn=True, backbone="dit")
+    config.training, config.loader = space(resample=False), space(eval_batch_size=1)
+    net = with_weights(dit.DIT(config, c.vocab_size), model, families.Family(None, DIT), strict=False)
+    its = object.__new__(code.Diffusion)
+    torch.nn.Module.__init__(its)
+    its.config, its.backbone, its.noise = config, net, noise.LogLinearNoise()
+    its.parameterization, its.mask_index, its.block_size, its.neg_infinity = "subs", mask_id, size, -1e6
+    its.cross_attn, its.mdlm_loss_scale, its.ignore_bos = True, False, False
+    its._process_sigma = lambda sigma: None
+    x0, options = torch.stack(prompts(s, device, 8 * n // s.length)).view(8, n), bd3lm.LossOptions(block_size=size)
+    hidden, weight = bd3lm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
+
+    def their_loss():
+        with drawing(torch.where(hidden, 0.0, 2.0)):
+            return its._forward_pass_diffusion(x0, t=(1 / weight).float()).mean()
+
+    ours = training_step(model, lambda: bd3lm.loss(model, x0, options, mask_id=mask_id, seed=s.seed))
+    yield "BD3LM's own training step, 8 rows", training_step(net, their_loss), ours
+
+
+SECTIONS = dict(llada=llada, fastdllm=fastdllm, dllm=dllm, bd3lms=bd3lms)
 
 
 def compare(s):
@@ -369,12 +488,12 @@ def compare(s):
         if not getattr(s, name):
             print(f"{name}: passed over, as no --{name}=DIRECTORY is given")
         elif name not in SECTIONS:
-            print(f"{name}: passed over, as there is no adapter for it yet")
-    print("\n| what | theirs, s | ours, s | ratio, median (min–max) | equal rows | memory, MB, theirs / ours |")
-    print("|---|---|---|---|---|---|")
+            print(f"{name}: passed over: its sampler comes with its weights; Fast-dLLM has a copy, which is compared")
+    print("\n| what | theirs, s | ours, s | ratio, median (min–max) | equal rows | forwards | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
     for name in wanted:
-        for what, theirs, ours in (SECTIONS[name](s, device) or ()) if getattr(s, name) and name in SECTIONS else ():
-            good.append(beside(what, theirs, ours, s, device))
+        rows = SECTIONS[name](s, device) if getattr(s, name) and name in SECTIONS else ()
+        good += [beside(*row, s, device) for row in rows]
     return sum(good), len(good)
 
 
