@@ -20,8 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import llada_plainly  # noqa: E402
-
+from experiments.bench import llada_plainly  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from nanodlm import configurator, console, fast_bd3lm, fast_mdlm  # noqa: E402
 from nanodlm.bounds import Size  # noqa: E402
