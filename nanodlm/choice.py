@@ -134,8 +134,9 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
 
     steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
                    adding Gumbel noise from u (B, L) (arXiv 1903.06059)
-    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618, alg. 1)
-    factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.)
+    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618, alg. 1); `capped`, of the `count` best
+    factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.); `exact`, as
+                   its code has it: where the last candidate is the first one to fail, it, too
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
                    (EB-Sampler, arXiv 2505.24857, eq. 2)
     """
@@ -149,12 +150,15 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
         return top_per_row(level, count, slack)
     best = one_per_row(level, candidates, slack)
     if options.quota == "threshold":
-        return (score >= options.threshold) & candidates | best
+        sure = (score >= options.threshold) & candidates
+        return (sure & top_per_row(level, count, slack) if options.capped else sure) | best
     ordered = score.sort(1, descending=True).values
     rank = torch.arange(1, score.shape[1] + 1, device=score.device)
     if options.quota == "factor":
-        ok = ordered >= 1 - options.factor / (rank + 1)
-        return top_per_row(level, torch.where(ok, rank, 0).amax(1), slack) | best
+        r = torch.where(ordered >= 1 - options.factor / (rank + 1).double(), rank, 0).amax(1)
+        if options.exact:
+            r = r.clamp(min=1) + (r.clamp(min=1) + 1 == candidates.sum(1))
+        return top_per_row(level, r, slack) | best
     entropy = -ordered.clamp(min=1e-300).log()  # the score is exp(-H)
     ok = (entropy.cumsum(1) - entropy <= options.entropy_bound) & (ordered > -torch.inf)
     return top_per_row(level, ok.cumprod(1).sum(1), slack) | best

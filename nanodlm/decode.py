@@ -28,6 +28,7 @@ class SampleOptions:
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
     threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure
+    capped: bool = False  # quota=threshold: … but so far no more than equal steps would have; at least one a step
     factor: Amount = 1.0  # quota=factor: larger reveals more at once
     entropy_bound: Amount = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
     remask: Unit = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
@@ -43,6 +44,7 @@ class SampleOptions:
     last: tuple[Whole, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
     lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
+    opening: Literal["rule", "first"] = "rule"  # cache: a block's first pass reveals as ruled, or its first mask alone
     compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
     seed: Seed = 0  # row i of a call draws from seed and i alone
@@ -57,6 +59,11 @@ class SampleOptions:
             raise ValueError(f"quota=entropy_bound ranks by entropy: use order=entropy, not {self.order}")
         if self.remask and self.quota != "ancestral":
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
+        if self.capped and self.quota != "threshold":
+            raise ValueError(f"capped=True is defined for quota=threshold only, not quota={self.quota}")
+        if self.opening == "first" and (self.cache not in ("prefix", "dual") or self.quota == "ancestral"):
+            why = f"cache={self.cache}" if self.quota != "ancestral" else "quota=ancestral"
+            raise ValueError(f"opening=first is Dream's with cache=prefix or dual (Fast-dLLM), not {why}")
         if self.compile and self.cache != "dual":
             raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
         mask_rate(torch.ones(1), rates(self.schedule))
@@ -232,7 +239,13 @@ def without_logits(options, key, position, hidden, in_block, step, steps):
             t, s = (1 - (step + i).double() / steps for i in (0, 1))
         reveal, hide = ancestral_rates(t, s, o)
         return hidden & (u < reveal[:, None]), None, in_block & ~hidden & (u < hide[:, None])
-    count = quota(in_block.sum(1), hidden.sum(1), step, steps, o.schedule)
+    masks, left = in_block.sum(1), hidden.sum(1)
+    count = quota(masks, left, step, steps, o.schedule)
+    if o.capped:
+        count = left - masks + masks * torch.minimum(step + 1, steps) // steps
+    if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
+        count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
+        hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
     if o.order == "random":
         return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
     return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop

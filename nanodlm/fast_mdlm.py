@@ -84,7 +84,7 @@ class Canvas:
 
     def logits_at(self, r, position, wanted):
         """Reader of the logits at the wanted positions (bool, R, W) of rows r, for decode()."""
-        o, lengths, shift = self.options, self.lengths, int(self.model.config.shift)
+        o, lengths, shift = self.options, self.lengths, int(self.model.config.shift and self.options.opening == "rule")
         if o.compile:  # no row leaves: those that are finished become padding
             full = [v.new_zeros(len(self.x), v.shape[1]).index_copy_(0, r, v) for v in (position, wanted)]
             r, position, wanted = torch.arange(len(self.x)), *full
@@ -104,7 +104,7 @@ class Canvas:
         # (prefix), or before and behind it (dual), keeps these keys and values: that is the approximation.
         fresh = active & (self.stored[r] != start)
         self.stored[r] = torch.where(fresh, start, self.stored[r])
-        begin = (start - shift).clamp(min=0)  # shifted, the token before predicts the block's first
+        begin = (start - shift).clamp(min=0)  # shifted, the token before predicts the block's first, if that is hidden
         stop = torch.where(active & ~fresh, end if o.cache == "prefix" else torch.minimum(after, end), begin)
         first, i, passes = wanted & fresh[:, None], fresh.nonzero()[:, 0], []
         if len(i):

@@ -98,7 +98,8 @@ def idle(options):
     if quota != "steps":
         found["order_temperature"] = f"quota={quota}"
     if quota in SURE:
-        found |= dict.fromkeys(("steps", "schedule"), f"quota={quota}, which reveals whatever is sure enough")
+        idle_too = ("schedule",) if getattr(options, "capped", False) else ("steps", "schedule")
+        found |= dict.fromkeys(idle_too, f"quota={quota}, which reveals whatever is sure enough")
     found |= {name: f"quota={quota}" for name in SURE if quota and name != quota}
     if not remask:
         found |= dict.fromkeys(("remask_from", "remask_until"), "remask=0")

@@ -100,7 +100,7 @@ def judge(logits, u, o):
 def quota_of(masks, left, step, steps, schedule):
     if schedule == "dream":
         t = torch.linspace(1, 1e-3, steps + 1)
-        return left if step == steps - 1 else int(torch.tensor(float(left)) * (1 - t[step + 1] / t[step]))
+        return left if step >= steps - 1 else int(torch.tensor(float(left)) * (1 - t[step + 1] / t[step]))
     if schedule == "cosine":
         stay = [math.floor(masks * math.cos(math.pi / 2 * i / steps) + 1e-9) for i in (step, step + 1)]
         return stay[0] - stay[1]
@@ -133,6 +133,10 @@ def pick(sure, o, count, u):
             n = r
         if o.quota == "entropy_bound" and sum(-math.log(sure[i]) for i in best[: r - 1]) <= o.entropy_bound:
             n = r
+    if o.quota == "threshold" and o.capped:
+        n = max(1, min(n, count))
+    if o.quota == "factor" and o.exact and n == len(best) - 1:
+        n += 1
     return best[:n]
 
 
@@ -192,6 +196,11 @@ def alone(net, prompt, o, row=0, stops=()):
             hidden = [i for i in inside if canvas[i] == M]
             u, v, w = (noise_at(o.seed, row, step, kind) for kind in range(3))
             chosen, again, count = None, [], quota_of(len(inside), len(hidden), step, steps, o.schedule)
+            if o.capped:
+                count = len(inside) * min(step + 1, steps) // steps - len(inside) + len(hidden)
+            if o.opening == "first":
+                count = 1 if step == 0 else len(hidden) if step + 1 >= steps else count
+                hidden = hidden[:1] if step == 0 else hidden
             if o.quota == "ancestral":
                 reveal, hide = ancestral_chances(step, steps, o)
                 chosen = [i for i in hidden if u[i] < reveal]
@@ -204,7 +213,7 @@ def alone(net, prompt, o, row=0, stops=()):
                 if memories is None or o.cache == "none":
                     memories, span = [Memory(net) for _ in range(2 if o.cfg_scale else 1)], range(end)
                 else:
-                    span = range(max(start - shift, 0), end if o.cache == "prefix" else after)
+                    span = range(max(start - shift * (o.opening == "rule"), 0), end if o.cache == "prefix" else after)
                 given_hidden = torch.tensor([int(canvas[i]) if i in holes else M for i in range(length)])
                 logits = [m.read(x, list(span)) for m, x in zip(memories, (canvas, given_hidden))]
                 forwards += len(memories)

@@ -59,6 +59,7 @@ RULES = {
     "positions drawn by entropy": dict(order="entropy", order_temperature=0.5, steps=6),
     "threshold": dict(quota="threshold", threshold=0.45, block_size=4),
     "greedy threshold": dict(quota="threshold", threshold=0.4, measure="token", temperature=0.0, block_size=3),
+    "capped": dict(quota="threshold", threshold=0.3, capped=True, steps=5, block_size=4),
     "factor": dict(quota="factor", factor=1.3, block_size=5),
     "entropy bound": dict(quota="entropy_bound", order="entropy", entropy_bound=1.5, block_size=4),
     "ancestral": dict(quota="ancestral", steps=9, block_size=3),
@@ -68,6 +69,7 @@ RULES = {
     "last": dict(last=(1, 3, 7, 10), steps=6, block_size=4),
     "suppress": dict(suppress=(0, 4, 11), temperature=0.0, block_size=4),
     "exact": dict(exact=True, measure="token", temperature=0.0, block_size=3),
+    "exact factor": dict(exact=True, quota="factor", factor=0.5, temperature=0.0, measure="token", block_size=3),
     "blocks of steps": dict(block_size=2),
     "lookahead": dict(lookahead=False, steps=7, block_size=3),
     "lookahead threshold": dict(lookahead=False, quota="threshold", threshold=0.5, block_size=3, cfg_scale=0.5),
@@ -76,8 +78,18 @@ FEW = ["confidence", "remask", "guided", "lookahead threshold"]
 GRID = [  # `exact` leaves ties to rounding, as the published code does: it is for networks that have none
     (net, rule, cache)
     for net, rule, cache in itertools.product(NETS, RULES, CACHES)
-    if (net == "learned" if rule == "exact" else rule in FEW or net == "plain" or (net == "shift" and cache == "dual"))
+    if (
+        net == "learned"
+        if "exact" in RULES[rule]
+        else rule in FEW or net == "plain" or (net == "shift" and cache == "dual")
+    )
 ]
+OPENINGS = {  # of a block by its first mask alone, which takes a cache
+    "threshold": dict(quota="threshold", threshold=0.45, block_size=4),
+    "dream": dict(order="entropy", schedule="dream", measure="draw", temperature=0.3, steps=8, block_size=3),
+    "fewer steps than masks": dict(steps=4, block_size=5),
+    "one step": dict(schedule="dream", steps=1, block_size=6, cfg_scale=0.5),
+}
 
 
 @pytest.mark.parametrize("net, rule, cache", GRID)
@@ -95,6 +107,16 @@ def test_holes_are_filled_as_the_reference_fills_them(rule, cache):
     with_full = fast_mdlm.generate(NETS["all of it"], [*rows, ids(2, 3)], options, mask_id=M, eos_id=(STOP,))
     assert [t.tolist() for t in with_full.tokens] == [*(t.tolist() for t in out.tokens), [2, 3]]
     assert with_full.num_forwards == [*out.num_forwards, 0]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("rule", OPENINGS)
+@pytest.mark.parametrize("net", ["plain", "shift", "all of it"])
+def test_a_block_can_open_with_its_first_mask_alone(net, rule, cache):
+    for rows, new in ((RAGGED, NEW), ([prompt for prompt in HOLES if (prompt == M).any()], 0)):
+        out = assert_as_alone(NETS[net], rows, SampleOptions(new, cache=cache, opening="first", **OPENINGS[rule]))
+        for prompt, events in zip(rows, out.trace):
+            assert [e[1] for e in events if e[0] == 0] == [[*(prompt == M).tolist(), True].index(True)]
 
 
 # ---- what the caches leave alone -------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ RUNS = """
 --entropy_bound=0.3 | --quota=ancestral --remask=0.1 | --quota=ancestral --remask=0.1 --remask_from=0.9 |
 --quota=ancestral --remask=0.1 --remask_until=0.1 | --temperature=0.5 | --temperature=1 --top_k=5 |
 --temperature=1 --top_p=0.5 | --measure=draw | --order_temperature=0.5 | --cfg_scale=0.5 | --suppress=3,4 |
---last=5 | --block_size=2 --lookahead=false | --cache=dual | --exact | --seed=3 | --plain
+--last=5 | --block_size=2 --lookahead=false | --cache=dual | --exact |
+--threshold=0.8 --steps=2 --capped | --cache=prefix --opening=first | --seed=3 | --plain
 """  # with what else each takes in front of it
 RUNS = {words.rpartition("--")[2].partition("=")[0].strip(): words.strip() for words in RUNS.split("|")}
 REFUSED = {
@@ -49,6 +50,9 @@ REFUSED = {
     "--order=margin --measure=token": "measure=token .* no token",
     "--threshold=0.8 --order_temperature=1": "order_temperature=1.0 .* quota=threshold",
     "--block_size=0 --lookahead=false": "lookahead=False .* block_size=0",
+    "--capped": "capped=True is defined for quota=threshold only, not quota=steps",
+    "--threshold=0.8 --capped --schedule=cosine": "schedule=cosine .* quota=threshold",
+    "--opening=first": "opening=first .* cache=prefix or dual .* not cache=none",
     "--remask=0.1": "remask=0.1 is defined for quota=ancestral",
     "--quota=ancestral --remask_from=0.5": "remask_from=0.5 .* remask=0",
 }
