@@ -21,8 +21,8 @@ compare on the same GPU only, and ours gain from ending early what theirs denois
 baseline. Others who ran the published scripts report GSM8K 77.1, 76.4, 78.3, 76.7 and, with the dual cache, 78.2 for
 the five rows at 256 tokens (its issue 5): a point is noise.
 
-Dream-Base, accuracy and tokens per second at 256 tokens, published. "+ cache" and "both" are by another rule than ours
-(config/presets/fast.py), so these rows are not reproduced but compared:
+Dream-Base, accuracy and tokens per second at 256 tokens, published. "+ cache" and "both" are by its rule for Dream
+(config/presets/fast_dream.py); "+ parallel" reveals at most 32 tokens a step, and what the steps before left:
             baseline      + cache       + parallel    both
 GSM8K       75.0  9.1     74.3  32.5    74.2  14.2    74.8  48.2
 MATH        38.4  11.4    36.8  34.3    37.9  27.3    37.6  66.8
@@ -30,10 +30,11 @@ HumanEval   49.4  23.3    53.7  35.2    49.4  45.6    54.3  62.0
 MBPP        56.6  11.2    53.2  34.5    53.8  31.8    56.4  76.0
 GSM8K, with the recipe of Dream-Base but for its tasks, and what stands in the place of MORE:
     python eval.py config/eval_dream_base.py --batch_size=1 --top_p=1 --metric=exact_match,flexible-extract
-        --tasks="gsm8k num_fewshot=5 max_new_tokens=256 steps=256 temperature=0 MORE"
-    + cache      block_size=32 cache=prefix
-    + parallel   order=confidence quota=threshold threshold=0.9
-    both         order=confidence quota=threshold threshold=0.9 block_size=32 cache=prefix
+        --tasks="gsm8k num_fewshot=5 max_new_tokens=256 temperature=0 MORE"
+    baseline     steps=256
+    + cache      steps=256 preset=fast_dream cache=prefix quota=steps order=entropy schedule=dream
+    + parallel   steps=8 order=confidence quota=threshold threshold=0.9 capped=true
+    both         preset=fast_dream cache=prefix
 
 Hardware   python eval.py config/eval_fastdllm.py --run_code
            One GPU of 24 GB. --run_code allows HumanEval and MBPP to run what the model wrote. --limit=100 is enough for

@@ -403,15 +403,18 @@ def test_fastdllm(recipes, index):
 def test_fastdllms_commands_for_dream_are_understood(index):
     text = docstring("eval_fastdllm")
     command = " ".join(re.search(r"(--batch_size.*?MORE\")", text, re.S)[1].split())
-    more = dict(re.findall(r"^ {4}(both|\+ cache|\+ parallel) {2,}(.+)$", text, re.M))
-    assert len(more) == 3
-    for which, words in {"": "", **more}.items():
+    more = dict(re.findall(r"^ {4}(baseline|both|\+ cache|\+ parallel) {2,}(.+)$", text, re.M))
+    assert len(more) == 4
+    for which, words in more.items():
         flags = re.findall(r'--(\w+)=("[^"]*"|\S+)', command.replace("MORE", words))
         argv = [f"--{key}={value.strip(chr(34))}" for key, value in flags]
         (row,) = rows("eval_dream_base", index, *argv).values()
-        sees(row, num_fewshot=5, max_new_tokens=256, steps=256, temperature=0.0, top_p=1.0, prefix="<|beginoftext|>")
+        sees(row, num_fewshot=5, max_new_tokens=256, temperature=0.0, top_p=1.0, prefix="<|beginoftext|>")
         sees(row, metric="exact_match,flexible-extract", max_length=2048)
         assert row.settings.batch_size == 1
         cached, parallel = which in ("+ cache", "both"), which in ("+ parallel", "both")
         sees(row, cache="prefix" if cached else "none", block_size=32 if cached else 0)
         sees(row, quota="threshold" if parallel else "steps", order="confidence" if parallel else "entropy")
+        sees(row, opening="first" if cached else "rule", capped=which == "+ parallel")
+        if which != "both":  # whose threshold counts no steps
+            sees(row, steps=8 if parallel else 256, schedule="dream")

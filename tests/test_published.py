@@ -2,9 +2,10 @@
 
 golden/published.json holds what the published code gave for two tiny networks on 2026-11-21 (torch 2.13, transformers
 4.49, CPU, fp32): LLaDA's modelling code and Dream's, as dLLM ships them; generate.py and get_log_likelihood.py of
-github.com/ML-GSAI/LLaDA; Dream's diffusion_generate; github.com/NVlabs/Fast-dLLM's LLaDA with its caches. Weights are
-functions of their names, `weight` below. Where the published code draws random numbers (torch.rand, randint, randperm,
-multinomial, Categorical), it was given those that ours draws, so that even random orders must agree token for token.
+github.com/ML-GSAI/LLaDA; Dream's diffusion_generate; github.com/NVlabs/Fast-dLLM's LLaDA with its caches; and on
+2026-11-28 (torch 2.13, transformers 5) Fast-dLLM's Dream of commit 24cc59e, and its LLaDA with the factor rule of its
+f6b35ec. Weights are functions of their names, `weight` below. Where the published code draws random numbers (rand,
+randint, randperm, multinomial, Categorical), it was given those that ours draws, so that even random orders must agree.
 The head's row of the mask token is zero: with it the published code never writes a mask, which ours never does.
 """
 
@@ -120,6 +121,32 @@ def test_the_caches_are_fast_dllms(case):
     out = fast_mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK)
     assert [t.tolist() for t in out.tokens] == case["ids"]
     assert sum(out.num_forwards) <= sum(case["forwards"])
+
+
+@pytest.mark.parametrize("case", GOLDEN["fast_dream"], ids=lambda c: f"{c['cache']} {c['options']}")
+def test_dream_is_fast_dllms(case):
+    """With a cache a block opens with its first token alone; without one a threshold is capped by the steps: both are
+    needed. A ragged batch, where Fast-dLLM has one row."""
+    k, cached = case["options"], case["cache"] != "none"
+    o = dict(max_new_tokens=k["max_new_tokens"], cache=case["cache"], measure="draw", temperature=0.0, exact=True)
+    o |= dict(block_size=k["block_length"]) if cached else {}
+    o |= dict(steps=k["steps"]) if k["alg"] == "entropy" or not cached else {}
+    surest = dict(quota="threshold", threshold=k.get("threshold", 0.0))
+    o |= dict(order="entropy", schedule="dream") if k["alg"] == "entropy" else surest
+    for theirs in (dict(opening="first") if cached else dict(capped=True), {}):
+        out = fast_mdlm.generate(NET["dream"], PROMPTS, SampleOptions(**o, **theirs), mask_id=MASK)
+        assert ([t.tolist() for t in out.tokens] == case["ids"]) == bool(theirs)
+
+
+@pytest.mark.parametrize("case", GOLDEN["factor"], ids=lambda c: f"{c['cache']} {c['options']}")
+def test_the_exact_factor_rule_is_fast_dllms(case):
+    """It takes a last candidate that fails, which the rule itself does not."""
+    k = case["options"]
+    o = dict(quota="factor", factor=k["factor"], cache=case["cache"], measure="token", temperature=0.0)
+    for exact in (True, False):
+        options = SampleOptions(k["gen_length"], k["block_length"], exact=exact, **o)
+        out = fast_mdlm.generate(NET["llada"], PROMPTS, options, mask_id=MASK)
+        assert ([t.tolist() for t in out.tokens] == case["ids"]) == exact
 
 
 def test_stopping_at_end_of_text_cuts_the_published_tokens_and_changes_none():

@@ -3,9 +3,8 @@
 # once. An approximation: its authors report from -1.2 to +4.9 points over nine tasks, at 2.7 to 11 times the tokens
 # per second.
 # LLaDA's token for token: with --exact in float32, without it in bfloat16 (its certainties are float64; with --exact
-# they are in the network's dtype, as LLaDA's own code has them). Its Dream with a cache is another rule, which is not
-# here: the pass that opens a block reveals the block's first token alone, and the token before the block keeps its keys
-# and values.
+# they are in the network's dtype, as LLaDA's own code has them). Its Dream with a cache is another rule, the preset
+# fast_dream; here Dream's blocks open as they go on.
 block_size = 32
 cache = "dual"
 quota = "threshold"
