@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 import traceback
-import types
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import ar  # noqa: E402
 import bd3lm  # noqa: E402
 import mdlm  # noqa: E402
-from experiments import same  # noqa: E402
+from experiments import peers, same  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from nanodlm import configurator, console, fast_bd3lm, fast_mdlm  # noqa: E402
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_compile, pick_device  # noqa: E402
@@ -303,40 +302,20 @@ def decoding(s, device, batch):
         runs["dual, compiled"] = one(cache="dual", compile=True)
     decode(s, device, batch, least, runs)
     if s.fastdllm and batch == 1:  # which is all that it takes
-        del model, one, runs
         print("\nFast-dLLM's own code:")
-        decode(s, device, batch, least, fastdllm(s, device))
+        decode(s, device, batch, least, fastdllm(s, device, model))
 
 
-def fastdllm(s, device):
-    """Functions as ours(), of the samplers in a checkout of Fast-dLLM, on random weights of the same shape."""
-    mine = sys.modules.pop("model")  # its package has the same name
-    sys.path.insert(0, f"{s.fastdllm}/llada")
-    sys.modules.setdefault("einops", types.SimpleNamespace(rearrange=None, __spec__=None))  # for what is not called
-    import generate as its
-    from model.configuration_llada import LLaDAConfig
-    from model.modeling_llada import LLaDAModelLM
+def fastdllm(s, device, model):
+    """Functions as ours(), of the samplers in a checkout of Fast-dLLM, on the very weights of `model`."""
+    generate, (prompt, new, size) = peers.fastdllm_llada(s.fastdllm, model), shape_of(s)
+    x = torch.arange(prompt, device=device)[None] * 37 % (model.config.vocab_size - 2)
 
-    sys.modules["model"] = mine
-    c = Config(**LLADA | (SMALL if s.small else {}))
-    names = dict(d_model=c.n_embd, n_heads=c.n_head, n_layers=c.n_layer, mlp_hidden_size=c.mlp_dim)
-    names |= dict(vocab_size=c.vocab_size, embedding_size=c.vocab_size, max_sequence_length=c.seq_len)
-    names |= dict(
-        rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps, activation_type="silu", block_type="llama", rope=True
-    )
-    names |= dict(layer_norm_type="rms", weight_tying=False, attention_dropout=0.0, residual_dropout=0.0)
-    config = LLaDAConfig(**names, embedding_dropout=0.0, init_device="meta")
-    config.use_cache = False
-    model = same.with_numbers(LLaDAModelLM(config).to(torch.bfloat16), device)
-    prompt, new, size = shape_of(s)
-    x, keys = torch.arange(prompt, device=device)[None] * 37 % 400, dict(gen_length=new, block_length=size)
+    def of(**options):
+        return lambda steps: generate(x, steps=steps, gen_length=new, block_length=size, **options)[1]
 
-    def of(sampler, **more):
-        return lambda steps: sampler(model, x, steps=steps, mask_id=c.vocab_size - 1, **keys, **more)[1]
-
-    cached = {"prefix": its.generate_with_prefix_cache, "dual": its.generate_with_dual_cache}
-    runs = {name: of(sampler) for name, sampler in {"plain": its.generate, **cached}.items()}
-    return runs | {"dual, threshold 0.9": of(its.generate_with_dual_cache, threshold=0.9)}
+    runs = {"plain": of(), "prefix": of(cache="prefix"), "dual": of(cache="dual")}
+    return runs | {"dual, threshold 0.9": of(cache="dual", threshold=0.9)}
 
 
 def caches(s, device):

@@ -8,10 +8,10 @@ it is and ours in turn, once each a round. It checks that tokens (losses, estima
 row of a table each: seconds (of the CPU, one thread; on a GPU of the clock), the median of the rounds' ratios, and by
 how much memory grew at most. Adapters own no logic of the peers'. Checkouts that are not named are passed over.
 
-The peers were written for transformers 4. What stands in for it here: `einops.rearrange`, imported by a network of
-Fast-dLLM that is not used; the plain rotary frequencies, which transformers 5 no longer lists; use_cache, which it no
-longer gives every config; a `validate` that takes what it is given; and empty modules for the parts of dLLM that import
-what is not installed, and that are not called. dLLM's LLaDA is handed its inner network, or it would be made on a GPU.
+The peers were written for transformers 4. What stands in for it here: the plain rotary frequencies, which version 5 no
+longer lists; use_cache, which it no longer gives every config; a `validate` that takes what it is given. The two of
+einops' patterns that are called are here, too, and empty modules for what the trainers of dLLM and bd3lms import, such
+as lightning, and a step does not call. A step is given our masks and times by what torch.rand returns.
 """
 
 import gc
@@ -22,6 +22,7 @@ import time
 import types
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -77,7 +78,7 @@ def plain_rope(config, device=None, **_):
 
 
 def rearrange(x, pattern, three=None, h=None):
-    """The two of einops' patterns that occur in what is called: heads side by side, and q, k, v and heads apart."""
+    """Einops' for the two patterns that are called: heads side by side; q, k, v and heads apart."""
     return x.flatten(2) if three is None else x.unflatten(2, (three, h, -1))
 
 
@@ -87,20 +88,17 @@ def load(directory, *names, empty=(), standing_in=()):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     ROPE_INIT_FUNCTIONS.setdefault("default", plain_rope)
-    if "einops" not in sys.modules and importlib.util.find_spec("einops") is None:
-        sys.modules["einops"] = types.ModuleType("einops")
-        sys.modules["einops"].rearrange = rearrange
     root = Path(directory).resolve()
     if not root.is_dir():
         sys.exit(f"{directory} is no directory; name a checkout")
-    tops = {name.split(".")[0] for name in (*names, *standing_in)}
+    made = {name: dict(__path__=[str(root.joinpath(*name.split(".")))]) for name in empty} | dict(standing_in)
+    if importlib.util.find_spec("einops") is None:
+        made["einops"] = dict(rearrange=rearrange)
+    tops = {name.split(".")[0] for name in (*names, *made)}
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in tops}
-    for name in empty:
+    for name, holds in made.items():
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [str(root.joinpath(*name.split(".")))]
-    for name in standing_in:
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(standing_in[name])
+        vars(sys.modules[name]).update(holds)
     sys.path.insert(0, str(root))
     try:
         return [importlib.import_module(name) for name in names]
@@ -134,10 +132,9 @@ def llada_network(module, model, classes=("LLaDAConfig", "LLaDAModelLM")):
     kind |= dict(attention_dropout=0.0, embedding_dropout=0.0, residual_dropout=0.0, multi_query_attention=None)
     config = config(**shape, **kind, eos_token_id=0, pad_token_id=0)
     config.use_cache = False
-    if hasattr(module, "LLaDAModel"):  # dLLM's makes it on a GPU, unless it is given
-        inner = module.LLaDAModel(module.create_model_config_from_pretrained_config(config), init_params=False)
-        return with_weights(network(config, inner), model, families.FAMILIES["LLaDAModelLM"])
-    return with_weights(network(config), model, families.FAMILIES["LLaDAModelLM"])
+    inner = getattr(module, "LLaDAModel", None)  # made here; they would make it on the CPU, or dLLM on a GPU
+    given = [inner(module.create_model_config_from_pretrained_config(config), init_params=False)] if inner else []
+    return with_weights(network(config, *given), model, families.FAMILIES["LLaDAModelLM"])
 
 
 def with_shape(config, c, **more):
@@ -158,23 +155,18 @@ def fastdllm_llada(directory, model):
 
 
 def fastdllm_dream(directory, model):
-    """As fastdllm_llada, for a model of Dream's shape: generate(prompt (1, L), cache, **options) -> tokens (1, …)."""
-    names = "model.modeling_dream", "model.generation_utils", "model.generation_utils_block"
-    module, *codes = load(Path(directory) / "dream", *names)
+    """As fastdllm_llada, for a model of Dream's shape and without a cache: generate(prompt, **options) -> tokens."""
+    module, code = load(Path(directory) / "dream", "model.modeling_dream", "model.generation_utils")
     c = model.config
     special = dict(mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
     config = with_shape(module.DreamConfig, c, rope_theta=c.rope_theta, **special)
     config.rope_scaling, config.use_cache = None, False
     network = with_weights(module.DreamModel(config), model, families.FAMILIES["DreamModel"])
-    for code in codes:
-        code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
+    code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
+    for name in ("diffusion_generate", "_sample"):  # as its eval.py does
+        setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
 
-    def generate(prompt, cache="none", **options):
-        code = codes[cache != "none"]
-        for name in ("diffusion_generate", "_sample"):  # as its eval.py does
-            setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
-        if cache != "none":
-            options["dual_cache"] = cache == "dual"
+    def generate(prompt, **options):
         with redirect_stdout(StringIO()):
             return network.diffusion_generate(prompt, code.DreamGenerationConfig(**special), **options)
 
@@ -225,9 +217,8 @@ def memory(run, device):
 
 def same_rows(theirs, ours):
     """How many rows are equal: of tokens to the last, of numbers up to rounding."""
-    if torch.is_floating_point(theirs[0]):
-        return sum(torch.allclose(a.double(), b.double(), rtol=1e-5) for a, b in zip(theirs, ours))
-    return sum(torch.equal(a, b) for a, b in zip(theirs, ours))
+    alike = partial(torch.allclose, rtol=1e-5) if theirs[0].is_floating_point() else torch.equal
+    return sum(alike(a.double(), b.double()) for a, b in zip(theirs, ours))
 
 
 def beside(what, theirs, ours, s, device):
@@ -285,16 +276,10 @@ def training_step(network, loss):
     return run
 
 
-def drawing(*numbers):
-    """While it holds, torch.rand gives these numbers (tensors) in turn: how their loss comes to hide what ours does."""
-    return mock.patch.object(torch, "rand", side_effect=numbers)
-
-
 def llada(s, device):
     """LLaDA's sampler, and its likelihood."""
     code, score = load(s.llada, "generate", "get_log_likelihood")
-    directory = s.fastdllm or s.dllm
-    if not directory:
+    if not (s.fastdllm or s.dllm):
         print("llada: passed over, as its checkout has no network: name --fastdllm or --dllm, too, for theirs")
         return
     model, mask_id = network(s, device), s.vocab_size - 1
@@ -336,8 +321,7 @@ def fastdllm(s, device):
     """Fast-dLLM's LLaDA and Dream."""
     model, n = network(s, device), s.length
     generate, x = fastdllm_llada(s.fastdllm, model), prompts(s, device, 1)
-    rules = {"": {}, ", threshold 0.9": dict(threshold=0.9)}
-    for said, rule in rules.items():
+    for said, rule in (("", {}), (", threshold 0.9", dict(threshold=0.9))):
         for cache in ("none", "prefix", "dual"):
             o = dict(steps=n, gen_length=n, block_length=n // 2) | rule
             theirs = lambda c=cache, o=o: generate(x[0][None], c, **o)  # noqa: E731
@@ -396,13 +380,10 @@ def dllm(s, device):
             theirs = lambda x=x, c=cache: list(fast.sample(x, use_cache=c, **o))  # noqa: E731
             yield f"dLLM's Fast-dLLM, cache {cache}, batch {rows}", theirs, our_tokens(s, model, x, cache=cache)
 
-    # No token of dLLM's prompts may be its pad, and none that it writes; blocks lie alike where a prompt is full ones.
-    model, tokens = network(s, device, rope_theta=1e4), types.SimpleNamespace(**vars(tokens))
+    # No token that it reads or writes may be its pad. Blocks lie alike as these prompts are whole ones.
     tokens.pad_token_id, tokens.eos_token_id = -1, None
-    module, rope = (
-        dllm_module(s, "pipelines.a2d.models.llama.modeling_llama"),
-        dict(rope_type="default", rope_theta=1e4),
-    )
+    module = dllm_module(s, "pipelines.a2d.models.llama.modeling_llama")
+    rope = dict(rope_type="default", rope_theta=model.config.rope_theta)
     config = with_shape(module.A2DLlamaConfig, model.config, rope_parameters=rope, tie_word_embeddings=False)
     net = with_weights(module.A2DLlamaLMHeadModel(config), model, families.FAMILIES["A2DLlamaLMHeadModel"])
     blocks = dllm_module(s, "core.samplers.bd3lm").BD3LMSampler(net, tokens)
@@ -417,42 +398,36 @@ def dllm_training(s, device, tokens):
     """A step of dLLM's trainer, without what it logs, and of ours: the same rows, times and masks."""
     model, mask_id, x0 = network(s, device), s.vocab_size - 1, torch.stack(prompts(s, device, 8))
     net, code = llada_network(dllm_module(s, DLLM_LLADA), model), dllm_module(s, "core.trainers.mdlm")
-    # Its weight is 1 / (t + 1e-6), ours 1/t: for times that are not tiny the same.
-    options = mdlm.LossOptions(t_min=0.2)
+    options = mdlm.LossOptions(t_min=0.2)  # as its weight is 1 / (t + 1e-6): where t is not tiny 1/t, which is ours
     hidden, weight = mdlm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
-    numbers = (1 / weight[:, 0]).float(), 1 - hidden.float()
+    numbers = (1 / weight[:, 0]).float(), 1 - hidden.float()  # what it must draw to hide the same
     its = object.__new__(code.MDLMTrainer)
     its.processing_class, its.scheduler, its.time_epsilon = tokens, code.LinearAlphaScheduler(), 0.0
     its.loss_weight_type, its.loss_norm_type, its.right_shift_logits = "scheduler", "token", False
     its.meter = types.SimpleNamespace(update=lambda **_: None)
 
     def their_loss():
-        with drawing(*numbers):
+        with mock.patch.object(torch, "rand", side_effect=numbers):
             return its.compute_loss(net, dict(input_ids=x0, labels=x0))
 
     ours = training_step(model, lambda: mdlm.loss(model, x0, options, mask_id=mask_id, seed=s.seed))
     return training_step(net, their_loss), ours
 
 
-DIT = {  # what BD3LM's authors call ours; without their layers that feed in the time
-    "vocab_embed.embedding": "embed.weight",
-    "blocks.{i}.norm1": "blocks.{i}.attn_norm",
-    "blocks.{i}.attn_qkv": tuple(f"blocks.{{i}}.attn.{x}" for x in "qkv"),
-    "blocks.{i}.attn_out": "blocks.{i}.attn.out",
-    "blocks.{i}.norm2": "blocks.{i}.mlp_norm",
-    "blocks.{i}.mlp.0": "blocks.{i}.mlp.up",
-    "blocks.{i}.mlp.2": "blocks.{i}.mlp.down",
-    "output_layer.norm_final": "norm",
-    "output_layer.linear.weight": "head_weight",
-    "output_layer.linear.bias": "head_bias",
-}
+# What BD3LM's authors call ours; without their layers that feed in the time.
+DIT = {"vocab_embed.embedding": "embed.weight", "output_layer.norm_final": "norm"}
+DIT |= {"blocks.{i}.attn_qkv": tuple(f"blocks.{{i}}.attn.{x}" for x in "qkv")}
+DIT |= {"blocks.{i}.norm1": "blocks.{i}.attn_norm", "blocks.{i}.attn_out": "blocks.{i}.attn.out"}
+DIT |= {"blocks.{i}.norm2": "blocks.{i}.mlp_norm", "blocks.{i}.mlp.0": "blocks.{i}.mlp.up"}
+DIT |= {"blocks.{i}.mlp.2": "blocks.{i}.mlp.down"}
+DIT |= {"output_layer.linear.weight": "head_weight", "output_layer.linear.bias": "head_bias"}
 
 
 def bd3lms(s, device):
-    """The training step of BD3LM's authors. What they feed the time to their network by is left out: it is a constant
-    in what they publish. Their lightning, hydra, data and logs are not called."""
+    """The training step of BD3LM's authors, without the layers that feed in the time, which is 0 in what they publish;
+    they compute in bfloat16 on GPUs."""
     if device == "cuda" or s.dtype != "float32":
-        print("bd3lms: passed over, as its network takes float32 alone, and on a GPU computes in bfloat16 all the same")
+        print("bd3lms: passed over, as its network takes float32 alone, and on a GPU makes bfloat16 of it")
         return
     standing_in = dict.fromkeys(("hydra", "hydra.utils", "omegaconf", "dataloader", "metrics"), {})
     standing_in |= dict(lightning=dict(LightningModule=torch.nn.Module), utils=dict(print_nans=lambda *_: None))
@@ -460,12 +435,11 @@ def bd3lms(s, device):
     n, size, space = 4 * s.length, s.length // 2, types.SimpleNamespace
     kind = dict(mlp="gelu_tanh", mlp_dim=4 * s.n_embd, norm="layer", rope_theta=1e4, mlp_bias=True, head_bias=True)
     model, mask_id = network(s, device, **kind), s.vocab_size - 1
-    c = model.config
-    shape = dict(length=n, hidden_size=c.n_embd, cond_dim=8, n_heads=c.n_head, n_blocks=c.n_layer, dropout=0.0)
-    config = space(model=space(**shape, tie_word_embeddings=False, attn_backend="sdpa"), block_size=size)
+    shape = dict(length=n, hidden_size=s.n_embd, n_heads=model.config.n_head, n_blocks=s.n_layer)
+    config = space(model=space(**shape, cond_dim=8, dropout=0.0, tie_word_embeddings=False, attn_backend="sdpa"))
     config.algo = space(name="bd3lm", parameterization="subs", cross_attn=True, backbone="dit")
-    config.training, config.loader = space(resample=False), space(eval_batch_size=1)
-    net = with_weights(dit.DIT(config, c.vocab_size), model, families.Family(None, DIT), strict=False)
+    config.block_size, config.training, config.loader = size, space(resample=False), space(eval_batch_size=1)
+    net = with_weights(dit.DIT(config, s.vocab_size), model, families.Family(None, DIT), strict=False)
     its = object.__new__(code.Diffusion)
     torch.nn.Module.__init__(its)
     its.config, its.backbone, its.noise = config, net, noise.LogLinearNoise()
@@ -476,7 +450,7 @@ def bd3lms(s, device):
     hidden, weight = bd3lm.corrupt(torch.ones_like(x0, dtype=torch.bool), options, s.seed, 0, len(x0))
 
     def their_loss():
-        with drawing(torch.where(hidden, 0.0, 2.0)):
+        with mock.patch.object(torch, "rand", return_value=torch.where(hidden, 0.0, 2.0)):
             return its._forward_pass_diffusion(x0, t=(1 / weight).float()).mean()
 
     ours = training_step(model, lambda: bd3lm.loss(model, x0, options, mask_id=mask_id, seed=s.seed))

@@ -24,11 +24,7 @@ from nanodlm.files import ROOT
 def network(config, device, dtype=torch.float32, std=0.02):
     """A network with random weights, which are made on the device: on the host they would take minutes and 32 GB."""
     with torch.device("meta"):
-        return with_numbers(Transformer(config).to(dtype), device, std)
-
-
-def with_numbers(model, device, std=0.02):
-    """A network of the device `meta` on another one, with random numbers."""
+        model = Transformer(config).to(dtype)
     model = model.to_empty(device=device)
     torch.manual_seed(0)
     for p in model.parameters():
