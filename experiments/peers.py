@@ -155,20 +155,21 @@ def fastdllm_llada(directory, model):
 
 
 def fastdllm_dream(directory, model):
-    """As fastdllm_llada, for a model of Dream's shape and without a cache: generate(prompt, **options) -> tokens."""
-    module, code = load(Path(directory) / "dream", "model.modeling_dream", "model.generation_utils")
-    c = model.config
+    """As fastdllm_llada, for a model of Dream's shape: generate(prompt (1, L), cache, **options) -> tokens (1, …)."""
+    names = "model.modeling_dream", "model.generation_utils", "model.generation_utils_block"
+    (module, *codes), c = load(Path(directory) / "dream", *names), model.config
     special = dict(mask_token_id=c.vocab_size - 1, pad_token_id=0, eos_token_id=0)
     config = with_shape(module.DreamConfig, c, rope_theta=c.rope_theta, **special)
     config.rope_scaling, config.use_cache = None, False
     network = with_weights(module.DreamModel(config), model, families.FAMILIES["DreamModel"])
-    code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
-    for name in ("diffusion_generate", "_sample"):  # as its eval.py does
-        setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
 
-    def generate(prompt, **options):
+    def generate(prompt, cache="none", **options):
+        code, more = codes[cache != "none"], {} if cache == "none" else dict(dual_cache=cache == "dual")
+        code.DreamGenerationConfig.validate = lambda self, **_: None  # transformers 5 calls it with more
+        for name in ("diffusion_generate", "_sample"):  # as its eval.py does
+            setattr(network, name, types.MethodType(getattr(code.DreamGenerationMixin, name), network))
         with redirect_stdout(StringIO()):
-            return network.diffusion_generate(prompt, code.DreamGenerationConfig(**special), **options)
+            return network.diffusion_generate(prompt, code.DreamGenerationConfig(**special), **options, **more)
 
     return generate
 
