@@ -331,20 +331,17 @@ def fastdllm(s, device):
 
     model = network(s, device, shift=True, qkv_bias=True)
     dream = fastdllm_dream(s.fastdllm, model)
-    o = dict(max_new_tokens=n, steps=n, alg="entropy", temperature=0.0)
-    ours = our_tokens(s, model, x, block_size=0, steps=n, order="entropy", schedule="dream", measure="draw")
-    yield "Fast-dLLM, Dream's `diffusion_generate`, entropy", lambda: list(dream(x[0][None], **o)), ours
-    rules = {"entropy": dict(order="entropy", schedule="dream", steps=n), "threshold 0.9": dict(quota="threshold")}
-    for (said, rule), alg in zip(rules.items(), ("entropy", "confidence_threshold")):
-        for cache in ("prefix", "dual"):
-            o = dict(max_new_tokens=n, steps=n, block_length=n // 2, alg=alg, temperature=0.0, threshold=0.9)
-            theirs = lambda c=cache, o=o: list(dream(x[0][None], c, **o))  # noqa: E731
-            ours = our_tokens(s, model, x, cache=cache, opening="first", measure="draw", **rule)
-            yield f"Fast-dLLM, Dream, cache {cache}, {said}", theirs, ours
-    o = dict(max_new_tokens=n, steps=n // 4, alg="confidence_threshold", temperature=0.0, threshold=0.9)
-    rule = dict(quota="threshold", capped=True, steps=n // 4)
-    ours = our_tokens(s, model, x, block_size=0, measure="draw", **rule)
-    yield "Fast-dLLM, Dream, threshold 0.9 in steps of 4", lambda: list(dream(x[0][None], **o)), ours
+    entropy, sure = dict(order="entropy", schedule="dream", steps=n), dict(quota="threshold")
+    rows = [("none", "entropy", entropy | dict(block_size=0))]
+    rows += [("none", "threshold 0.9 in steps of 4", sure | dict(block_size=0, capped=True, steps=n // 4))]
+    rows += [(c, "entropy", entropy | dict(cache=c, opening="first")) for c in ("prefix", "dual")]
+    rows += [(c, "threshold 0.9", sure | dict(cache=c, opening="first")) for c in ("prefix", "dual")]
+    for cache, said, rule in rows:
+        o = dict(alg="entropy") if said == "entropy" else dict(alg="confidence_threshold", threshold=0.9)
+        o |= dict(max_new_tokens=n, steps=rule.get("steps", n), temperature=0.0)
+        o |= {} if cache == "none" else dict(block_length=n // 2)
+        theirs = lambda c=cache, o=o: list(dream(x[0][None], c, **o))  # noqa: E731
+        yield f"Fast-dLLM, Dream, cache {cache}, {said}", theirs, our_tokens(s, model, x, measure="draw", **rule)
 
 
 DLLM_LLADA = "pipelines.llada.models.modeling_llada"
