@@ -72,7 +72,7 @@ class Settings:
 
 def plain_rope(config, device=None, **_):
     """The frequencies of RoPE without scaling, as transformers 4 had them (arXiv 2104.09864, section 3.2.2)."""
-    d = config.hidden_size // config.num_attention_heads
+    d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     theta = getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
     return 1.0 / theta ** (torch.arange(0, d, 2, device=device).float() / d), 1.0
 
