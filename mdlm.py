@@ -97,7 +97,8 @@ def corrupt(maskable, options, seed, first, total):
 
 
 def hidden_nll(model, xt, x0, hidden, mask_id, mask=None, positions=None):
-    """-log p(x_0 | x_t) at the hidden tokens, fp32 (N,), in row-major order; logits are computed for those alone.
+    """-log p(x_0 | x_t) at the hidden tokens, fp32 (N,), in row-major order; logits are computed for those alone, a
+    part of the vocabulary at a time (nanodlm/cross_entropy.py), or else they would need more memory than all the rest.
 
     The mask token is never predicted: its logit is excluded (SUBS, MDLM section 3.2.3)."""
     rows = hidden.flatten().nonzero()[:, 0]
