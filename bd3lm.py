@@ -153,8 +153,9 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     else:
         hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
     x0 = torch.cat([x0, x0]) if options.complementary else x0
+    weight = weight[noise.home(hidden)]  # before the network, as in mdlm.loss
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts)
-    return (weight.to(nll)[hidden] * nll).sum() / (maskable.sum() if denominator is None else denominator)
+    return (weight.to(nll) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
 @evaluating()

@@ -126,8 +126,9 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     if options.complementary:
         x0 = torch.cat([x0, x0])
         mask, positions = (m if m is None or len(m) < len(maskable) else torch.cat([m, m]) for m in (mask, positions))
+    weight = weight.expand_as(hidden)[home(hidden)]  # here: behind the network a GPU would have to be waited for
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
-    total = (weight.to(nll).expand_as(hidden)[hidden] * nll).sum()
+    total = (weight.to(nll) * nll).sum()
     return total / (maskable.sum() if denominator is None else denominator)
 
 
