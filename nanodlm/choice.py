@@ -71,9 +71,8 @@ def look(logits, u, options, mask_id, dtype, trace):
         logits[:, token] = -torch.inf
     sure = fp32(certainty(logits, o.order, None if o.measure == "network" and o.temperature else tokens))
     for token in o.last:
-        sure = sure.masked_fill(
-            (tokens == token).to(sure.device), -1e4
-        )  # behind all others, however positions are drawn
+        # behind all others, however positions are drawn
+        sure = sure.masked_fill((tokens == token).to(sure.device), -1e4)
     return tokens, sure, chance
 
 

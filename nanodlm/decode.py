@@ -16,7 +16,7 @@ from mdlm import Output, certainty, mask_rate
 from model import fp32
 from nanodlm.bounds import Above0, Amount, Seed, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
-from nanodlm.noise import shares, uniform
+from nanodlm.noise import shares, to, uniform
 
 
 @dataclass
@@ -105,7 +105,7 @@ def reader(model, hidden, scale, exact=False):
     guided where scale is not 0; as published (exact) in the network's dtype."""
 
     def read(part):
-        part = part if isinstance(part, slice) else part.to(hidden.device)
+        part = part if isinstance(part, slice) else to(part, hidden.device)
         if not scale:
             return fp32(model.head(hidden[part]))
         logits = model.head(torch.cat([half[part] for half in hidden.chunk(2)]))
@@ -277,7 +277,8 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
         banned, sure = [mask_id, *o.suppress], []
         for start in range(0, n, size := max(1, 2**25 // V)):
             logits = read(slice(start, start + size))
-            logits[:, banned] = -torch.inf
+            for token in banned:  # one by one: a list of them would be copied to the device, and waited for
+                logits[:, token] = -torch.inf
             sure.append(certainty(logits, o.order))
         (sure,) = to_host(torch.cat(sure))
         read = logits.__getitem__ if n <= size else read
