@@ -26,7 +26,7 @@ from mdlm import LikelihoodOptions, Output
 from model import Config, Transformer
 from nanodlm import cross_entropy, noise
 from nanodlm.attention import as_masks
-from nanodlm.bounds import Size, Whole
+from nanodlm.bounds import Amount, Size, Whole
 from nanodlm.guard import evaluating
 
 CAUSAL = False  # attention is causal between blocks, which the masks below say
@@ -36,6 +36,10 @@ PASSES = 2  # a training step takes nearly two passes over the text
 #
 # All blocks of a text are trained in one pass over [x_t ; x_0]: first the noised text, then the clean one, both at
 # positions 0…L-1. Nobody reads the last clean block, so it is left out; with one block that is masked diffusion.
+#
+# A shifted network (config.shift), in which output i - 1 predicts token i, is an autoregressive one that also reads
+# masks (I-DLM, arXiv 2604.11035): everyone sees itself and what comes before it, and an input is of the block of the
+# token that it predicts. So a block is noised from the token before it on, clean, to its last but one.
 
 
 def sees(block_q, clean_q, block_k, clean_k):
@@ -45,33 +49,28 @@ def sees(block_q, clean_q, block_k, clean_k):
     return same | past
 
 
-@functools.lru_cache(maxsize=64)
-def attention(length, block_size, device, kind):
-    """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. For kinds of masks see
-    nanodlm/attention.py."""
-    both = length + clean_length(length, block_size)
-
-    def rule(b, h, q, k):
-        clean_q, clean_k = q >= length, k >= length
-        return sees((q - length * clean_q) // block_size, clean_q, (k - length * clean_k) // block_size, clean_k)
-
-    if both == length:
-        return None, None  # one block: everyone sees everyone
-    return as_masks(rule, None, (both, length), both, device, kind)
-
-
-def attention_of_texts(number, block_size, kind):
-    """attention() for rows of several texts, each of whole blocks: nobody sees another text (number: batches.Texts').
-    The clean half is whole, as every text but the last has a last block in the middle of it."""
-    length = number.shape[1]
+def rule_of(length, block_size, shift, number=None):
+    """(row, head, query, key) -> bool for a pass over `length` noised tokens and the clean ones behind them. Of several
+    texts in a row (number, int64 (B, L): batches.Texts') nobody sees another."""
 
     def rule(b, h, q, k):
         clean_q, clean_k = q >= length, k >= length
         q, k = q - length * clean_q, k - length * clean_k
-        return sees(q // block_size, clean_q, k // block_size, clean_k) & (number[b, q] == number[b, k])
+        seen = sees((q + shift) // block_size, clean_q, (k + shift) // block_size, clean_k)
+        seen = seen & (k <= q) if shift else seen
+        return seen if number is None else seen & (number[b, q] == number[b, k])
 
-    kind = "dense" if kind == "tiles" else kind
-    return as_masks(rule, len(number), (2 * length, length), 2 * length, number.device, kind)
+    return rule
+
+
+@functools.lru_cache(maxsize=64)
+def attention(length, block_size, device, kind, shift=False, whole=False):
+    """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. For kinds of masks see
+    nanodlm/attention.py; whole: the last clean block is there, too."""
+    both = length + (length if whole else clean_length(length, block_size))
+    if both == length and not shift:
+        return None, None  # one block: everyone sees everyone
+    return as_masks(rule_of(length, block_size, shift), None, (both, length), both, device, kind)
 
 
 def clean_length(length, block_size):
@@ -79,28 +78,43 @@ def clean_length(length, block_size):
     return (length - 1) // block_size * block_size
 
 
-def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None):
+def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, clean=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
     blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
-    (batches.Texts) is in blocks of its own, which nobody sees."""
+    (batches.Texts) is in blocks of its own, which nobody sees. Behind those of the rows come the ones of the indices
+    `clean` into x0, none of them a row's first: a shifted network's, of what it reads there."""
     B, L = xt.shape
-    config = getattr(model, "module", model).config  # .module: of DDP
+    network = getattr(model, "module", model)  # .module: of DDP
+    config, number = network.config, torch.zeros_like(xt)
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
     kind = "dense" if config.window else "flex" if flex else "tiles"
+    shift, n = config.shift, clean_length(L, block_size) if clean is None else L
     if texts is None or not texts.packed:
-        n, position = clean_length(L, block_size), torch.arange(L, device=xt.device).expand(B, -1)
-        mask = attention(L, block_size, xt.device, kind)
-    else:
+        position = torch.arange(L, device=xt.device).expand(B, -1)
+        mask = attention(L, block_size, xt.device, kind, shift, clean is not None)
+    else:  # every text but the last has its last block in the middle of the row
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
-        n, mask = L, attention_of_texts(number, block_size, kind)
+        n, rule, kind = L, rule_of(L, block_size, shift, number), "dense" if kind == "tiles" else kind
+        mask = as_masks(rule, B, (2 * L, L), 2 * L, xt.device, kind)
+    if shift and block_size == 1:
+        raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
+    if shift:  # the token before a block is clean, and none of the block that it ends
+        before = torch.arange(1, L + 1, device=xt.device) % block_size == 0
+        xt = torch.where(before, x0, xt)
+    if hasattr(network, "apart") and clean is None:  # nanodlm/gated.py: the clean half is nobody's to learn
+        return network.apart(model, xt, x0, rows, block_size, mask_id, number, position, targets)
+    if clean is not None:  # then both halves go on behind the last attention
+        rows, mask = torch.cat([rows + rows // L * L, clean + clean // L * L + L]), (mask[0], mask[0])
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
     return cross_entropy.nll(model, targets, mask_id, ids, mask=mask, positions=positions, rows=rows)
 
 
-def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None):
-    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order."""
-    rows = hidden.flatten().nonzero()[:, 0]
-    return predict(model, xt, x0, rows, block_size, mask_id, texts, x0.flatten()[rows])
+def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None, clean=None):
+    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order; behind them
+    -log p(x_0^i | x_0^{<i}) at those of `clean` (bool (B, L))."""
+    rows, clean = (x if x is None else x.flatten().nonzero()[:, 0] for x in (hidden, clean))
+    targets = x0.flatten()[rows if clean is None else torch.cat([rows, clean])]
+    return predict(model, xt, x0, rows, block_size, mask_id, texts, targets, clean)
 
 
 def to_blocks(x, size):
@@ -120,6 +134,7 @@ def from_blocks(x, length):
 class LossOptions(mdlm.LossOptions):
     block_size: Size = 16  # tokens of a block; the last block of a text may be shorter
     clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min and t_max slide to where the loss varies least
+    clean_weight: Amount = 0.0  # shifted: times the clean half's own cross entropy, the next token's (I-DLM)
 
     def __post_init__(self):
         super().__post_init__()
@@ -153,8 +168,11 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     else:
         hidden, weight = corrupt(maskable, options, seed, *(shard or (0, len(x0))))
     x0 = torch.cat([x0, x0]) if options.complementary else x0
-    weight = weight[noise.home(hidden)]  # before the network, as in mdlm.loss
-    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts)
+    weight, clean = weight[noise.home(hidden)], None  # before the network, as in mdlm.loss
+    if options.clean_weight:
+        clean = maskable.repeat(len(x0) // len(maskable), 1).index_fill(1, maskable.new_zeros(1).long(), False)
+        weight = torch.cat([weight, weight.new_full((int(clean.sum()),), options.clean_weight * len(maskable) / len(x0))])
+    nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts, clean)
     return (weight.to(nll) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 
 
@@ -240,7 +258,8 @@ def logits_of(model, x, block, size, window):
     position = torch.arange(len(x), device=x.device)
     i = position[: (block + 1) * size]
     end = ((i // size + 1) * size).clamp(max=len(x))[:, None]
-    mask = (i[:, None] // size >= i // size) & (i >= end - window)
+    seen = i[:, None] >= i if model.config.shift else i[:, None] // size >= i // size
+    mask = seen & (i >= end - window)
     return position // size == block, lambda x, at: model(x[None, : len(i)], mask=mask[None].to(x.device), rows=at)
 
 

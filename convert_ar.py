@@ -15,7 +15,8 @@ things change, and no weight but the mask token's:
                     token and a later one see each other more and more often (DiffuLLaMA, arXiv 2410.17891)
 3 the shift         output i of an autoregressive model predicts token i + 1. Kept (--shift=true), a mask is filled by
                     the output before it, as in Dream and DiffuLLaMA; dropped, by its own, as in LLaDA: what has to be
-                    learnt anew is then where to look, and dLLM, who dropped it, report that keeping it hurt
+                    learnt anew is then where to look, and dLLM, who dropped it, report that keeping it hurt. Blocks
+                    that keep it stay causal, and the model an autoregressive one (I-DLM, arXiv 2604.11035)
 4 the targets       masked diffusion (mdlm) or block diffusion (bd3lm), which keeps the order of blocks and the cache
 
 The checkpoint has the family's own names, under an architecture that says what attention it needs (A2D…, as dLLM's
@@ -128,8 +129,6 @@ def convert(
 ):
     """Write the diffusion checkpoint `out` of the autoregressive model `source`: a directory, ours or the hub's, or a
     name on the hub."""
-    if algorithm == "bd3lm" and shift:
-        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
     check_directory(out, "out")
     if Path(out).exists() and not overwrite:
         sys.exit(f"{out} exists already; use another --out, or --overwrite=true")

@@ -15,6 +15,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -25,6 +26,7 @@ from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.hub import first_line
+from nanodlm.gated import only_at
 from nanodlm.int8 import quantize
 from nanodlm.lora import add_lora, digest, is_adapter, merge
 from nanodlm.weights import empty, load_family, load_weights, quantized, read_tensors, weight_files
@@ -225,6 +227,7 @@ class Adapter:
     alpha: Positive  # its scale is this over the rank
     dropout: Below1 = 0.0  # in front of it
     row: Whole | None = None  # the mask token's, where it is trained, too
+    at: Literal["all", "masks"] = "all"  # the tokens at which it acts
 
     def __post_init__(self):
         check(self)
@@ -263,6 +266,7 @@ def load_adapter(path, facts, device, dtype, pickle, whole):
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
             own[name].copy_(tensor)
     model = model if whole else merge(model, low_rank=False)
+    model = only_at(model, base.tokenizer.mask_id) if adapter.at == "masks" else model
     try:
         model.config = replace(model.config, **network)
     except (TypeError, ValueError) as e:

@@ -109,8 +109,6 @@ def generate(
         raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
-    if config.shift:
-        raise ValueError("a shifted network predicts from the block before, which bd3lm does not do; use mdlm")
     if config.block_size not in (0, size):
         warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
     if not any(len(p) + o.max_new_tokens for p in prompts):
@@ -140,8 +138,9 @@ def generate(
         start = position[:, 0]
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
+        begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
         end = torch.minimum(start + size, ends[r])
-        first_end = torch.where(active, torch.minimum(begin + size, ends[r]), x.shape[1])
+        first_end = torch.where(active, torch.minimum((begin // size + 1) * size, ends[r]), x.shape[1])
         T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
         cache.visible = slice(max(0, lowest), int(end.max()))
         p = begin[:, None] + torch.arange(T)  # (R, T)
@@ -157,7 +156,8 @@ def generate(
         k = torch.arange(x.shape[1], device=device)[cache.visible]
         q_block = p[:, :, None] // size
         q_end = torch.minimum((q_block + 1) * size, last[:, None, None])
-        mask = (k // size <= q_block) & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
+        seen = k <= p[:, :, None] if config.shift else k // size <= q_block
+        mask = seen & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
         return decode.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")

@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): put beside a network's layers, merged into them, told apart."""
 
 import hashlib
+import sys
 
 import torch
 
@@ -52,6 +53,8 @@ def digest(model, adapters=False):
 def merge(model, low_rank=True):
     """Add the adapters to the weights they stand beside, and take them away; without `low_rank` only a token's row, for
     which peft would copy the table in every forward."""
+    if low_rank and hasattr(model, "apart"):
+        sys.exit("adapters at masks alone are no change of the weights: they cannot be merged, nor read as int8")
     for name, module in list(model.named_modules()):
         if hasattr(module, "base_layer") and (name.endswith(".token_adapter") or low_rank and hasattr(module, "merge")):
             with torch.no_grad():

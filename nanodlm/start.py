@@ -9,7 +9,7 @@ import torch
 
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, lora, records, runs
+from nanodlm import configurator, gated, lora, records, runs
 from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
@@ -93,8 +93,10 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
     if max(sizes) > seq_len:
         sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={seq_len}")
-    if block_size and config.shift:
-        sys.exit("shift=true predicts from the token before, which may lie in another block; bd3lm needs shift=false")
+    if block_size and config.shift and min(sizes) < 2:
+        sys.exit("block_size=1 of a shifted network is autoregression, which it is already; blocks begin at 2")
+    if "clean_weight" in said and not config.shift:
+        sys.exit("clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true); leave it out")
     if block_size and source and not isinstance(source.model, Transformer):
         sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
     if s.anneal_iters and (block_size or not hasattr(algorithm.LossOptions, "see_ahead")):
@@ -133,12 +135,16 @@ def network_of(s, config, source, packing=False, say=print):
     if s.lora_r and "adapter" not in base:
         alpha = s.lora_alpha or 2.0 * s.lora_r
         base["adapter"] = {"base": s.init_from, "base_digest": lora.digest(model), "r": s.lora_r, "alpha": alpha}
-        base["adapter"] |= {"dropout": s.lora_dropout, "network": changed}
+        base["adapter"] |= {"dropout": s.lora_dropout, "at": s.lora_at, "network": changed}
         row = source.tokenizer.mask_id if source.facts.get("fresh_mask") else None
         if row is not None:
             base["adapter"]["row"] = row
             say(f"the mask token's row, {row}, is trained beside the adapters: nobody has trained it yet")
         lora.add_lora(model, s.lora_r, alpha, s.lora_dropout, row)
+        if s.lora_at == "masks":
+            if not isinstance(model, Transformer):
+                sys.exit(f"{source.path} runs through transformers, where adapters act at all tokens: lora_at=all")
+            gated.only_at(model, source.tokenizer.mask_id)
     elif "adapter" in base:
         have = base["adapter"]
         check_adapter(s, have, source.path)
@@ -149,6 +155,8 @@ def network_of(s, config, source, packing=False, say=print):
 def check_adapter(s, have, path):
     """Exit where an adapter that is trained further is asked to be another one."""
     asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
+    if s.lora_at != have.get("at", "all"):
+        sys.exit(f"{path} is an adapter at {have.get('at', 'all')}, not at {s.lora_at}; say --lora_at={have.get('at', 'all')}")
     for word, (key, value) in asked.items():
         old = have.get(key, 0.0)
         if value != old and (value or key != "alpha"):  # no alpha: as it was

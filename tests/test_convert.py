@@ -545,7 +545,6 @@ REFUSED = [  # script, source, what it is made into, and what is said
     (convert_ar, "bert", {}, "convert_bert.py"),
     (convert_bert, "llama", {}, "convert_ar.py"),
     (convert_ar, "opt", {}, "cannot be converted: it takes no mask of who sees whom"),
-    (convert_ar, "llama", SHIFTED | {"algorithm": "bd3lm"}, "bd3lm needs shift=false"),
 ]
 
 

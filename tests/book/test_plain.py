@@ -32,6 +32,8 @@ def transformer(seed, dtype, **keys):
 SHAPES = [{}, dict(position="learned"), dict(position="none"), dict(n_kv_head=1), dict(position="learned", shift=True)]
 NETS = [transformer(i, dtype, **keys) for i, keys in enumerate(SHAPES) for dtype in (torch.float32, torch.float64)]
 BLOCKS = {s: [transformer(s, torch.float64, block_size=s, **keys) for keys in SHAPES[:3]] for s in (1, 3, 16)}
+for s in (3, 16):
+    BLOCKS[s] += [transformer(s, torch.float64, block_size=s, shift=True, **keys) for keys in SHAPES[:2]]
 
 token = st.integers(0, VOCAB - 2)
 prompts = st.lists(st.lists(token | st.just(MASK), max_size=8), min_size=1, max_size=4)
@@ -123,7 +125,7 @@ def test_block_diffusion_samples_the_same_tokens_under_every_cache(sized, rows, 
 def test_likelihoods_are_the_same(by_blocks, pairs, method, which, seed):
     given_, targets = (tensors(part) for part in zip(*pairs))
     options = mdlm.LikelihoodOptions(method, mc_samples=3, seed=seed)
-    net = BLOCKS[(1, 3, 16)[which % 3]][which % 2] if by_blocks else NETS[which % len(NETS)]
+    net = BLOCKS[(1, 3, 16)[which % 3]][which % 5 % len(BLOCKS[(1, 3, 16)[which % 3]])] if by_blocks else NETS[which % len(NETS)]
     plain, fast = (bd3lm, fast_bd3lm) if by_blocks else (mdlm, fast_mdlm)
     numbers = torch.arange(len(pairs)) * 7 + seed
     a = plain.log_likelihood(net, given_, targets, options, mask_id=MASK, numbers=numbers)
