@@ -25,8 +25,8 @@ from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
 from nanodlm.files import ROOT, read_json, to_json
-from nanodlm.hub import first_line
 from nanodlm.gated import only_at
+from nanodlm.hub import first_line
 from nanodlm.int8 import quantize
 from nanodlm.lora import add_lora, digest, is_adapter, merge
 from nanodlm.weights import empty, load_family, load_weights, quantized, read_tensors, weight_files

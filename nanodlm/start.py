@@ -156,7 +156,9 @@ def check_adapter(s, have, path):
     """Exit where an adapter that is trained further is asked to be another one."""
     asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
     if s.lora_at != have.get("at", "all"):
-        sys.exit(f"{path} is an adapter at {have.get('at', 'all')}, not at {s.lora_at}; say --lora_at={have.get('at', 'all')}")
+        sys.exit(
+            f"{path} is an adapter at {have.get('at', 'all')}, not at {s.lora_at}; say --lora_at={have.get('at', 'all')}"
+        )
     for word, (key, value) in asked.items():
         old = have.get(key, 0.0)
         if value != old and (value or key != "alpha"):  # no alpha: as it was

@@ -364,7 +364,10 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--block_size=4"], "algorithm=mdlm has no blocks; use --algorithm=bd3lm"),
         (["--algorithm=bd3lm", "--clip=adaptive", "--objective=masked_ce"], "use objective=nelbo"),
         (["--algorithm=bd3lm", "--clip=adaptive"], "clip=adaptive slides a part of"),
-        (["--algorithm=bd3lm", "--shift=true", "--block_size=1"], "block_size=1 of a shifted network is autoregression"),
+        (
+            ["--algorithm=bd3lm", "--shift=true", "--block_size=1"],
+            "block_size=1 of a shifted network is autoregression",
+        ),
         (["--algorithm=bd3lm", "--clean_weight=0.1"], "clean_weight is of a shifted network"),
         (["--algorithm=bd3lm", "--stages=1:block_size=99,2:block_size=4"], "block_size=99 exceeds the context"),
         (["--t_max=1.5"], "t_max = .1.5. .*from 0 to 1"),
