@@ -171,9 +171,8 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     weight, clean = weight[noise.home(hidden)], None  # before the network, as in mdlm.loss
     if options.clean_weight:
         clean = maskable.repeat(len(x0) // len(maskable), 1).index_fill(1, maskable.new_zeros(1).long(), False)
-        weight = torch.cat(
-            [weight, weight.new_full((int(clean.sum()),), options.clean_weight * len(maskable) / len(x0))]
-        )
+        its = options.clean_weight * len(maskable) / len(x0)
+        weight = torch.cat([weight, weight.new_full((int(clean.sum()),), its)])
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, size, mask_id, texts, clean)
     return (weight.to(nll) * nll).sum() / (maskable.sum() if denominator is None else denominator)
 

@@ -155,10 +155,9 @@ def network_of(s, config, source, packing=False, say=print):
 def check_adapter(s, have, path):
     """Exit where an adapter that is trained further is asked to be another one."""
     asked = {"rank": ("r", s.lora_r), "alpha": ("alpha", s.lora_alpha), "dropout": ("dropout", s.lora_dropout)}
-    if s.lora_at != have.get("at", "all"):
-        sys.exit(
-            f"{path} is an adapter at {have.get('at', 'all')}, not at {s.lora_at}; say --lora_at={have.get('at', 'all')}"
-        )
+    at = have.get("at", "all")
+    if s.lora_at != at:
+        sys.exit(f"{path} is an adapter at {at}, not at {s.lora_at}; train it with --lora_at={at}")
     for word, (key, value) in asked.items():
         old = have.get(key, 0.0)
         if value != old and (value or key != "alpha"):  # no alpha: as it was

@@ -96,7 +96,7 @@ def test_the_clean_halfs_loss_is_that_of_the_next_token(complementary):
 
 @pytest.mark.parametrize("size, L", [(2, 7), (3, 13), (4, 12), (5, 4)])
 def test_adapters_at_masks_change_nothing_else_and_their_loss_needs_no_clean_gradient(size, L):
-    """What is read at other tokens is the same to the bit; loss and gradients are those of one pass over both halves."""
+    """What is read at other tokens is the same to the bit; loss and gradients are those of a pass over both halves."""
     net = transformer(5, L, block_size=min(size, L))
     before, x = copy.deepcopy(net), texts(5, (3, L))
     net = with_adapters(net)
