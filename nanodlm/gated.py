@@ -1,5 +1,5 @@
 """Adapters that act at masks alone: whatever else a network reads, it reads as it did before ("gated LoRA", I-DLM,
-arXiv 2604.11035). So an autoregressive model that learns to read masks remains itself, and can verify what it drafts."""
+arXiv 2604.11035). So an autoregressive model that learns to read masks remains itself: it can verify its own drafts."""
 
 import torch
 
