@@ -324,8 +324,7 @@ def train(run, stack):
             speed = tokens_since / elapsed
             numbers = {"train_loss": value, "lr": get_lr(it, s) * s.learning_rate, "tokens_per_s": speed}
             shown = {"loss": f"{value:.3f}", "tok_s": f"{speed:,.0f}"}
-            if place.facts:
-                shown["val"] = f"{place.facts['val_nats']:.3f}"
+            shown |= {"val": f"{place.facts['val_nats']:.3f}"} if place.facts else {}
             if peak:
                 flops = flops_per_token(run.raw, L, 1.0 if causal else 0.5, getattr(run.algorithm, "PASSES", 1))
                 numbers["mfu"] = flops * speed / (peak * run.world)
