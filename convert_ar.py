@@ -15,8 +15,8 @@ things change, and no weight but the mask token's:
                     token and a later one see each other more and more often (DiffuLLaMA, arXiv 2410.17891)
 3 the shift         output i of an autoregressive model predicts token i + 1. Kept (--shift=true), a mask is filled by
                     the output before it, as in Dream and DiffuLLaMA; dropped, by its own, as in LLaDA: what has to be
-                    learnt anew is then where to look, and dLLM, who dropped it, report that keeping it hurt. Blocks
-                    that keep it stay causal, and the model an autoregressive one (I-DLM, arXiv 2604.11035)
+                    learnt anew is then where to look, and dLLM, who dropped it, report that keeping it hurt. With
+                    bd3lm attention then stays causal: a model that reads masks, too (I-DLM, arXiv 2604.11035)
 4 the targets       masked diffusion (mdlm) or block diffusion (bd3lm), which keeps the order of blocks and the cache
 
 The checkpoint has the family's own names, under an architecture that says what attention it needs (A2D…, as dLLM's
@@ -168,7 +168,8 @@ def convert(
         row = "the mean of the others" if mask_init == "mean" else "as it was"
         place = ("dropped: a mask is filled by its own output", "kept: a mask is filled by the output before it")[shift]
         print(f"mask row        {tokenizer.mask_id} of {rows}, {row}")
-        print(f"attention       full: on a probe of {ids.shape[1]} tokens the logits change by up to {changed:.2f}")
+        full = f"full: on a probe of {ids.shape[1]} tokens the logits change by up to {changed:.2f}"
+        print(f"attention       {'causal, in blocks, too' if shift and algorithm == 'bd3lm' else full}")
         print(f"shift           {place}")
         print(f"causal again    logits differ by {put_back:.1e}, {same:.0%} of the next tokens are the same")
         if put_back > 1e-3 or changed < 1e-6:
