@@ -14,6 +14,8 @@ Then      python experiments/smollm.py checkpoints/smollm2-bd3lm out/smollm_bd3l
 algorithm = "bd3lm"
 dataset = "gsm8k"
 init_from = "checkpoints/smollm2-bd3lm"
+convert = "checkpoints/smollm2"
+shift = True
 out_dir = "out/smollm_bd3lm"
 
 block_size = 4

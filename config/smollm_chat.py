@@ -12,6 +12,8 @@ Then      make chat
 algorithm = "bd3lm"
 dataset = "gsm8k:1,data/own_answers.jsonl:1"
 init_from = "checkpoints/smollm2-bd3lm"
+convert = "checkpoints/smollm2"
+shift = True
 out_dir = "out/smollm_chat"
 
 block_size = 4

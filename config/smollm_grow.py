@@ -5,12 +5,12 @@ that has to be learnt, by adapters at all tokens.
 
 Data      GSM8K's training problems; from the hub, or data/gsm8k/train.jsonl
 Hardware  one CPU core with bfloat16, 8 minutes
-Before    python convert_ar.py checkpoints/smollm2 --out=checkpoints/smollm2-grow --algorithm=bd3lm
 """
 
 algorithm = "bd3lm"
 dataset = "gsm8k"
 init_from = "checkpoints/smollm2-grow"
+convert = "checkpoints/smollm2"
 out_dir = "out/smollm_grow"
 
 block_size = 1

@@ -10,6 +10,8 @@ Hardware  one CPU core with bfloat16, 8 minutes
 algorithm = "bd3lm"
 dataset = "gsm8k"
 init_from = "checkpoints/smollm2-bd3lm"
+convert = "checkpoints/smollm2"
+shift = True
 out_dir = "out/smollm_idlm"
 
 block_size = 4

@@ -35,7 +35,7 @@ SMALL += ["--max_iters=2", "--eval_windows=4", "--gradient_accumulation_steps=1"
 # Recipes that start from a released model, and the tiny one of its family that stands in for it. They take their steps
 # in test_hub.py, from the hub; here only where a page names them.
 FAMILY = {"llada": "llada", "dream": "dream", "gpt2": "gpt2", "qwen3": "qwen3", "qwen_coder": "qwen2"}
-FAMILY |= {"modernbert": "modernbert", "minilm": "bert"}
+FAMILY |= {"modernbert": "modernbert", "minilm": "bert", "smollm": "llama"}
 RECIPES = [p.name for p in (ROOT / "config").glob("*.py") if not p.name.startswith(("eval_", *FAMILY))]
 
 
