@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from model import Config, Transformer
-from nanodlm import hub, memory
+from nanodlm import gguf_files, hub, memory
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, their_names
@@ -63,6 +63,8 @@ def find(path, pickle=False):
     last.old is what save() leaves if it is killed between its two renames."""
     if here := at_hand(path):
         return here
+    if file := gguf_files.one(path):
+        return gguf_files.layout(file)
     there = re.fullmatch(r"([\w.-]+)/[\w.-]+(@[\w./-]+)?", str(path))
     if there and not any((base / there[1]).exists() for base in (Path(), ROOT)):
         return download(str(path), pickle)
