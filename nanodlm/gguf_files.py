@@ -12,6 +12,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from model import Config, rotary
+from model import Config
 from nanodlm import configurator, console, hub
 from nanodlm.bounds import Place
 from nanodlm.families import FAMILIES
@@ -112,8 +113,8 @@ def read(file):
         reader = gguf.GGUFReader(file)
         meta = {key: field.contents() for key, field in reader.fields.items()}
     except Exception as e:  # numpy's, of bytes that are not there, among others
-        if "GGMLQuantizationType" in str(e):
-            sys.exit(f"{file} has tensors of an unknown quantization ({hub.first_line(e)}); take the model as Q8_0")
+        if unknown := re.search(r"(\d+)\D* is not a valid GGMLQuantizationType", str(e)):
+            sys.exit(f"{file} has tensors of an unknown quantization, number {unknown[1]}; take the model as Q8_0")
         sys.exit(f"{file} cannot be read as GGUF ({hub.first_line(e)}); it may be cut off: copy it again")
     known = ["F32", "F16", *(k.name for k in gguf.GGMLQuantizationType if hasattr(gguf.quants, k.name))]
     for t in reader.tensors:
@@ -191,14 +192,13 @@ def config_of(meta, tensors):
 
 def llama3(factors, theta, size):
     """rope_scaling of Llama 3.1 and its successors, by what each frequency is divided by, (size / 2,) fp32."""
-    factor = factors.max().item()
-    numbers = (factor, 1.0, 4.0, 8192.0)  # low, high and the old context are those of all that were released
-    at = torch.ones(1, 1)
-    plain, scaled = (rotary(at * 1e-3, size, theta, s)[1][0, 0, 0, size // 2 :].asin() for s in ((), numbers))
-    if not torch.allclose(plain / scaled, factors, rtol=1e-3):
-        raise ValueError("its scaled frequencies are not those of Llama 3.1, so they are not supported")
+    factor, low, high, context = factors.max().item(), 1.0, 4.0, 8192.0  # the last three as in all that were released
+    turns = context / (2 * math.pi) * theta ** -(torch.arange(0, size, 2) / size)  # within the old context
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    if factors.shape != turns.shape or not torch.allclose(1 / (keep + (1 - keep) / factor), factors, rtol=1e-4):
+        raise ValueError("its scaled frequencies (rope_freqs) are not Llama 3.1's, so they are not supported")
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return {"rope_type": "llama3", **dict(zip(keys, numbers))}
+    return {"rope_type": "llama3", **dict(zip(keys, (factor, low, high, context)))}
 
 
 # ------------------------------------------------------------------------------------------------------------------
