@@ -69,7 +69,7 @@ checkpoints/smollm2: | .venv/installed
 	$(PY) -m nanodlm.gguf_files "$$($(PY) -c '$(SMOLLM)')" --out=$@
 
 checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm: checkpoints/smollm2-%: | checkpoints/smollm2
-	$(PY) convert_ar.py checkpoints/smollm2 --out=$@ --algorithm=$*
+	$(PY) convert_ar.py checkpoints/smollm2 --out=$@ --algorithm=$* --shift=true
 
 chat: | checkpoints/smollm2-bd3lm
 	$(PY) sample.py --checkpoint=checkpoints/smollm2_adapter --chat --watch

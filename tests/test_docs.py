@@ -19,8 +19,8 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import approximate, bench, compare, costs, gpu, peers
-from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
+from experiments import approximate, bench, compare, costs, gpu, peers, smollm
+from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, gguf_files, merge, tasks
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
 
@@ -150,12 +150,16 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/costs.py": [costs.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
+            "experiments/smollm.py": [smollm.Settings],
+            "nanodlm/gguf_files.py": [gguf_files.Settings],
             "nanodlm/merge.py": [merge.Settings],
         }
         if script == "experiments/compare.py":
             assert args.pop(0) in compare.COMPARISONS
         if script.startswith("convert_"):
             args, keys = args[1:], {script: [importlib.import_module(script.removesuffix(".py")).Settings]}
+        if script in ("experiments/smollm.py", "nanodlm/gguf_files.py"):
+            args = [word for word in args if word.startswith("--")]
         if not args or args[0] not in ("--table", "--plot"):
             configurator.fill(configurator.read(args), *keys[script])
 
