@@ -14,6 +14,7 @@ import transformers as tf
 from zoo import TEMPLATES, TEXT, U, pieces
 
 import convert_ar
+from experiments import smollm
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import gguf_files
@@ -295,6 +296,35 @@ def test_a_file_that_is_cut_off_or_none_is_one_sentence(tmp_path, cache):
     ]:
         with pytest.raises(SystemExit, match=sentence):
             ckpt.load(name)
+
+
+def test_the_report_beside_the_original(tmp_path, capsys):
+    """Its bits are those of the answers' bytes. A converted model that keeps its shift, and reveals from left to right,
+    is the original still; its bound, with a mask that nobody has trained, is another."""
+    core = byte_level()
+    core.add_tokens([f"<{i}>" for i in range(26)])  # so that the mask's is the one row that is added
+    write(tmp_path / "m.gguf", said=vocabulary(core, "smollm"))
+    convert_ar.convert(str(tmp_path / "m.gguf"), str(tmp_path / "bd"), "bd3lm", shift=True)
+    asked = [("2 + 2?", "A mouse \u00e9."), ("a fox?", "An apple, or 12.")]
+    lines = [json.dumps({"question": q, "answer": a}) + "\n" for q, a in asked]
+    (tmp_path / "gsm8k_test.jsonl").write_text("".join(lines), encoding="utf-8")
+    original, nats = ckpt.load(tmp_path / "m.gguf"), 0.0
+    for q, a in asked:
+        before = original.tokenizer.chat([{"role": "user", "content": q}])
+        ids = torch.tensor([[*before, *original.tokenizer.encode(a + "<|im_end|>")]])
+        with torch.no_grad():
+            logp = original.model(ids).double().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+        nats -= logp[len(before) - 1 :].sum().item()
+    bits = nats / math.log(2) / sum(len(a.encode()) for _, a in asked)
+    capsys.readouterr()
+    words = ["--local_data=" + str(tmp_path), f"--ar={tmp_path / 'm.gguf'}", "--max_new_tokens=4", "--device=cpu"]
+    smollm.main([str(tmp_path / "bd"), *words, "--thresholds=1,0"])
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split(" | ") for line in lines if line.startswith("|")]
+    assert table[2][2].startswith(f"{bits:.3f} ") and table[3][2].startswith(f"{bits:.3f} ")
+    assert "(+ 0.000 ± 0.000)" in table[3][2] and float(table[3][1].split()[0]) > bits
+    assert [row[0] for row in table[4:]] == ["| tokens per forward", "|---|---|---|", *(r[0] for r in table[2:4])]
+    assert float(table[-1][2].strip(" |")) > float(table[-1][1]) and lines.count("Why is the sky blue?") == 1
 
 
 def test_the_real_smollm2_is_read_as_transformers_reads_it():
