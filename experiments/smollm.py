@@ -120,8 +120,8 @@ def likelihoods(names, checkpoints, s):
             bits = per_token(nats[:n], sizes[:n]) / math.log(2)
             cells.append(tables.with_error(*mean_and_error(bits), 3))
             if original is not None and not causal:
-                more = bits - per_token(original[:n], sizes[:n]) / math.log(2)
-                cells[-1] += f" (+ {tables.with_error(*mean_and_error(more), 3)})"
+                mean, error = mean_and_error(bits - per_token(original[:n], sizes[:n]) / math.log(2))
+                cells[-1] += f" ({mean:+.3f}{'' if error is None else f' ± {error:.3f}'})"
         cells[0] = "" if causal else cells[0]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
