@@ -76,8 +76,7 @@ chat: | checkpoints/smollm2-bd3lm
 
 smollm: | checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm
 	$(PY) train.py config/smollm_bd3lm.py
-	$(PY) train.py config/smollm_mdlm.py
-	$(PY) experiments/smollm.py checkpoints/smollm2-bd3lm out/smollm_bd3lm checkpoints/smollm2-mdlm out/smollm_mdlm
+	$(PY) experiments/smollm.py checkpoints/smollm2-bd3lm out/smollm_bd3lm
 
 clean:  # what was trained, in out/ and checkpoints/, stays
 	rm -rf .venv loss.png denoise.html

@@ -64,7 +64,8 @@ def layout(file):
     file, at = file.resolve(), file.stat()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanodlm"
     directory = home / f"{file.stem}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    stamp = f"{at.st_size} {at.st_mtime_ns} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+    code = b"".join((ROOT / f"nanodlm/{room}.py").read_bytes() for room in ("gguf_files", "gguf_tokenizer"))
+    stamp = f"{at.st_size} {at.st_mtime_ns} {hashlib.sha256(code).hexdigest()}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{directory}.lock"):  # several processes of one run come here at once
@@ -236,12 +237,16 @@ def named(tensors, meta, content):
 
 def write_weights(directory, tensors):
     """Write (name, tensor) as one file of safetensors, or as several with their index where they are large."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     where, part, size, files = {}, {}, 0, 0
 
     def flush():
-        save_file(part, directory / f"model-{files + 1:05d}.safetensors", {"format": "pt"})
+        try:
+            save_file(part, directory / f"model-{files + 1:05d}.safetensors", {"format": "pt"})
+        except SafetensorError as e:  # a full disk
+            raise OSError(str(e)) from e
         where.update(dict.fromkeys(part, f"model-{files + 1:05d}.safetensors"))
         part.clear()
 
