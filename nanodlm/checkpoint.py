@@ -244,6 +244,9 @@ def base_of(path, facts, pickle=False):
         adapter = Adapter(**facts["adapter"])
     except (AttributeError, TypeError, ValueError) as e:
         sys.exit(f"{path}/config.json: its adapter cannot be read: {e}")
+    if Path(adapter.base).parts[:1] == ("checkpoints",) and not at_hand(adapter.base):  # ours, where nothing is trained
+        made = "make chat makes it" if "smollm2" in adapter.base else "convert or download it"
+        sys.exit(f"{path} is an adapter, and {adapter.base}, which it stands beside, is not here; {made}")
     base = find(adapter.base, pickle)
     if "adapter" in read_json(base / "config.json"):
         sys.exit(f"{path}/config.json: its adapter's base {adapter.base} is an adapter itself; name what that one has")

