@@ -119,6 +119,8 @@ def read(file):
         sys.exit(f"{file} cannot be read as GGUF ({hub.first_line(e)}); it may be cut off: copy it again")
     known = ["F32", "F16", *(k.name for k in gguf.GGMLQuantizationType if hasattr(gguf.quants, k.name))]
     for t in reader.tensors:
+        if not t.n_elements:
+            sys.exit(f"{file}: {t.name} holds no numbers; copy it again")
         if t.tensor_type.name not in known:
             sys.exit(
                 f"{file}: {t.name} is held as {t.tensor_type.name}, which is not read here, only {', '.join(known)}"

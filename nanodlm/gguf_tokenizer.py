@@ -61,6 +61,8 @@ def byte_level(vocab, merges, rule, space):
 
     cut, P = CUTS[rule], T.pre_tokenizers
     pairs = [tuple(m.split(" ", 1)) for m in merges]
+    if wrong := [m for m, pair in zip(merges, pairs) if len(pair) < 2]:
+        raise ValueError(f"its merge {wrong[0]!r} is no pair of tokens")
     core = T.Tokenizer(T.models.BPE(vocab, pairs, ignore_merges=rule == "llama-bpe"))
     core.pre_tokenizer = P.ByteLevel(add_prefix_space=space, use_regex=cut in ("", "digits"))
     if cut:

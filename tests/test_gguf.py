@@ -272,6 +272,7 @@ BAD = [
     (dict(change={"tokenizer.ggml.pre": "new"}), r"its tokenizer \(gpt2, new\) is not one of llama and gpt-2,"),
     (dict(change={"tokenizer.ggml.model": "bert"}), r"its tokenizer \(bert, smollm\) is not one of"),
     (dict(change={"tokenizer.ggml.merges": None}), "lacks 'tokenizer.ggml.merges', which is needed to read it"),
+    (dict(change={"tokenizer.ggml.merges": ["ab"]}), "its merge 'ab' is no pair of tokens"),
     (dict(change={"tokenizer.ggml.merges": ["a xyz"]}), "[Tt]oken `?.*xyz"),
     (dict(change={"tokenizer.ggml.eos_token_id": 999}), "its eos=999 is not one of its 378 tokens"),
     (dict(change={"llama.block_count": None}), "lacks 'llama.block_count', which is needed to read it"),
