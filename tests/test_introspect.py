@@ -1,0 +1,149 @@
+"""Introspective decoding: what is written is what the autoregressive model writes, token for token or by chance."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from toy import ids, transformer
+
+import ar
+from nanodlm import choice, introspect, noise
+from nanodlm.introspect import SampleOptions
+
+M = 11  # the mask's id
+PROMPTS = [ids(1, 2, 4), ids(9), ids(6, 7, 8, 10, 0, 3)]
+BOTH = dict(behind=["every", "last"], accept=["ratio", "same"])
+BOTH = [dict(zip(BOTH, values)) for values in itertools.product(*BOTH.values())]
+
+
+def network(seed, **more):
+    """Causal, and in float64, where longer passes round too little to matter."""
+    return transformer(seed, **dict(vocab_size=12, causal=True, block_size=4) | more)
+
+
+def plain(net, x, o, row, size):
+    """introspect.generate for a row, its specification: each output by a pass of its own over what it is to see."""
+    end, drafts, passes = len(x) + o.max_new_tokens, [], 0
+
+    def logits(text, masks=0):
+        z = net(torch.cat([text, torch.full((masks,), M)])[None])[0, -1:].index_fill(1, ids(M, *o.suppress), -math.inf)
+        return z
+
+    def pick(z, place, purpose):
+        u = noise.uniform(o.seed, ids(row), place, purpose)
+        return int(choice.choose_tokens(z, u, o.temperature, o.top_k, o.top_p))
+
+    def chances(z):
+        return choice.filter_logits(z, o.temperature, o.top_k, o.top_p).softmax(-1)[0]
+
+    ratio = o.temperature > 0 and o.accept == "ratio"
+    while len(x) < end:
+        passes, stood = passes + 1, True
+        for draft, q in [*drafts, (None, None)][: end - len(x)]:
+            z, place = logits(x), len(x)
+            if ratio and draft is not None:
+                p = chances(z)
+                stood = float(noise.uniform(o.seed, row, place, 3)) < p[draft] / q[draft]
+                rest = (p - q).clamp(min=0)[None].log()
+                token = draft if stood else int(noise.draw(rest, noise.uniform(o.seed, ids(row), place, 1))[0])
+            else:
+                token = pick(z, place, 1)
+                stood = draft is None or token == draft
+            x = torch.cat([x, ids(token)])
+            if not stood:
+                break
+        drafts = []
+        for i in range(min(size, end - len(x)) if stood or o.behind == "every" else 0):
+            z = logits(x[:-1], i + 1)
+            drafts.append((pick(z, len(x) + i, 2 if ratio else 1), chances(z) if ratio else None))
+    return x, passes
+
+
+@pytest.mark.parametrize("keys", BOTH, ids=lambda k: "-".join(k.values()))
+def test_every_row_of_a_batch_is_what_the_plain_algorithm_writes_for_it_alone(keys):
+    kinds = dict(temperature=0.0), dict(temperature=1.0, seed=3), dict(temperature=0.7, top_k=6, top_p=0.95, seed=1)
+    total, fewer = 0, 0
+    for seed, (draft, more) in enumerate([(1, dict(position="learned")), (4, dict(shift=True)), (0, {})]):
+        net = network(seed, **more)
+        for kind in kinds:
+            o = SampleOptions(7, draft=draft, suppress=(8,), **kind, **keys)
+            out = introspect.generate(net, PROMPTS, o, mask_id=M)
+            net.config.shift, shift = False, net.config.shift
+            for row, prompt in enumerate(PROMPTS):
+                expected, passes = plain(net, prompt, o, row, draft or 3)
+                assert torch.equal(out.tokens[row], expected) and out.num_forwards[row] == passes
+                total, fewer = total + 7, fewer + 7 - passes
+            if not o.temperature or o.accept == "same":
+                options = ar.SampleOptions(7, suppress=(8, M), **kind)
+                assert all(map(torch.equal, out.tokens, ar.generate(net, PROMPTS, options, mask_id=None).tokens))
+            net.config.shift = shift
+    assert total / 8 < fewer < total / 2  # some drafts stood, others did not
+
+
+def one_run(simulate, path):
+    """(what simulate(pick) returns, how likely that is, the paths that branch off) where pick(weights) goes as the path
+    says, and then takes the first choice that there is."""
+    made, chance, others = [], 1.0, []
+
+    def pick(weights):
+        nonlocal chance
+        p = (weights / weights.sum()).tolist()
+        if len(made) < len(path):
+            choice = path[len(made)]
+        else:
+            choice, *rest = [i for i, v in enumerate(p) if v > 1e-12]
+            others.extend([*made, other] for other in rest)
+        made.append(choice)
+        chance *= p[choice]
+        return choice
+
+    return simulate(pick), chance, others
+
+
+@pytest.mark.parametrize("behind", ["every", "last"])
+def test_what_is_written_has_exactly_the_autoregressive_models_distribution(behind, monkeypatch):
+    """All outcomes of all draws of the code itself, drafts and judgements, are listed with their probabilities: summed
+    by text they are what the chain rule says, with a filter and a temperature, and where a text may end early."""
+    net = network(4, vocab_size=4, n_layer=1)
+    net.head_weight.data *= 0.5
+    keys = dict(temperature=0.8, top_p=0.97)
+    found, passes = {}, set()
+
+    def simulate(pick):
+        def draw(logits, u):
+            """One after the other; of judgements none behind the first draft that fails, which nobody asks."""
+            out = []
+            for row in logits.softmax(-1):
+                out.append(1 if logits.shape[1] == 2 and 1 in out else pick(row))
+            return ids(*out)
+
+        def choose(logits, u, *options):
+            return draw(choice.filter_logits(logits, *options), u) if len(logits) else ids()
+
+        monkeypatch.setattr(introspect, "draw", draw)
+        monkeypatch.setattr(introspect, "choose_tokens", choose)
+        return introspect.generate(
+            net, [ids(0, 1)], SampleOptions(3, draft=2, behind=behind, **keys), mask_id=3, eos_id=2
+        )
+
+    todo = [[]]
+    for path in todo:
+        out, chance, others = one_run(simulate, path)
+        todo += others
+        text = tuple(out.tokens[0].tolist())
+        found[text] = found.get(text, 0.0) + chance
+        passes.add(out.num_forwards[0])
+    assert passes == {1, 2, 3} and abs(sum(found.values()) - 1) < 1e-9
+
+    def exact(text, left):
+        if not left or text[-1] == 2:
+            return {tuple(text): 1.0}
+        logits = net(ids(*text)[None])[0, -1:].index_fill(1, ids(3), -math.inf)
+        p = choice.filter_logits(logits, **keys).softmax(-1)[0].tolist()
+        parts = [{t: p[i] * v for t, v in exact([*text, i], left - 1).items()} for i in range(3) if p[i]]
+        return {t: v for part in parts for t, v in part.items()}
+
+    expected = exact([0, 1], 3)
+    assert expected.keys() == found.keys() and len(expected) > 8
+    assert max(abs(expected[t] - found[t]) for t in expected) < 1e-9
