@@ -34,6 +34,7 @@ class Settings:
     preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
     algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
     plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, of which the usual one is a faster version
+    verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (shifted bd3lm)
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
     system: Text = ""  # system prompt of --chat and --template
@@ -91,14 +92,15 @@ def options_of(values, s, checkpoint, algorithm):
     name, settled = presets.settle(checkpoint, algorithm, values, s.preset)
     if name:
         print(f"preset: {name}")
-    if s.plain:
+    if s.plain or s.verify:
+        own, only = ("verify" if s.verify else "plain"), f"of the {'diffusion' if s.verify else 'fast'} sampler alone"
         lost = [k for k in settled if k not in presets.part(settled, Settings, algorithm.SampleOptions)]
         for key in lost:
             if key in values and hasattr(fast_bd3lm.SampleOptions, key):  # which has them all
-                sys.exit(f"{key} ({values[key][1]}) is an option of the fast sampler alone; leave it out, or --plain")
+                sys.exit(f"{key} ({values[key][1]}) is an option {only}; leave it out, or --{own}")
         settled = {k: v for k, v in settled.items() if k not in lost or k in values}
         if found := [k for k in lost if k not in values]:
-            print(f"plain: without {', '.join(found)}, which the plain sampler does not have")
+            print(f"{own}: without {', '.join(found)}, {only}")
     s, options = configurator.fill(settled, Settings, algorithm.SampleOptions)
     presets.refuse_idle(options, values, checkpoint.model.config)
     return s, options
@@ -132,6 +134,7 @@ def refuse_idle(s, values):
     idle |= {} if s.gif else {"font": "no --gif"}
     idle |= {} if s.chat or s.template else {"system": "neither --chat nor --template"}
     idle |= {"stop": "--infill"} if s.infill else {}
+    idle |= {"plain": "--verify"} if s.verify else {}
     for name in idle.keys() & values.keys():
         if getattr(s, name) != getattr(Settings, name):
             sys.exit(f"{name} ({values[name][1]}) does nothing with {idle[name]}; leave it out")
@@ -151,7 +154,9 @@ def main(argv):
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
     name = s.algorithm or checkpoint.algorithm
-    algorithm = algorithms.engine(algorithms.load(name), s.plain)
+    if s.verify and not (checkpoint.model.config.shift and checkpoint.model.config.causal):
+        sys.exit(f"{s.checkpoint} cannot judge its own drafts: --verify needs a causal bd3lm, trained with the shift")
+    algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     if tokenizer.mask_id is None and not algorithm.CAUSAL:
@@ -185,25 +190,23 @@ def show(s, options, canvas, out, seconds, checkpoint):
     tokenizer = checkpoint.tokenizer
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
-        n, ids = len(canvas), tokens.tolist()
-        text = tokenizer.decode(ids)
-        if not s.infill:
-            text = tokenizer.decode(ids[:n]) + texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]
-        print(console.visible(text))
+        n, ids = len(tokens) if s.infill else len(canvas), tokens.tolist()
+        new = texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]
+        print(console.visible(tokenizer.decode(ids[:n]) + new))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)
     print("-" * 73)
     print(f"{made} tokens in {forwards} forwards ({made / max(forwards, 1):.2f} tokens per forward), ", end="")
     print(f"{made / seconds:.0f} tokens/s{' (slowed down by watch)' if s.watch else ''}")
-    starts = [torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=mask_id)] * s.num_samples
-    title = f"{checkpoint.path.name}: {len(starts[0])} tokens denoised"
+    start = torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=mask_id)
     try:
         if s.html:
-            replay.write_html(s.html, starts, out, tokenizer, title)
+            title = f"{checkpoint.path.name}: {len(start)} tokens denoised"
+            replay.write_html(s.html, [start] * s.num_samples, out, tokenizer, title)
             print(f"wrote {s.html}")
         if s.gif:
-            replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer, font=s.font)
+            replay.write_gif(s.gif, start, out.trace[0], len(out.tokens[0]), tokenizer, font=s.font)
             print(f"wrote {s.gif}")
     except OSError as e:  # a full disk
         sys.exit(f"the samples above were not written as a page: {e}")

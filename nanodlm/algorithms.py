@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields, is_dataclass
 
 from nanodlm import checkpoint as ckpt
+from nanodlm.bounds import YES
 from nanodlm.files import ROOT, holding, holds, load_module, read_json
 
 PARTS = ("CAUSAL", "loss", "nelbo", "log_likelihood", "generate", "LossOptions", "LikelihoodOptions", "SampleOptions")
@@ -36,11 +37,14 @@ def named(values):
         found = [read_json(path / "config.json") for name in names if (path := ckpt.at_hand(name))]
         found = [own if isinstance(own := facts.get("nanodlm"), dict) else facts for facts in found]
         names = [facts["algorithm"] for facts in found if "algorithm" in facts]
-    return [engine(load(name)) for name in names or ("mdlm", "bd3lm")]
+    verify = str(values.get("verify", ("",))[0]).lower() in YES
+    return [engine(load(name), verify=verify) for name in names or ("mdlm", "bd3lm")]
 
 
-def engine(algorithm, plain=False):
+def engine(algorithm, plain=False, verify=False):
     """What decodes and measures for an algorithm, a module of the top floor: nanodlm/fast_<name>.py where there is one,
-    or (plain, and algorithms of your own) the file itself."""
+    or (plain, and algorithms of your own) the file itself; or what decodes alone, by drafts that are verified."""
+    if verify:
+        return importlib.import_module("nanodlm.introspect")
     fast = ROOT / "nanodlm" / f"fast_{algorithm.__name__}.py"
     return algorithm if plain or not fast.is_file() else importlib.import_module(f"nanodlm.{fast.stem}")

@@ -89,6 +89,7 @@ def idle(options):
         found["mc_batch"] = "method=nelbo, which spreads all masks evenly"
     if temperature == 0 and measure != "draw":
         found |= dict.fromkeys(("top_k", "top_p"), "temperature=0" + (f" and measure={measure}" if measure else ""))
+        found["accept"] = "temperature=0, where a draft stands if it is the most probable token"
     if order in ("margin", "entropy") and measure == "token":
         found["measure"] = f"order={order}, which looks at no token"
     if order == "random":

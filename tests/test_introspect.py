@@ -1,14 +1,21 @@
 """Introspective decoding: what is written is what the autoregressive model writes, token for token or by chance."""
 
+import io
 import itertools
 import math
+import sys
 
 import pytest
 import torch
+import zoo
 from toy import ids, transformer
 
 import ar
+import sample
+from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
 from nanodlm import choice, introspect, noise
+from nanodlm import tokenizer as tokenizers
 from nanodlm.introspect import SampleOptions
 
 M = 11  # the mask's id
@@ -27,8 +34,8 @@ def plain(net, x, o, row, size):
     end, drafts, passes = len(x) + o.max_new_tokens, [], 0
 
     def logits(text, masks=0):
-        z = net(torch.cat([text, torch.full((masks,), M)])[None])[0, -1:].index_fill(1, ids(M, *o.suppress), -math.inf)
-        return z
+        z = net(torch.cat([text, torch.full((masks,), M)])[None])[0, -1:]
+        return z.index_fill(1, ids(M, *o.suppress), -math.inf)
 
     def pick(z, place, purpose):
         u = noise.uniform(o.seed, ids(row), place, purpose)
@@ -147,3 +154,94 @@ def test_what_is_written_has_exactly_the_autoregressive_models_distribution(behi
     expected = exact([0, 1], 3)
     assert expected.keys() == found.keys() and len(expected) > 8
     assert max(abs(expected[t] - found[t]) for t in expected) < 1e-9
+
+
+@pytest.mark.parametrize("keys", BOTH, ids=lambda k: "-".join(k.values()))
+def test_a_text_ends_where_the_autoregressive_one_does_and_its_trace_tells_how_it_came(keys):
+    """At an end-of-text, or where `until` says so, though drafts beyond it stood; each row by its number."""
+    net, drafts, again = network(0), 0, 0
+    o = SampleOptions(12, temperature=0.9, seed=5, **keys)
+    o = o if o.accept == "same" else introspect.replace(o, temperature=0.0)
+    theirs = ar.SampleOptions(12, temperature=o.temperature, seed=5, suppress=(M,))
+    free = ar.generate(net, PROMPTS, theirs, mask_id=None).tokens
+    three = (
+        dict(until=lambda x, begin, most: len(x) - begin >= 3 and int(x[-1]) != 3),
+        dict(eos_id=[int(free[0][5]), 4]),
+    )
+    for ends in ({}, *three):
+        numbers, seen = ids(7, 0, 2), []
+        expected = ar.generate(net, PROMPTS, theirs, mask_id=None, numbers=numbers, **ends).tokens
+        more = dict(mask_id=M, numbers=numbers, trace=True, watch=seen.append, **ends)
+        out = introspect.generate(net, PROMPTS, o, **more)
+        assert all(map(torch.equal, out.tokens, expected))
+        for row, (prompt, tokens, events) in enumerate(zip(PROMPTS, out.tokens, out.trace)):
+            canvas = torch.cat([prompt, torch.full((12,), M)])
+            for clock, now in enumerate(seen):
+                for _, i, token, p in (e for e in events if e[0] == clock):
+                    again += token == M
+                    drafts += canvas[i] == M
+                    canvas[i] = token
+                    assert 0 < p <= 1 or (token, p) == (M, 0)
+                length = len(tokens)
+                assert torch.equal(now[row][:length], canvas[:length])
+            assert torch.equal(canvas[:length], tokens)
+    assert drafts > 20 and (again > 3 if o.behind == "last" else again == 0)
+
+
+def speaker(path, question, answer, stumbles):
+    """Write a network that says the answer to a question, whatever it is asked, each token by its place alone; what its
+    masks say is that, too, or (stumbles) something else."""
+    zoo.write(path, "byte-level", "chatml", mask_token="<|mask|>", eos_token="<|im_end|>")
+    tok = tokenizers.load({"kind": "hf"}, path)
+    said = tok.encode(tok.template([{"role": "user", "content": question}], True) + answer) + [tok.eos_id]
+    keys = dict(n_layer=1, n_head=1, n_embd=64, position="learned", causal=True, shift=True, block_size=4)
+    net = Transformer(Config(tok.vocab_size, 64, **keys))
+    weights = {name: torch.full_like(p, float(p.dim() == 1)) for name, p in net.named_parameters()}
+    weights["pos_embed.weight"] = torch.eye(64)
+    for place, token in enumerate(said[1:]):
+        weights["head_weight"][token, place] = 9.0
+    weights["embed.weight"][tok.mask_id, 63] = 9.0 if stumbles else 0.0
+    weights["head_weight"][0, 63] = 9.0
+    ckpt.save(path / "own", weights, net.config, tok, path, "bd3lm", {"preset": "bd3lm"})
+    return path / "own", len(tok.encode(answer)) + 1
+
+
+@pytest.mark.parametrize("stumbles", [False, True])
+def test_verify_is_an_option_of_sample_and_of_chat(tmp_path, capsys, monkeypatch, stumbles):
+    """A pass writes a token by itself, and with all drafts standing as many more as there are; the last, fewer."""
+    path, n = speaker(tmp_path, "what does a fox eat", "a mouse, or an apple", stumbles)
+    passes = n if stumbles else 1 + math.ceil((n - 1) / 4)
+    args = [f"--checkpoint={path}", "--device=cpu", "--verify", "--max_new_tokens=40", "--temperature=0"]
+    sample.main([*args, "--template", "--prompt=what does a fox eat", f"--html={tmp_path / 'page.html'}"])
+    out = capsys.readouterr().out
+    assert "a mouse, or an apple" in out and f"{n} tokens in {passes} forwards" in out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what does a fox eat\n"))
+    sample.main([*args, "--chat", "--watch", "--delay=0"])
+    out = capsys.readouterr().out
+    assert "a mouse, or an apple" in out and f"({n} tokens, {passes} forwards" in out
+
+
+def test_bad_input_is_refused_with_the_value_and_the_way_out(tmp_path):
+    for net, prompt, words in (
+        (transformer(0), [1], "sees what comes after a token.*use bd3lm"),
+        (network(0, window=4), [1], "a sliding window of 4 tokens: use ar"),
+        (network(0), [], "a prompt of at least one token"),
+        (network(0), [1, M, 2], "cannot fill in masks: use bd3lm"),
+        (network(0, position="learned"), [1] * 12, "exceed the 16 learned positions"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            introspect.generate(net, [prompt], SampleOptions(5), mask_id=M)
+    none = introspect.generate(network(0), PROMPTS, SampleOptions(0), mask_id=M)
+    assert all(map(torch.equal, none.tokens, PROMPTS)) and none.num_forwards == [0] * 3
+    path, _ = speaker(tmp_path, "what", "a fox", False)
+    for args, words in (
+        (
+            "--steps=3",
+            "steps .the command line. is an option of the diffusion sampler alone; leave it out, or --verify",
+        ),
+        ("--plain", "plain .the command line. does nothing with --verify"),
+        ("--accept=same --temperature=0", "accept=same .* does nothing with temperature=0"),
+        ("--checkpoint=checkpoints/pydocs_mdlm", "cannot judge its own drafts: --verify needs a causal bd3lm"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            sample.main([f"--checkpoint={path}", "--device=cpu", "--verify", "--prompt=a", *args.split()])
