@@ -154,8 +154,8 @@ def main(argv):
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
     name = s.algorithm or checkpoint.algorithm
-    if s.verify and not (checkpoint.model.config.shift and checkpoint.model.config.causal):
-        sys.exit(f"{s.checkpoint} cannot judge its own drafts: --verify needs a causal bd3lm, trained with the shift")
+    if s.verify and not (name == "bd3lm" and checkpoint.model.config.shift):
+        sys.exit(f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift")
     algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer

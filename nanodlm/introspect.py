@@ -172,7 +172,7 @@ def advance(row, group, logits, options, mask_id, clock, trace):
     return len(new)
 
 
-@evaluating("hidden", "head", "cache", "config.causal", "config.window", "config.block_size", "config.position")
+@evaluating("hidden", "head", "cache", "config.causal", "config.shift", "config.window", "config.block_size")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
@@ -183,7 +183,7 @@ def generate(
     num_forwards counts passes, the prompt's included. Drafts are in the trace, and on the canvases of watch, as the
     tokens that they may become; where one is dropped, a mask is again."""
     o, config = options, model.config
-    if not config.causal:
+    if not (config.causal or config.shift):  # a shifted bd3lm is causal by the masks it is given
         raise ValueError("this network sees what comes after a token, so it cannot judge its own drafts: use bd3lm")
     if config.window:
         raise ValueError(f"drafts are not judged through a sliding window of {config.window} tokens: use ar")
@@ -202,7 +202,7 @@ def generate(
     if live:
         check_length(model, pad(xs, mask_id)[0])
         cache = model.cache(len(live), num_slots(o, size) + max(map(len, xs)))
-        cache.filled[:] = True  # who sees whom, the masks of attention say alone
+        cache.filled[:] = True  # who sees whom is said by read() alone
     while live:
         plans, going = [plan(row, o, size, mask_id) for row in live], []
         for i, (row, logits) in enumerate(zip(live, read(model, cache, live, plans, o, size))):

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,12 +72,12 @@ def plain(net, x, o, row, size):
 def test_every_row_of_a_batch_is_what_the_plain_algorithm_writes_for_it_alone(keys):
     kinds = dict(temperature=0.0), dict(temperature=1.0, seed=3), dict(temperature=0.7, top_k=6, top_p=0.95, seed=1)
     total, fewer = 0, 0
-    for seed, (draft, more) in enumerate([(1, dict(position="learned")), (4, dict(shift=True)), (0, {})]):
+    for seed, (draft, more) in enumerate([(1, dict(position="learned")), (4, dict(shift=True, causal=False)), (0, {})]):
         net = network(seed, **more)
         for kind in kinds:
             o = SampleOptions(7, draft=draft, suppress=(8,), **kind, **keys)
             out = introspect.generate(net, PROMPTS, o, mask_id=M)
-            net.config.shift, shift = False, net.config.shift
+            net.config, config = replace(net.config, shift=False, causal=True), net.config
             for row, prompt in enumerate(PROMPTS):
                 expected, passes = plain(net, prompt, o, row, draft or 3)
                 assert torch.equal(out.tokens[row], expected) and out.num_forwards[row] == passes
@@ -84,7 +85,7 @@ def test_every_row_of_a_batch_is_what_the_plain_algorithm_writes_for_it_alone(ke
             if not o.temperature or o.accept == "same":
                 options = ar.SampleOptions(7, suppress=(8, M), **kind)
                 assert all(map(torch.equal, out.tokens, ar.generate(net, PROMPTS, options, mask_id=None).tokens))
-            net.config.shift = shift
+            net.config = config
     assert total / 8 < fewer < total / 2  # some drafts stood, others did not
 
 
@@ -161,7 +162,7 @@ def test_a_text_ends_where_the_autoregressive_one_does_and_its_trace_tells_how_i
     """At an end-of-text, or where `until` says so, though drafts beyond it stood; each row by its number."""
     net, drafts, again = network(0), 0, 0
     o = SampleOptions(12, temperature=0.9, seed=5, **keys)
-    o = o if o.accept == "same" else introspect.replace(o, temperature=0.0)
+    o = o if o.accept == "same" else replace(o, temperature=0.0)
     theirs = ar.SampleOptions(12, temperature=o.temperature, seed=5, suppress=(M,))
     free = ar.generate(net, PROMPTS, theirs, mask_id=None).tokens
     three = (
@@ -194,7 +195,7 @@ def speaker(path, question, answer, stumbles):
     zoo.write(path, "byte-level", "chatml", mask_token="<|mask|>", eos_token="<|im_end|>")
     tok = tokenizers.load({"kind": "hf"}, path)
     said = tok.encode(tok.template([{"role": "user", "content": question}], True) + answer) + [tok.eos_id]
-    keys = dict(n_layer=1, n_head=1, n_embd=64, position="learned", causal=True, shift=True, block_size=4)
+    keys = dict(n_layer=1, n_head=1, n_embd=64, position="learned", shift=True, block_size=4)
     net = Transformer(Config(tok.vocab_size, 64, **keys))
     weights = {name: torch.full_like(p, float(p.dim() == 1)) for name, p in net.named_parameters()}
     weights["pos_embed.weight"] = torch.eye(64)
@@ -241,7 +242,10 @@ def test_bad_input_is_refused_with_the_value_and_the_way_out(tmp_path):
         ),
         ("--plain", "plain .the command line. does nothing with --verify"),
         ("--accept=same --temperature=0", "accept=same .* does nothing with temperature=0"),
-        ("--checkpoint=checkpoints/pydocs_mdlm", "cannot judge its own drafts: --verify needs a causal bd3lm"),
+        (
+            "--checkpoint=checkpoints/pydocs_mdlm",
+            "cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift",
+        ),
     ):
         with pytest.raises(SystemExit, match=words):
             sample.main([f"--checkpoint={path}", "--device=cpu", "--verify", "--prompt=a", *args.split()])
