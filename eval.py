@@ -178,7 +178,8 @@ def main(argv):
     if argv and argv[0] in ("--table", "--plot"):
         rows, others = tables.read(argv[1:])
         if argv[0] == "--plot":
-            return tables.plot(rows, "accuracy.png")
+            lines = [] if rows else [r for r in others if "frontier" in r]
+            return frontier.show(lines, "frontier.png") if lines else tables.plot(rows, "accuracy.png")
         tables.table(rows)
         tables.data_table(others)
         return frontier.show(others)

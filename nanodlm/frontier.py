@@ -120,9 +120,13 @@ def show(results, path=""):
         if f := r.get("frontier"):
             p = f["points"][0]
             groups.setdefault((r["dataset"], p["judge"], p["tokens"], f["over"]), []).append(r)
+    if path and len(groups) > 1:
+        sys.exit("these lines are of different data, judges, lengths or options; plot those of one kind at a time")
     for (dataset, judge, tokens, over), rows in groups.items():
         print(f"\nsamples of {tokens} tokens, judged by {judge}; held-out text: {dataset}")
-        points = [(r["checkpoint"], p) for r in rows for p in r["frontier"]["points"]]
+        names = [r["checkpoint"] for r in rows]
+        rows = [r | {"name": r["file"] if "file" in r and names.count(n) > 1 else n} for n, r in zip(names, rows)]
+        points = [(r["name"], p) for r in rows for p in r["frontier"]["points"]]
         held = rows[0]["frontier"]["held_out"]
         mauve = ["MAUVE"] if any("mauve" in p for _, p in points) else []
         head = ["checkpoint", over, "entropy", "generative perplexity", "forwards per token", "samples", *mauve]
@@ -158,7 +162,7 @@ def at_equal_entropy(rows, held):
             if logs is not None:
                 cells = [spoken(logs), "1" if first is None else spoken(logs - first, 3)]
                 first = logs if first is None else first
-            print(f"| {entropy:.3f}, {what} | {r['checkpoint']} | {' | '.join(cells)} |")
+            print(f"| {entropy:.3f}, {what} | {r['name']} | {' | '.join(cells)} |")
 
 
 def draw(rows, held, over, judge, path):
@@ -170,7 +174,7 @@ def draw(rows, held, over, judge, path):
     for r in rows:
         points = sorted(r["frontier"]["points"], key=lambda p: p["nats"])
         x, dx, y, dy = ([p[k] or 0.0 for p in points] for k in ("nats", "error", "perplexity", "perplexity_error"))
-        axes.errorbar(x, y, dy, dx, marker="o", capsize=2, label=r["checkpoint"])
+        axes.errorbar(x, y, dy, dx, marker="o", capsize=2, label=r["name"])
         for p in points:
             said = [] if p[over] is None else [f"{p[over]:g}"]
             said = ", ".join([*said, f"{p['forwards_per_sample'] / p['tokens']:.2f}"])

@@ -43,12 +43,17 @@ def test_each_point_is_what_a_run_of_its_own_measures(run, tmp_path, capsys):
     """In the temperature; in the threshold, which means its quota, and which an autoregressive model does not have."""
     both = run("--temperature=0.5,1", "--steps=4", "--frontier=line.png", checkpoint="mdlm,ar")
     assert (tmp_path / "line.png").stat().st_size > 10_000 and "wrote line.png" in capsys.readouterr().out
+    shutil.copyfile("r.json", "again.json")
     for i, t in enumerate((0.5, 1.0)):
         alone = run(f"--temperature={t}", "--steps=4", checkpoint="mdlm,ar")
         for r, one in zip(both, alone):
             point = r["frontier"]["points"][i]
             assert point["temperature"] == t and "temperature" not in r["sampling"] and "frontier" not in one
             assert [point[k] for k in NUMBERS] == [one["sample_entropy"][k] for k in NUMBERS]
+    evaluation.main(
+        ["--plot", "again.json", "again.json"]
+    )  # one checkpoint, decoded in two ways, is called by its file
+    assert "| again.json | 0.5 |" in capsys.readouterr().out and (tmp_path / "frontier.png").exists()
     points = [r["frontier"]["points"] for r in run("--threshold=0.02,0.9", checkpoint="bd3lm,ar")]
     assert [[p["threshold"] for p in line] for line in points] == [[0.02, 0.9], [None]]
     assert points[0][0]["forwards_per_sample"] < points[0][1]["forwards_per_sample"]
@@ -106,6 +111,8 @@ Perplexity at equal entropy, on straight lines (of its logarithm) between points
 | 2.250, amid what all lines have | c | not reached: from 3.000 to 3.000 |  |""".splitlines()
     )
     assert "held-out text" in (tmp_path / "line.svg").read_text()
+    with pytest.raises(SystemExit, match="of different data, judges, lengths or options; plot those of one kind"):
+        frontier.show([*rows, rows[0] | {"dataset": "e"}], "line.png")
 
 
 def test_the_error_at_an_entropy_is_that_of_both_coordinates_of_both_points():
