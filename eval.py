@@ -70,6 +70,10 @@ def evaluate(path, checkpoint, algorithm, s, every, over, judge, device):
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
     result |= {"dataset": dataset, "block_size": getattr(checkpoint.model.config, "block_size", 0)}
     if records.holds_chat(dataset):
+        if s.num_samples:
+            sys.exit(
+                f"samples are not compared with conversations, as {dataset} are; leave out num_samples, or name text"
+            )
         if checkpoint.tokenizer.template is None:
             sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
         nats, per_bit = measures.answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)

@@ -157,10 +157,12 @@ def test_the_error_at_an_entropy_is_that_of_both_coordinates_of_both_points():
         (["--threshold=0.5,0.9", "--quota=steps"], "threshold=0.5 .* does nothing with quota=steps"),
         (["--temperature=0,1", "--top_p=0.5"], "top_p=0.5 .* does nothing with temperature=0"),
         (["--seed=0,1"], "seed = '0,1' .* does not fit"),
+        (["--dataset=chat.jsonl"], "samples are not compared with conversations, as chat.jsonl are"),
         (["--tasks=x", "--frontier=a.png", "--judge="], "does nothing beside tasks"),
     ],
 )
-def test_bad_lists_are_refused_in_one_sentence_before_any_work(words, said, run, monkeypatch):
+def test_bad_lists_are_refused_in_one_sentence_before_any_work(words, said, run, tmp_path, monkeypatch):
+    (tmp_path / "chat.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     monkeypatch.setattr(fast_mdlm, "generate", lambda *_, **__: pytest.fail("it writes before the refusal"))
     with pytest.raises(SystemExit, match=said) as e:
         run(*words)
