@@ -134,7 +134,7 @@ def show(results, path=""):
         for name, p in [*points, *([("held-out text", held)] if held else [])]:
             cells = [name, "" if p.get(over) is None else f"{p[over]:g}", with_error(p["nats"], p["error"], 3)]
             cells += [with_error(p["perplexity"], p["perplexity_error"])]
-            cells += [f"{p['forwards_per_sample'] / p['tokens']:.2f}" if "tokens" in p else ""]
+            cells += [f"{p['forwards_per_sample'] / p['tokens']:.3g}" if "tokens" in p else ""]
             cells += [str(len(p["entropies"])), *(f"{p['mauve']:.3f}" if "mauve" in p else "" for _ in mauve)]
             print(f"| {' | '.join(cells)} |")
         at_equal_entropy(rows, held)
@@ -177,7 +177,7 @@ def draw(rows, held, over, judge, path):
         axes.errorbar(x, y, dy, dx, marker="o", capsize=2, label=r["name"])
         for p in points:
             said = [] if p[over] is None else [f"{p[over]:g}"]
-            said = ", ".join([*said, f"{p['forwards_per_sample'] / p['tokens']:.2f}"])
+            said = ", ".join([*said, f"{p['forwards_per_sample'] / p['tokens']:.3g}"])
             axes.annotate(said, (p["nats"], p["perplexity"]), (5, -9), textcoords="offset points", fontsize=7)
     if held:
         axes.plot(held["nats"], held["perplexity"], "k*", markersize=12, label="held-out text")

@@ -20,7 +20,7 @@ import sample
 import train
 from exercises import race
 from experiments import approximate, bench, compare, costs, gpu, peers
-from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, merge, tasks
+from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, frontier, merge, tasks
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
 
@@ -157,7 +157,10 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         if script.startswith("convert_"):
             args, keys = args[1:], {script: [importlib.import_module(script.removesuffix(".py")).Settings]}
         if not args or args[0] not in ("--table", "--plot"):
-            configurator.fill(configurator.read(args), *keys[script])
+            for values in (
+                frontier.spread(configurator.read(args))[1] if script == "eval.py" else [configurator.read(args)]
+            ):
+                configurator.fill(values, *keys[script])
 
 
 def test_a_copy_of_mdlm_trains_writes_and_is_measured_by_its_own_functions(mine, data, tmp_path, monkeypatch, capsys):

@@ -93,11 +93,11 @@ def test_the_table_and_perplexities_at_equal_entropy_are_those_of_a_known_line(t
 samples of 8 tokens, judged by j; held-out text: d
 | checkpoint | temperature | entropy | generative perplexity | forwards per token | samples |
 |---|---|---|---|---|---|
-| a | 1 | 4.000 ± 0.000 | 1000.00 ± 0.00 | 0.50 | 4 |
-| a | 0.5 | 2.000 ± 0.000 | 10.00 ± 0.00 | 0.50 | 4 |
-| b | 0.5 | 1.000 ± 0.000 | 10.00 ± 0.00 | 0.50 | 4 |
-| b | 1 | 2.500 ± 0.000 | 10.00 ± 0.00 | 0.50 | 4 |
-| c |  | 3.000 ± 0.000 | 7.00 ± 0.00 | 0.50 | 4 |
+| a | 1 | 4.000 ± 0.000 | 1000.00 ± 0.00 | 0.5 | 4 |
+| a | 0.5 | 2.000 ± 0.000 | 10.00 ± 0.00 | 0.5 | 4 |
+| b | 0.5 | 1.000 ± 0.000 | 10.00 ± 0.00 | 0.5 | 4 |
+| b | 1 | 2.500 ± 0.000 | 10.00 ± 0.00 | 0.5 | 4 |
+| c |  | 3.000 ± 0.000 | 7.00 ± 0.00 | 0.5 | 4 |
 | held-out text |  | 3.000 ± 0.000 | 20.00 ± 0.00 |  | 4 |
 
 Perplexity at equal entropy, on straight lines (of its logarithm) between points next to each other:
