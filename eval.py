@@ -4,6 +4,7 @@
     python eval.py --chain_rule=left_to_right,confidence
     python eval.py --checkpoint=out/sudoku_mdlm --order=random         accuracy: options of generate are keys here
     python eval.py --num_samples=32 --judge=out/quickstart_ar          entropy and perplexity of samples
+    python eval.py --num_samples=32 --judge=out/quickstart_ar --temperature=0.5,0.7,0.9,1 --frontier=line.png
     python eval.py --out=results/quickstart.json                       settings, seed, versions and numbers
     torchrun --nproc_per_node=8 eval.py config/eval_llada_base.py      the tasks of lm-eval (nanodlm/tasks.py)
     python eval.py --table results/*.json                 … as one table; --plot: accuracy against forwards
@@ -24,13 +25,12 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, configurator, console, corpus, files, measures, parallel, presets, records
+from nanodlm import algorithms, configurator, console, corpus, files, frontier, measures, parallel, records
 from nanodlm import checkpoint as ckpt
 from nanodlm import results as tables
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Line, Place, Size, Whole, check
 from nanodlm.device import pick_device
-from nanodlm.likelihood import mean_and_error
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Settings:
     chain_windows: Size = 16  # windows for those
     num_samples: Whole = 0  # generate this many and measure their entropy
     judge: Place = ""  # … and their perplexity under this autoregressive model, such as openai-community/gpt2-large
+    frontier: Place = ""  # … of several values of temperature, top_p, threshold or steps, as a plot: a .png, .pdf, .svg
     mauve: bool = False  # … and MAUVE against held-out text (needs the judge, and `pip install mauve-text`)
     puzzles: Size = 1000  # puzzles to solve, where the data set has some
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of the weights and the computation
@@ -59,19 +60,24 @@ class Settings:
         check(self)
 
 
-def evaluate(path, checkpoint, algorithm, s, options, judge, device):
-    """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file."""
-    start = time.time()
+def evaluate(path, checkpoint, algorithm, s, every, over, judge, device):
+    """Everything that was asked for about one checkpoint, as a dict for the table and the JSON file. Samples are drawn
+    with every one of some options, whose values of `over` differ."""
+    start, options = time.time(), every[0]
     dataset = s.dataset or checkpoint.facts.get("dataset")
     if not dataset:
         sys.exit(f"{path} does not say what it was trained on; name the data with --dataset")
     result = {"checkpoint": path, "algorithm": checkpoint.algorithm, "parameters": checkpoint.model.num_params()}
-    result["dataset"] = dataset
+    result |= {"dataset": dataset, "block_size": getattr(checkpoint.model.config, "block_size", 0)}
     if records.holds_chat(dataset):
+        if s.num_samples:
+            sys.exit(
+                f"samples are not compared with conversations, as {dataset} are; leave out num_samples, or name text"
+            )
         if checkpoint.tokenizer.template is None:
             sys.exit(f"{path} has no chat template, and {dataset} are conversations; name text with --dataset")
         nats, per_bit = measures.answers_likelihood(checkpoint, algorithm, s, options.seed, dataset, device)
-        result["likelihood"] = {"exact" if algorithm.CAUSAL else "NELBO": row(nats, per_bit)}
+        result["likelihood"] = {"exact" if algorithm.CAUSAL else "NELBO": measures.row(nats, per_bit)}
         return {**result, "seconds": time.time() - start, "settings": asdict(s), "sampling": asdict(options)}
     meta = corpus.load_meta(dataset, "val")
     if not tokenizers.alike(corpus.load_tokenizer(dataset, meta), checkpoint.tokenizer):
@@ -92,41 +98,40 @@ def evaluate(path, checkpoint, algorithm, s, options, judge, device):
         lengths = lengths if lengths is None else torch.from_numpy(lengths).to(device)
         nats = measures.likelihood(checkpoint, algorithm, s, options.seed, windows, meta, lengths)
         exact = algorithm.CAUSAL
-        result["likelihood"] = {"exact" if exact else "NELBO": row(nats, per_bit)}
+        result["likelihood"] = {"exact" if exact else "NELBO": measures.row(nats, per_bit)}
         for method in () if exact else s.chain_rule:
             some = torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()
             ends = lengths if lengths is None else lengths[some]
             nats = measures.chain_rule(checkpoint, algorithm, s, windows[some], method, meta, ends)
-            result["likelihood"][f"exact, {method}"] = row(nats, per_bit)
+            result["likelihood"][f"exact, {method}"] = measures.row(nats, per_bit)
     if s.num_samples:
-        held = torch.from_numpy(
-            corpus.eval_windows(dataset, meta, measures.window(checkpoint), s.num_samples).astype("int64")
-        )
-        result["sample_entropy"] = measures.sample_quality(checkpoint, algorithm, options, s, held, judge, device)
-    if meta.get("task") == "sudoku" and s.puzzles:
+        result |= frontier.sample(checkpoint, algorithm, every, over, s, dataset, meta, judge, device)
+    if meta.get("task") == "sudoku" and s.puzzles and not over:
         p, error, forwards = measures.solve(checkpoint, algorithm, options, s, dataset, meta, device)
         result["accuracy"] = {"solved": p, "error": error, "forwards_per_puzzle": forwards}
-    result["seconds"] = time.time() - start
-    return {**result, "settings": asdict(s), "sampling": asdict(options)}
+    result |= {"seconds": time.time() - start, "settings": asdict(s)}
+    return {**result, "sampling": {k: v for k, v in asdict(options).items() if k != over}}
 
 
-def measure(values, s):
-    """Everything that was asked for, a dict for each of s.checkpoint; the sampling options are among the values."""
+def measure(values, s, over=""):
+    """Everything that was asked for, a dict for each of s.checkpoint; the sampling options are among the values, that
+    which a line of samples is drawn over as a list."""
     device = pick_device(s.device)[0]
     checkpoints = [ckpt.load(path, device, getattr(torch, s.dtype)) for path in s.checkpoint]
     engines = [algorithms.engine(algorithms.load(c.algorithm)) for c in checkpoints]
-    configurator.fill(values, Settings, *dict.fromkeys(a.SampleOptions for a in engines))  # refuses unknown keys
+    each, classes = frontier.spread(values)[1] if over else [values], dict.fromkeys(a.SampleOptions for a in engines)
+    for said in each:  # refuses unknown keys
+        configurator.fill(said, Settings, *classes, quiet=True)
+    configurator.fill({k: v for k, v in values.items() if k != over}, Settings, *classes)
     facts, sampling = tables.environment(device), []
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
-        keys = presets.part(values, algorithm.SampleOptions)
-        options = configurator.fill(keys, algorithm.SampleOptions, quiet=True)
-        presets.refuse_idle(options, keys, checkpoint.model.config)
-        if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks
-            use_block_size(path, checkpoint.model.config, options.block_size)
-        sampling.append(options)
+        options = [measures.sampling(said, path, checkpoint, algorithm) for said in each]
+        sampling.append([o for i, o in enumerate(options) if o not in options[:i]])  # one, if it does not know `over`
+    if over:
+        frontier.comparable(s.checkpoint, checkpoints, sampling, s)
     judge = measures.read_judge(s, checkpoints, device) if s.judge else None
     found = zip(s.checkpoint, checkpoints, engines, sampling)
-    return [evaluate(path, c, algorithm, s, o, judge, device) | facts for path, c, algorithm, o in found]
+    return [evaluate(path, c, algorithm, s, o, over, judge, device) | facts for path, c, algorithm, o in found]
 
 
 def write(file, results):
@@ -177,9 +182,11 @@ def main(argv):
     if argv and argv[0] in ("--table", "--plot"):
         rows, others = tables.read(argv[1:])
         if argv[0] == "--plot":
-            return tables.plot(rows, "accuracy.png")
+            lines = [] if rows else [r for r in others if "frontier" in r]
+            return frontier.show(lines, "frontier.png") if lines else tables.plot(rows, "accuracy.png")
         tables.table(rows)
-        return tables.data_table(others)
+        tables.data_table(others)
+        return frontier.show(others)
     values = configurator.read(argv)
     if "help" in values:
         from nanodlm import tasks
@@ -190,42 +197,19 @@ def main(argv):
     s = configurator.fill(own, Settings, quiet=True)
     files.check_file(s.out, "out", parents=True)
     data = ("dataset", "windows", "samples", "chain_rule", "chain_windows", "num_samples", "judge", "mauve", "puzzles")
-    for name in data if s.tasks else ("only", "include_path", "local_data", "run_code"):
+    for name in (*data, "frontier") if s.tasks else ("only", "include_path", "local_data", "run_code"):
         if name in values:
             sys.exit(f"{name} does nothing {'beside' if s.tasks else 'without'} tasks; leave it out")
     if s.tasks:
         recipe = configurator.read(configurator.files(argv))
         with parallel.processes():
             return run_tasks(values, recipe, s)
-    if s.judge and not s.num_samples or s.mauve and not s.judge:
-        sys.exit("a judge reads samples, and mauve is the judge's: say num_samples, and judge, too")
-    results = measure(values, s)
+    over = frontier.check(values, s)
+    results = measure(values, s, over)
     tables.data_table(results)
     if s.out:
         write(s.out, results)
-
-
-def use_block_size(path, config, block_size):
-    """Measure a network with another block size than it was trained with, but not without saying so."""
-    if not 0 < block_size <= config.seq_len:
-        sys.exit(f"block_size={block_size} does not fit the context of {config.seq_len} tokens of {path}")
-    if config.block_size not in (0, block_size):
-        print(f"warning: {path} was trained on blocks of {config.block_size} tokens, not {block_size}")
-    config.block_size = block_size
-
-
-def row(per_window, per_bit):
-    """What the table shows of one measure; the values per window serve to compare checkpoints on the same windows."""
-    nats, error = mean_and_error(per_window)
-    return {
-        "nats_per_token": nats,
-        "nats_error": error,
-        "bits_per_byte": nats * per_bit,
-        "bits_error": error and error * per_bit,
-        "perplexity": math.exp(nats),
-        "windows": len(per_window),
-        "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],
-    }
+    frontier.show(results, s.frontier)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def main(argv):
     s = configurator.fill(own, Settings, quiet=True)
     # What eval.py knows goes there, the rest to training; data, device, dtype and seed go to both. What is wrong in the
     # former is refused now, not when the rungs are trained.
-    known = {f.name for c in (evaluation.Settings, fast_bd3lm.SampleOptions) for f in fields(c)} - {"out"}
+    known = {f.name for c in (evaluation.Settings, fast_bd3lm.SampleOptions) for f in fields(c)} - {"out", "frontier"}
     asked = {k: v for k, v in values.items() if name == "ladder" and k in known}
     measure, _ = configurator.fill(asked, evaluation.Settings, fast_bd3lm.SampleOptions, quiet=True)
     if not measure.windows or "checkpoint" in asked:

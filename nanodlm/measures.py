@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nanodlm import algorithms, batches, conversations, corpus
+from nanodlm import algorithms, batches, configurator, conversations, corpus, presets
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
 from nanodlm.likelihood import mean_and_error, per_token
@@ -73,25 +73,37 @@ def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     return per_token(-logp, torch.tensor([len(x) for x in rest], dtype=logp.dtype, device=logp.device))
 
 
+def room(options, checkpoint):
+    """Tokens of a sample: as many as asked for, where the context has room for them."""
+    return min(options.max_new_tokens, checkpoint.model.config.seq_len)
+
+
 def sample_quality(checkpoint, algorithm, options, s, windows, j, device):
-    """What samples from nothing are worth, a dict: the entropy of the token frequencies within each (nats; low means
-    repetitive), and under a judge j their perplexity and MAUVE (arXiv 2102.01454). A low perplexity alone is no praise:
-    text that repeats itself has it, too."""
-    room = min(options.max_new_tokens, checkpoint.model.config.seq_len)
+    """What samples from nothing are worth, a dict: quality()'s of their tokens, and forwards."""
     empty, out = torch.empty(0, dtype=torch.int64, device=device), []
-    options = replace(options, max_new_tokens=room)
+    options = replace(options, max_new_tokens=room(options, checkpoint))
     for i in range(0, s.num_samples, s.batch_size):
         numbers = torch.arange(i, min(i + s.batch_size, s.num_samples))
         keys = dict(mask_id=checkpoint.tokenizer.mask_id, numbers=numbers)
         out.append(algorithm.generate(checkpoint.model, [empty] * len(numbers), options, **keys))
     tokens = [x for part in out for x in part.tokens]
-    p = [torch.bincount(x.cpu()).double() / len(x) for x in tokens]
-    mean, error = mean_and_error(torch.stack([-torch.special.xlogy(q, q).sum() for q in p]))
     forwards = sum(sum(part.num_forwards) for part in out) / len(tokens)
-    facts = {"nats": mean, "error": error, "forwards_per_sample": forwards, "tokens": room, "dtype": s.dtype}
+    facts = {"forwards_per_sample": forwards, "tokens": options.max_new_tokens, "dtype": s.dtype}
+    held = windows[: len(tokens), : options.max_new_tokens] if j else []
+    return facts | quality(checkpoint, tokens, held, s, j, device)
+
+
+def quality(checkpoint, tokens, held, s, j, device):
+    """What texts, 1-D int64 tensors, are worth, a dict: the entropy of the token frequencies within each (nats; low
+    means repetitive), and under a judge j their perplexity and MAUVE against others (arXiv 2102.01454). Low perplexity
+    alone is no praise: text that repeats itself has it, too."""
+    p = [torch.bincount(x.cpu()).double() / len(x) for x in tokens]
+    nats = torch.stack([-torch.special.xlogy(q, q).sum() for q in p])
+    mean, error = mean_and_error(nats)
+    facts = {"nats": mean, "error": error}
     if j:
-        facts["texts"] = [checkpoint.tokenizer.decode(x.tolist()) for x in tokens]
-        held = [checkpoint.tokenizer.decode(x[:room].tolist()) for x in windows[: len(tokens)]]
+        facts["entropies"] = nats.tolist()
+        facts["texts"], held = ([checkpoint.tokenizer.decode(x.tolist()) for x in some] for some in (tokens, held))
         facts |= judge(facts["texts"], held, s, j, device)
     return facts
 
@@ -115,7 +127,7 @@ def read_judge(s, checkpoints, device):
 
 def judge(texts, held, s, j, device):
     """Perplexity of texts under the autoregressive model j, of all tokens behind a begin-of-text, in its own tokens;
-    and with s.mauve how near they are to held-out texts, by its last hidden states."""
+    and with s.mauve how near they are to held-out texts, where there are any, by its last hidden states."""
     algorithm = algorithms.engine(algorithms.load(j.algorithm))
     begin = [] if j.tokenizer.mask_id is not None else list(j.tokenizer.frame[0]) or [j.tokenizer.eos_id]
     size = j.model.config.seq_len - len(begin)
@@ -124,16 +136,18 @@ def judge(texts, held, s, j, device):
         return torch.tensor(ids, dtype=torch.int64, device=device)
 
     ids = [tokenizers.encode(j.tokenizer, j.tokenizer.escape(text), "a sample") for text in texts]
-    cut = [corpus.windows(x, size, begin) for x in ids if x]
+    cut = [corpus.windows(x, size, begin) if x else [] for x in ids]
     pairs = [(tensor(given), tensor(predicted)) for parts in cut for given, predicted in parts]
     if not pairs:
         sys.exit("the samples are empty, so that there is nothing to judge")
     o = likelihood_options(algorithm, s)
     logp = iter(algorithm.log_likelihood(j.model, *zip(*pairs), o, mask_id=j.tokenizer.mask_id).tolist())
-    nats = torch.tensor([-sum(next(logp) for _ in parts) for parts in cut], dtype=torch.float64)
-    mean, error = mean_and_error(per_token(nats, torch.tensor([float(len(x)) for x in ids if x])))
+    nats, lengths = [-sum(next(logp) for _ in parts) for parts in cut], [len(x) for x in ids]
+    some = [i for i, n in enumerate(lengths) if n]
+    mean, error = mean_and_error(per_token(*(torch.tensor(v, dtype=torch.float64)[some] for v in (nats, lengths))))
     found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
-    if s.mauve:
+    found |= {"judged_nats": nats, "judged_tokens": lengths}
+    if s.mauve and held:
         import mauve
 
         features, begin = [], begin or [j.tokenizer.mask_id]
@@ -164,3 +178,36 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
         forwards += sum(out.num_forwards)
     p = sum(right) / len(right)
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
+
+
+def row(per_window, per_bit):
+    """What the table shows of one measure; the values per window serve to compare checkpoints on the same windows."""
+    nats, error = mean_and_error(per_window)
+    return {
+        "nats_per_token": nats,
+        "nats_error": error,
+        "bits_per_byte": nats * per_bit,
+        "bits_error": error and error * per_bit,
+        "perplexity": math.exp(nats),
+        "windows": len(per_window),
+        "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],
+    }
+
+
+def sampling(values, path, checkpoint, algorithm):
+    """The algorithm's SampleOptions, of the values of a command line; exits where they mean nothing to a checkpoint."""
+    known = presets.part(values | presets.implied({}, values) | values, algorithm.SampleOptions)
+    options = configurator.fill(known, algorithm.SampleOptions, quiet=True)
+    presets.refuse_idle(options, known, checkpoint.model.config)
+    if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks
+        use_block_size(path, checkpoint.model.config, options.block_size)
+    return options
+
+
+def use_block_size(path, config, block_size):
+    """Measure a network with another block size than it was trained with, but not without saying so."""
+    if not 0 < block_size <= config.seq_len:
+        sys.exit(f"block_size={block_size} does not fit the context of {config.seq_len} tokens of {path}")
+    if config.block_size not in (0, block_size):
+        print(f"warning: {path} was trained on blocks of {config.block_size} tokens, not {block_size}")
+    config.block_size = block_size

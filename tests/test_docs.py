@@ -19,8 +19,8 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import approximate, bench, compare, costs, gpu, peers, smollm
-from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, gguf_files, merge, tasks
+from experiments import approximate, bench, compare, costs, gpu, own_answers, peers, smollm
+from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, frontier, gguf_files, merge, tasks
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
 
@@ -151,6 +151,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
             "experiments/smollm.py": [smollm.Settings],
+            "experiments/own_answers.py": [own_answers.Settings],
             "nanodlm/gguf_files.py": [gguf_files.Settings],
             "nanodlm/merge.py": [merge.Settings],
         }
@@ -158,10 +159,13 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             assert args.pop(0) in compare.COMPARISONS
         if script.startswith("convert_"):
             args, keys = args[1:], {script: [importlib.import_module(script.removesuffix(".py")).Settings]}
-        if script in ("experiments/smollm.py", "nanodlm/gguf_files.py"):
+        if script in ("experiments/smollm.py", "experiments/own_answers.py", "nanodlm/gguf_files.py"):
             args = [word for word in args if word.startswith("--")]
         if not args or args[0] not in ("--table", "--plot"):
-            configurator.fill(configurator.read(args), *keys[script])
+            for values in (
+                frontier.spread(configurator.read(args))[1] if script == "eval.py" else [configurator.read(args)]
+            ):
+                configurator.fill(values, *keys[script])
 
 
 def test_a_copy_of_mdlm_trains_writes_and_is_measured_by_its_own_functions(mine, data, tmp_path, monkeypatch, capsys):

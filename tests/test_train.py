@@ -569,7 +569,7 @@ def test_eval_prints_one_table_for_both_kinds_and_writes_json(trained, tmp_path,
     keys = ["--windows=6", "--chain_rule=left_to_right", "--chain_windows=2", "--num_samples=2", "--device=cpu"]
     evaluation.main([paths, *keys, f"--out={out}"])
     text = capsys.readouterr().out
-    assert "| NELBO |" in text and "| exact |" in text and "left_to_right" in text and "entropy" in text
+    assert "| NELBO, a bound |" in text and "| exact |" in text and "left_to_right" in text and "entropy" in text
     results = json.loads(out.read_text())
     assert [r["algorithm"] for r in results] == ["mdlm", "ar"]
     first = results[0]
