@@ -5,7 +5,8 @@
 
 1 likelihood   bits per byte of held-out GSM8K answers behind their questions, end of turn included: a bound, and what
                is exact, in two orders; and how much more that is than the original's, on the same answers
-2 speed        tokens per forward, by the threshold from which a token is sure enough
+2 speed        tokens per forward, by the threshold from which a token is sure enough; and where a model that kept its
+               shift judges its own drafts (--verify), of which the text has to be the original's, token for token
 3 answers      to plain questions, greedy
 
 Exact likelihoods take a block's size of forwards, without blocks (mdlm) one per token: chain_answers says of how many.
@@ -126,12 +127,14 @@ def likelihoods(names, checkpoints, s):
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def answered(checkpoint, s, threshold):
-    """(answers to the questions, tokens, forwards) where what is this sure is revealed at once."""
-    algorithm = algorithms.engine(algorithms.load(checkpoint.algorithm))
+def answered(checkpoint, s, threshold=None):
+    """(answers to the questions, their ids, tokens, forwards) where what is this sure is revealed at once; without a
+    threshold, where the model judges its own drafts."""
+    algorithm = algorithms.engine(algorithms.load(checkpoint.algorithm), verify=threshold is None)
     tokenizer, device = checkpoint.tokenizer, next(checkpoint.model.parameters()).device
     said = dict(max_new_tokens=s.max_new_tokens, temperature=0.0, threshold=threshold)
-    said = presets.part({k: (v, "--" + k) for k, v in said.items()}, algorithm.SampleOptions)
+    said = {k: (v, "--" + k) for k, v in said.items() if v is not None}
+    said = presets.part(said, algorithm.SampleOptions)
     settled = presets.settle(checkpoint, algorithm, said)[1]
     o = configurator.fill(presets.part(settled, algorithm.SampleOptions), algorithm.SampleOptions, quiet=True)
     prompts = [torch.tensor(tokenizer.chat([{"role": "user", "content": q}]), device=device) for q in QUESTIONS]
@@ -139,7 +142,7 @@ def answered(checkpoint, s, threshold):
     out = algorithm.generate(checkpoint.model, prompts, o, **keys)
     pairs = [(p.tolist(), x[len(p) :].tolist()) for p, x in zip(prompts, out.tokens)]
     said = [texts.answer(tokenizer, before, new, [tokenizer.stop_text])[0].strip() for before, new in pairs]
-    return said, sum(len(new) for _, new in pairs), sum(out.num_forwards)
+    return said, [new for _, new in pairs], sum(len(new) for _, new in pairs), sum(out.num_forwards)
 
 
 def main(argv):
@@ -160,14 +163,22 @@ def main(argv):
             checkpoint.model.config.block_size = s.block_size
     if s.answers:
         likelihoods(names, checkpoints, s)
-    print("\n| tokens per forward | " + " | ".join(f"threshold {t:g}" for t in s.thresholds) + " |")
-    print("|---" * (1 + len(s.thresholds)) + "|")
-    first = []
+    print(
+        "\n| tokens per forward | " + " | ".join(f"threshold {t:g}" for t in s.thresholds) + " | verified | as before |"
+    )
+    print("|---" * (3 + len(s.thresholds)) + "|")
+    first, before = [], None
     for name, checkpoint in zip(names, checkpoints):
         causal = algorithms.load(checkpoint.algorithm).CAUSAL
         found = [answered(checkpoint, s, t) for t in s.thresholds[: 1 if causal else None]]
-        cells = [f"{tokens / max(forwards, 1):.2f}" for _, tokens, forwards in found]
-        print(f"| {name} | {' | '.join(cells * (len(s.thresholds) if causal else 1))} |", flush=True)
+        cells = [f"{tokens / max(forwards, 1):.2f}" for *_, tokens, forwards in found]
+        cells = cells * len(s.thresholds) if causal else cells
+        before, more = found[0][1] if causal else before, ["", ""]
+        if checkpoint.algorithm == "bd3lm" and checkpoint.model.config.shift:
+            _, ids, tokens, forwards = answered(checkpoint, s)
+            more = [f"{tokens / max(forwards, 1):.2f}", ""]
+            more[1] = f"{sum(map(list.__eq__, ids, before))} of {len(ids)} texts" if before else ""
+        print(f"| {name} | {' | '.join(cells + more)} |", flush=True)
         first.append(found[0][0])
     for i, question in enumerate(QUESTIONS):
         print(f"\n{question}")
