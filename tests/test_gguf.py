@@ -342,7 +342,8 @@ def test_the_report_beside_the_original(tmp_path, capsys):
     table = [line.split(" | ") for line in lines if line.startswith("|")]
     assert table[2][2].startswith(f"{bits:.3f} ") and table[3][2].startswith(f"{bits:.3f} ")
     assert re.search(r"\([+-]0.000 ± 0.000\)", table[3][2]) and float(table[3][1].split()[0]) > bits
-    assert [row[0] for row in table[4:]] == ["| tokens per forward", "|---|---|---|", *(r[0] for r in table[2:4])]
+    assert [row[0] for row in table[4:]] == ["| tokens per forward", "|---" * 5 + "|", *(r[0] for r in table[2:4])]
+    assert table[-1][4] == "10 of 10 texts |" and float(table[-1][3]) > 0.9  # drafts of a mask that nobody has trained
     assert float(table[-1][2].strip(" |")) > float(table[-1][1]) and lines.count("Why is the sky blue?") == 1
 
 
