@@ -72,7 +72,7 @@ checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm: checkpoints/smollm2-%: | che
 	$(PY) convert_ar.py checkpoints/smollm2 --out=$@ --algorithm=$* --shift=true
 
 chat: | checkpoints/smollm2-bd3lm
-	$(PY) sample.py --checkpoint=checkpoints/smollm2_adapter --chat --watch
+	$(PY) sample.py --checkpoint=checkpoints/smollm2_adapter --chat --watch --verify --temperature=0 --max_new_tokens=128
 
 smollm: | checkpoints/smollm2-bd3lm checkpoints/smollm2-mdlm
 	$(PY) train.py config/smollm_bd3lm.py
