@@ -20,7 +20,18 @@ import sample
 import train
 from exercises import race
 from experiments import approximate, bench, compare, costs, gpu, own_answers, peers, smollm
-from nanodlm import algorithms, configurator, corpus, fast_bd3lm, fast_mdlm, frontier, gguf_files, merge, tasks
+from nanodlm import (
+    algorithms,
+    configurator,
+    corpus,
+    fast_bd3lm,
+    fast_mdlm,
+    frontier,
+    gguf_files,
+    introspect,
+    merge,
+    tasks,
+)
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
 
@@ -140,9 +151,9 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
     elif script == "model.py":
         model.tutorial()
     elif script not in ("mdlm.py", "bd3lm.py"):  # whose tutorials have tests of their own
-        cached = "--cache=dual" in args
+        fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         keys = {
-            "sample.py": [sample.Settings, fast_mdlm.SampleOptions if cached else fast_bd3lm.SampleOptions],
+            "sample.py": [sample.Settings, fast.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
