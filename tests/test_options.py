@@ -28,6 +28,7 @@ RUNS = """
 """  # with what else each takes in front of it
 RUNS = {words.rpartition("--")[2].partition("=")[0].strip(): words.strip() for words in RUNS.split("|")}
 REFUSED = {
+    "--verify": "cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift",
     "--chat --prompt=a": "prompt .the command line. does nothing with --chat",
     "--chat --num_samples=2": "num_samples .* --chat",
     "--font=a.ttf": "font .* does nothing with no --gif",
