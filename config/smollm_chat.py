@@ -5,7 +5,8 @@ what it will say (experiments/own_answers.py).
 
 Data      GSM8K's training problems, and data/own_answers.jsonl:
           python experiments/own_answers.py checkpoints/smollm2 --out=data/own_answers.jsonl
-Hardware  one CPU core with bfloat16, 50 minutes
+Hardware  one CPU core with bfloat16, 49 minutes
+Expected  0.763 bits per byte of what is held out of both (NELBO); of GSM8K's answers .19 more than the original
 Then      make chat
 """
 

@@ -4,7 +4,8 @@ The shift is dropped and blocks see themselves in both directions, so that a mas
 that has to be learnt, by adapters at all tokens.
 
 Data      GSM8K's training problems; from the hub, or data/gsm8k/train.jsonl
-Hardware  one CPU core with bfloat16, 8 minutes
+Hardware  one CPU core with bfloat16, 10 minutes
+Expected  1.216 bits per byte (NELBO)
 """
 
 algorithm = "bd3lm"

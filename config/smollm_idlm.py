@@ -4,7 +4,8 @@ Adapters at all tokens; beside the masked half's loss stands the clean half's, t
 remains an autoregressive one, though no longer the one it was.
 
 Data      GSM8K's training problems; from the hub, or data/gsm8k/train.jsonl
-Hardware  one CPU core with bfloat16, 8 minutes
+Hardware  one CPU core with bfloat16, 10 to 17 minutes (half a core of a busy machine)
+Expected  0.947 bits per byte (NELBO); blocks that grow: 1.216
 """
 
 algorithm = "bd3lm"
