@@ -7,7 +7,7 @@ it starts from.
 Published counterpart: I-DLM-8B-LoRA (Qwen3-8B, rank 128, 8 H100); here rank 12, 1 core.
 
 Data      GSM8K's training problems; from the hub, or data/gsm8k/train.jsonl
-Hardware  one CPU core with bfloat16, 7 s an iteration as config/smollm_chat.py (37 minutes in all; not run at this length)
+Hardware  one CPU core with bfloat16, 7 s an iteration: 37 minutes in all; not run at this length
 Then      python experiments/smollm.py checkpoints/smollm2-bd3lm out/smollm_bd3lm
 """
 
