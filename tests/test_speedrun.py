@@ -16,7 +16,7 @@ from experiments.speedrun.network import Levers, Network, muon_flops
 from model import Config, Transformer
 
 SMALL = Config(vocab_size=50, seq_len=64, n_layer=3, n_head=2, n_embd=16)
-ALL = Levers(2, 97, 2, True, True, True, 15.0, False, 8)
+ALL = Levers(2, 3, 97, 2, True, True, True, 15.0, False, 8)
 BLOCKS = dict(mdlm={}, bd3lm=dict(block_size=4), ar=dict(causal=True))
 
 

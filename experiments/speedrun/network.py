@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import Transformer, fp32, rotary
-from nanodlm.bounds import Amount, Unit, Whole, check
+from nanodlm.bounds import Amount, Whole, check
 from nanodlm.cross_entropy import cross_entropy, of_logits
 
 
 @dataclass
 class Levers:
     sides: Whole = 0  # so many neighbours on either side have embeddings, from tables of their own, in a token's input
+    nearest: Whole = 0  # … and the nearest tokens on either side that are not hidden, with distances up to this
     pairs: Whole = 0  # rows of a table of embeddings of pairs of neighbours, found by a hash
     conv: Whole = 0  # in front of each block, each channel's own weights of so many neighbours on either side
     value_embed: bool = False  # embeddings of the tokens among the first and the last layer's values
@@ -31,7 +32,6 @@ class Levers:
     zero_init: bool = False  # projections into the residual stream begin as zeros
     rank: Whole = 0  # embeddings and head go through so many channels; 0 means n_embd
     embed_std: Amount = 0.02  # of the initial embeddings
-    drop_path: Unit = 0.0  # chance that a token's neighbours are not told (sides, pairs), in training
 
     def __post_init__(self):
         check(self)
@@ -74,6 +74,28 @@ class Around:
         index, seen = self.where(offset)
         return torch.where(seen, ids[:, index], nobody)
 
+    def nearest(self, ids, side, nobody):
+        """The nearest token before (side -1) or behind (1) each that is not hidden, and how far away it is; nobody and
+        0 where there is none. Hidden is the last id, the mask; clean tokens hide nothing."""
+        T, L, size, causal, device = self.key
+        i = torch.arange(T, device=device)
+        known = ids != nobody - 1 if self.real is None else (ids != nobody - 1) & self.real
+        if side < 0:
+            at = torch.where(known, i, -1).cummax(1).values.roll(1, 1)
+            begin = i - i % size if size else torch.zeros_like(i)
+            outside = (at < begin) & (i >= size) if size else at > i  # then it is the clean one at the block's border
+            at = torch.where(outside, begin - 1 + L * (T > L), at)
+            distance, ok = torch.where(outside, i - begin + 1, i - at), (at >= 0) & (i > 0)
+        else:
+            at = torch.where(known, i, T).flip(1).cummin(1).values.flip(1).roll(-1, 1)
+            end = (i - i % size + size).clamp(max=L) if size else torch.full_like(i, L)
+            distance, ok = at - i, (at < end) & (i < L - 1) & (not causal)
+        token = torch.where(ok, ids.gather(1, at.clamp(0, T - 1)), nobody)
+        if T > L:  # nobody is hidden from the clean half
+            token = torch.where(i < L, token, self.ids(ids, side, nobody))
+            distance, ok = torch.where(i < L, distance, 1), ok & (i < L) | (token != nobody)
+        return token, torch.where(ok, distance, 0)
+
     def states(self, x, offset):
         """Of states x (B, T, C)."""
         index, seen = self.where(offset)
@@ -102,6 +124,8 @@ class Network(Transformer):
         zeros = lambda *shape: nn.Parameter(torch.zeros(*shape))  # noqa: E731
         offsets = [o for k in range(1, v.sides + 1) for o in (-k, k)]
         self.side_tables = nn.ParameterDict({str(o): zeros(V + 1, C) for o in offsets if o < 0 or not c.causal})
+        if v.nearest:
+            self.near_table, self.distance_table = zeros(2, V + 1, C), zeros(2, v.nearest + 1, C)
         self.pair_table = zeros(v.pairs, C) if v.pairs else None
         reach = [o for o in range(-v.conv, v.conv + 1) if o <= 0 or not c.causal] if v.conv else []
         self.reach, self.conv_weight = reach, zeros(c.n_layer, len(reach), C) if reach else None
@@ -160,15 +184,16 @@ class Network(Transformer):
         if v.rank:
             x = self.widen(x)
         more = [F.embedding(around.ids(ids, int(o), nobody), table) for o, table in self.side_tables.items()]
-        for salt, (a, b) in enumerate(PAIRS[self.config.causal] if v.pairs else ()):
-            a, b = (around.ids(ids, o, nobody) if o else ids for o in (a, b))
+        couples = [[around.ids(ids, o, nobody) if o else ids for o in pair] for pair in PAIRS[self.config.causal]]
+        if v.nearest:
+            found = [around.nearest(ids, side, nobody) for side in (-1, 1)]
+            couples.append([token for token, _ in found])
+            for i, (token, distance) in enumerate(found):
+                more.append(F.embedding(token, self.near_table[i]))
+                more.append(F.embedding(distance.clamp(max=v.nearest), self.distance_table[i]))
+        for salt, (a, b) in enumerate(couples if v.pairs else ()):
             more.append(F.embedding((a * 1_000_003 + b * 8_191 + salt * 7_919) % v.pairs, self.pair_table))
-        if more:
-            more = sum(more)
-            if v.drop_path and self.training:
-                more = more * (torch.rand(*ids.shape, 1, device=ids.device) >= v.drop_path)
-            x = x + more
-        return x
+        return x + sum(more) if more else x
 
     def head(self, x, targets=None, excluded=None):
         """As Transformer.head."""

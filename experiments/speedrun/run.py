@@ -164,7 +164,7 @@ def optimisers(model, r):
     """Muon for the blocks' matrices, AdamW for the rest; every group keeps its peak rate as base_lr."""
     named = list(model.named_parameters())
     matrices = [p for n, p in named if p.dim() == 2 and n.startswith("blocks.")]
-    tables = [p for n, p in named if p.dim() == 2 and n.startswith(("embed.", "side_", "pair_", "value_"))]
+    tables = [p for n, p in named if p.dim() > 1 and n.startswith(("embed.", "side_", "near_", "pair_", "value_"))]
     taken = {id(p) for p in matrices + tables}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
