@@ -77,6 +77,9 @@ def test_no_lever_tells_of_what_attention_may_not_see():
     other = torch.where(torch.eye(12).bool(), (one + 1) % 48, one)  # row j: token j is another
     assert moved(network("mdlm"), lambda m, x: m(x), one, other).all()
     assert torch.equal(moved(network("ar"), lambda m, x: m(x), one, other), i >= i[:, None])
+    begun = network("mdlm")  # a run that starts with autoregression, on the network that mdlm will have
+    begun.config.causal = True
+    assert torch.equal(moved(begun, lambda m, x: m(x), one, other), i >= i[:, None])
     real = (i < 9).expand(12, -1)
     seen = moved(network("mdlm"), lambda m, x: m(x, mask=real), one, other)
     assert seen[:9, :9].all() and not seen[9:, :9].any()

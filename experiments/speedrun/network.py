@@ -101,7 +101,7 @@ class Around:
         index, seen = self.where(offset)
         if self.key[0] == self.key[1]:  # one text: a shift, which is faster
             y = F.pad(x[:, offset:], (0, 0, 0, offset)) if offset > 0 else F.pad(x[:, :offset], (0, 0, -offset, 0))
-            return y if self.real is None and not self.key[2] else y * seen[..., None]
+            return y if self.real is None and not any(self.key[2:4]) else y * seen[..., None]
         return x.index_select(1, index) * seen[..., None]
 
 
