@@ -3,8 +3,7 @@
 algorithm = "bd3lm"
 budget = "30min"
 block_size = 16
-t_min = 0.3
-t_max = 0.8
+corruption = "count"
 
 vocabulary = 4096
 n_layer = 5
