@@ -2,7 +2,7 @@
 
 algorithm = "bd3lm"
 block_size = 16
-corruption = "count"  # all of the bound is trained: what clipped rates left out cost 0.2 bits at the end
+corruption = "count"  # all of the bound is trained, not the part that clipped rates keep
 
 vocabulary = 4096
 n_layer = 3
