@@ -33,7 +33,7 @@ MAY_CHANGE = (
     *("device", "dtype", "compile", "save_dtype", "sharding", "recompute", "patience"),  # how it is computed and kept
     "dataset",  # a name; what counts is the content
     *("batch_size", "gradient_accumulation_steps"),  # times the processes: the rows of an iteration
-    *("lora_r", "lora_alpha", "lora_dropout"),  # compared with the adapter in the checkpoint
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_at"),  # compared with the adapter in the checkpoint
 )
 
 
