@@ -9,8 +9,8 @@ algorithm = "mdlm"
 dataset = "pydocs"
 out_dir = "out/quickstart"
 
-objective = "masked_ce"  # the bound's weight 1/t is left out in training; what is reported is the bound
-t_shape = "bell"  # rows that are almost empty or almost clean teach little
+objective = "masked_ce"  # flat, without the bound's weight 1/t (arXiv 2602.15014); what is reported is the bound
+t_shape = "bell"  # rows that are almost empty or almost clean teach little (arXiv 2605.13026)
 t_max = 0.8
 
 seq_len = 256

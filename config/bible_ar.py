@@ -1,0 +1,27 @@
+"""The judge of config/bible_mdlm.py's samples: the same network and text, left to right.
+
+Data      python data/bible/prepare.py
+Hardware  meant for 2 CPU cores with bfloat16; not run to its end by us yet
+Then      python experiments/readable.py --checkpoint=out/bible_mdlm --judge=out/bible_ar
+"""
+
+algorithm = "ar"
+dataset = "bible"
+out_dir = "out/bible_ar"
+
+seq_len = 256
+n_layer = 6
+n_head = 3
+n_embd = 192
+
+batch_size = 16
+max_iters = 3000  # autoregression overfits this text long before masked diffusion does: the best weights are kept
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.6
+warmup_iters = 50
+
+eval_interval = 250
+eval_windows = 256
