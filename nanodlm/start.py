@@ -106,6 +106,8 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
 
 def network_of(s, config, source, packing=False, say=print):
     """(the network to train, what its checkpoints say of where it comes from)."""
+    if s.lora_at == "masks" and (not s.lora_r or s.sharding == "fsdp"):
+        sys.exit("lora_at=masks is of adapters whose base is whole in every process: give lora_r, and no sharding=fsdp")
     if source is None:
         if s.lora_r:
             sys.exit("lora_r needs a checkpoint to stand beside: give one as init_from")

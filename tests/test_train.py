@@ -369,6 +369,7 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
             "block_size=1 of a shifted network is autoregression",
         ),
         (["--algorithm=bd3lm", "--clean_weight=0.1"], "clean_weight is of a shifted network"),
+        (["--lora_at=masks"], "lora_at=masks is of adapters.*give lora_r"),
         (["--algorithm=bd3lm", "--stages=1:block_size=99,2:block_size=4"], "block_size=99 exceeds the context"),
         (["--t_max=1.5"], "t_max = .1.5. .*from 0 to 1"),
         (["--stages=block_size=4"], "'block_size=4' is not of the form iteration:key=value"),
