@@ -5,7 +5,7 @@
 # make course  install, copy the exercises to exercises/mine/: docs/course.md
 # make notebooks, make gradescope    the exercises for Colab, and as an autograder for Gradescope
 # make chat    talk to SmolLM2-135M, by block diffusion: fetches its weights (93 MB), adds the adapter that ships here
-# make smollm  … what came before: convert it, fine-tune it, compare with the original: an hour on two cores
+# make smollm  … what came before: convert it, fine-tune it (some 40 minutes of a core), compare with the original
 # make minilm  convert a real sentence encoder, fine-tune it on GSM8K, compare with random weights: 20 minutes on one core
 PYTHON ?= python3
 PY = .venv/bin/python

@@ -85,24 +85,27 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     `clean` into x0, none of them a row's first: a shifted network's, of what it reads there."""
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
-    config, number = network.config, torch.zeros_like(xt)
-    flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
-    kind = "dense" if config.window else "flex" if flex else "tiles"
-    shift, n = config.shift, clean_length(L, block_size) if clean is None else L
-    if texts is None or not texts.packed:
-        position = torch.arange(L, device=xt.device).expand(B, -1)
-        mask = attention(L, block_size, xt.device, kind, shift, clean is not None)
-    else:  # every text but the last has its last block in the middle of the row
-        number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
-        n, rule, kind = L, rule_of(L, block_size, shift, number), "dense" if kind == "tiles" else kind
-        mask = as_masks(rule, B, (2 * L, L), 2 * L, xt.device, kind)
+    config, shift, packed = network.config, network.config.shift, texts is not None and texts.packed
     if shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
+    if clean is not None and not shift:
+        raise ValueError("clean_weight is of a shifted network: in others, clean tokens see themselves")
+    number, position = None, torch.arange(L, device=xt.device).expand(B, -1)
+    if packed:
+        number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
     if shift:  # the token before a block is clean, and none of the block that it ends
         before = torch.arange(1, L + 1, device=xt.device) % block_size == 0
         xt = torch.where(before, x0, xt)
     if hasattr(network, "apart") and clean is None:  # nanodlm/gated.py: the clean half is nobody's to learn
         return network.apart(model, xt, x0, rows, block_size, mask_id, number, position, targets)
+    flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
+    kind = "dense" if config.window else "flex" if flex else "tiles"
+    n = L if packed or clean is not None else clean_length(L, block_size)  # packed: each text has a last block
+    if packed:
+        rule, kind = rule_of(L, block_size, shift, number), "dense" if kind == "tiles" else kind
+        mask = as_masks(rule, B, (2 * L, L), 2 * L, xt.device, kind)
+    else:
+        mask = attention(L, block_size, xt.device, kind, shift, clean is not None)
     if clean is not None:  # then both halves go on behind the last attention
         rows, mask = torch.cat([rows + rows // L * L, clean + clean // L * L + L]), (mask[0], mask[0])
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)

@@ -49,8 +49,9 @@ def conversations(model, tokenizer, s, first):
     """One batch of (question, answer), its rows from number `first` on."""
     before = tokenizer.encode(tokenizer.template([{"role": "user", "content": "§"}], False).partition("§")[0])
     words = [tokenizer.encode(word.strip()) for word in BEGINNINGS.split("|")]
-    prompts = [torch.tensor(before + words[i % len(words)]) for i in range(first, first + s.batch_size)]
-    keys = dict(mask_id=None, eos_id=tokenizer.stop_ids, numbers=torch.arange(first, first + s.batch_size))
+    numbers = torch.arange(first, min(first + s.batch_size, s.rows))
+    prompts = [torch.tensor(before + words[i % len(words)]) for i in numbers.tolist()]
+    keys = dict(mask_id=None, eos_id=tokenizer.stop_ids, numbers=numbers)
     out = ar.generate(model, prompts, ar.SampleOptions(s.question, s.temperature, seed=s.seed), **keys)
     ended = [row for row in out.tokens if int(row[-1]) in tokenizer.stop_ids]
     questions = [texts.answer(tokenizer, before, row[len(before) :].tolist())[0].strip() for row in ended]

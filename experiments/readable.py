@@ -21,6 +21,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nanodlm import algorithms, configurator, console, corpus, measures  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
-from nanodlm.bounds import Place, Size, Whole  # noqa: E402
+from nanodlm.bounds import Amount, Place, Seed, Size, Whole, check  # noqa: E402
 from nanodlm.likelihood import mean_and_error  # noqa: E402
 
 RUN = 50  # characters: so long a run is a copy
@@ -41,16 +42,17 @@ class Settings:
     checkpoint: Place = "checkpoints/pydocs_mdlm"
     judge: Place = ""  # an autoregressive checkpoint of the same text
     dataset: Place = ""  # default: what the checkpoint was trained on
-    temperature: tuple[float, ...] = (1.0,)
+    temperature: tuple[Amount, ...] = (1.0,)
     num_samples: Size = 32
     max_new_tokens: Size = 256
     batch_size: Size = 16
     windows: Whole = 64  # of held-out text, for bits per byte; 0 leaves them out
     samples: Size = 4  # masks per window
     page: Whole = 4  # samples to print
-    seed: Whole = 1
-    dtype: str = "float32"
-    mauve: bool = False
+    seed: Seed = 1
+
+    def __post_init__(self):
+        check(self)
 
 
 def training_text(dataset, meta, tokenizer):
@@ -118,7 +120,8 @@ def main(argv):
     device = torch.device("cpu")
     checkpoint = ckpt.load(s.checkpoint, device)
     algorithm = algorithms.engine(algorithms.load(checkpoint.algorithm))
-    judge = measures.read_judge(s, [checkpoint], device) if s.judge else None
+    as_eval = SimpleNamespace(**vars(s), dtype="float32", mauve=False)  # what measures.py asks eval.py's settings
+    judge = measures.read_judge(as_eval, [checkpoint], device) if s.judge else None
     dataset, tokenizer = s.dataset or checkpoint.facts.get("dataset"), checkpoint.tokenizer
     meta = corpus.load_meta(dataset, "train", "val")
     text = training_text(dataset, meta, tokenizer)
@@ -131,7 +134,7 @@ def main(argv):
         bits, error = (x / math.log(2) / meta["bytes_per_token"] for x in mean_and_error(nats))
         print(f"{'exact' if algorithm.CAUSAL else 'NELBO'} {bits:.3f} ± {error:.3f} bits per byte of {dataset}")
     print(f"{size} tokens     entropy  {'perplexity' if judge else '':15s}   words  copied runs of {RUN} characters")
-    measure = dict(text=text, index=index, known=known, judge=judge, s=s, device=device)
+    measure = dict(text=text, index=index, known=known, judge=judge, s=as_eval, device=device)
     held = list(corpus.eval_windows(dataset, meta, size, s.num_samples).astype("int64"))
     row("held-out text", [tokenizer.decode(x.tolist()) for x in held], held, **measure)
     for temperature in s.temperature:

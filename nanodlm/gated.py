@@ -51,8 +51,9 @@ def over_blocks(model, xt, x0, rows, size, excluded, number, position, targets):
     """What bd3lm.predict gives for a shifted network, with its gradient, for less: clean tokens, at which nothing is
     trained, need none, and of the noised ones those blocks alone are read in which something is hidden.
 
-    number, position  int64 (B, L): the text of each token, and its place there"""
+    number, position  int64 (B, L): the text of each token, or None where a row is one, and its place there"""
     (B, L), device, network = xt.shape, xt.device, getattr(model, "module", model)
+    number = torch.zeros_like(xt) if number is None else number
     j = torch.arange(L, device=device)
     block = (j + 1) // size  # of an input: that of the token it predicts
     asked = torch.zeros(B, block[-1] + 1, dtype=torch.bool, device=device)
@@ -72,7 +73,7 @@ def over_blocks(model, xt, x0, rows, size, excluded, number, position, targets):
     clean = same & (block < theirs[:, :, None])
     own = (theirs[:, :, None] == theirs[:, None]) & (order[:, None] <= order[:, :, None])
     own &= texts[:, :, None] == texts[:, None]
-    own[:, :-1, -1] = False
+    own[:, :-1, -1] = False  # nobody's may be a copy of the row's first
     column = torch.zeros(B, L, dtype=torch.int64, device=device)
     column.scatter_(1, order[:, : width - 1], torch.arange(width - 1, device=device).expand(B, -1))
     row, i = rows // L, rows % L

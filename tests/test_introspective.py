@@ -94,6 +94,13 @@ def test_the_clean_halfs_loss_is_that_of_the_next_token(complementary):
     assert abs(both - alone - 0.3 * learnt) < 1e-10
 
 
+def test_the_clean_half_of_a_network_without_the_shift_is_refused_as_it_sees_its_answers():
+    net = transformer(4)
+    net.config.shift = False
+    with pytest.raises(ValueError, match="clean_weight is of a shifted network"):
+        bd3lm.loss(net, texts(), bd3lm.LossOptions(block_size=4, clean_weight=0.3), mask_id=M)
+
+
 @pytest.mark.parametrize("size, L", [(2, 7), (3, 13), (4, 12), (5, 4)])
 def test_adapters_at_masks_change_nothing_else_and_their_loss_needs_no_clean_gradient(size, L):
     """What is read at other tokens is the same to the bit; loss and gradients are those of a pass over both halves."""
