@@ -47,6 +47,17 @@ def rows(name, config=None, split="train", streaming=False, first=0, files="", i
         sys.exit(sentence(e, "data set", name, instead))
 
 
+def data_files(name, files, instead=""):
+    """Where these files of a data set lie in the cache, [Path], downloaded if need be."""
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+    load = functools.partial(
+        huggingface_hub.hf_hub_download, repository, repo_type="dataset", revision=revision or None
+    )
+    return get("data set", name, lambda cached: [Path(load(f, local_files_only=cached)) for f in files], instead)
+
+
 def dataset(name, load, instead=""):
     """What load(), a call of datasets.load_dataset, gives of the data set `name`."""
     import datasets

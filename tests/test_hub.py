@@ -25,6 +25,7 @@ import pytest
 import test_families as tiny
 import tokenizers as hf_tokenizers
 import transformers
+import zoo
 from conftest import HOME, PORT
 from hub_server import OTHER_TOKEN, quoted
 
@@ -200,6 +201,7 @@ def filled(the_hub):
         put_data(the_hub.directory / "datasets" / name, content, CONFIGS.get(name))
     ptb = the_hub.directory / "datasets" / quoted("ptb-text-only/ptb_text_only", "refs/convert/parquet")
     put_data(ptb, {"penn_treebank/validation/0000.parquet": [{"sentence": w} for w in WORDS]})
+    zoo.parameter_golf(the_hub.directory / "datasets/willdepueoai/parameter-golf/datasets")
     return the_hub.directory
 
 
@@ -223,6 +225,9 @@ def script(name, *argv):
         runpy.run_path(str(ROOT / "data" / name / "prepare.py"), run_name="__main__")
 
 
+ASKS_FOR_TEXT = re.compile(r"hub\.(rows|data_files)")
+
+
 def from_the_hub(recipe):
     """Whether a recipe names a model or a data set on the hub."""
     values = {k: v for k, (v, _) in configurator.read([str(ROOT / "config" / f"{recipe}.py")]).items()}
@@ -232,7 +237,8 @@ def from_the_hub(recipe):
     if starts[0].startswith("checkpoints/"):  # of a package, by `make smollm`; test_docs.py takes their steps
         return False
     named = [s for s in starts if re.fullmatch(r"[\w.-]+/[\w.-]+", s) and not s.startswith(("out/", "checkpoints/"))]
-    return bool(named) or any(re.search(r"hub\.rows|local_or_hub", s.read_text()) for s in scripts if s.is_file())
+    asks = [ASKS_FOR_TEXT.search(s.read_text()) or "local_or_hub" in s.read_text() for s in scripts if s.is_file()]
+    return bool(named) or any(asks)
 
 
 SMALL = ["--batch_size=2", "--gradient_accumulation_steps=1", "--epochs=0", "--max_iters=2", "--seq_len=40"]
@@ -250,7 +256,7 @@ def learn(recipe, out):
     if "convert" in values:
         more = [f"--init_from={out / 'converted'}"]
     elif "init_from" not in values:
-        more = ["--n_layer=1", "--n_head=2", "--n_embd=16"]
+        more = ["--n_layer=1", "--n_head=2", "--n_kv_head=0", "--n_embd=16"]
     elif values["init_from"][0].startswith("out/"):  # what another recipe has made
         learn(Path(values["init_from"][0]).name, out / "before")
         more = [f"--init_from={out / 'before/run'}", "--n_layer=1", "--n_head=2", "--n_embd=16"]
@@ -276,7 +282,7 @@ def test_a_recipe_that_names_something_on_the_hub_starts_learns_saves_and_sample
 
 
 CHAT = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py") if "local_or_hub" in p.read_text())
-TEXT = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py") if "hub.rows" in p.read_text())
+TEXT = sorted(p.parent.name for p in (ROOT / "data").glob("*/prepare.py") if ASKS_FOR_TEXT.search(p.read_text()))
 
 
 @pytest.mark.parametrize("name", CHAT)
@@ -414,6 +420,7 @@ def test_an_exception_without_a_word_is_named_by_its_type():
 SCRIPTS = {
     "alpaca": "tatsu-lab/alpaca",
     "fineweb_edu": "HuggingFaceFW/fineweb-edu",
+    "fineweb_sp1024": "willdepueoai/parameter-golf",
     "gsm8k": "openai/gsm8k",
     "opc_sft": "OpenCoder-LLM/opc-sft-stage2",
     "openwebtext": "Skylion007/openwebtext",
@@ -439,6 +446,8 @@ def test_no_script_ends_in_a_traceback(cold, filled, gpt2, tmp_path, monkeypatch
         assert sentence.endswith(f"; or put the records into data/{name}/train.jsonl")
     if name == "zeroshot":
         assert sentence.endswith("; or pass a copy with --source=FILE_OR_DIRECTORY")
+    if name == "fineweb_sp1024":
+        assert sentence.endswith("; or pass copies of its files, as --files=FOLDER")
 
 
 def test_the_scripts_that_ask_the_hub_are_all_here():

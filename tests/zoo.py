@@ -1,7 +1,10 @@
 """Tokenizers of every kind that people have, tiny, and the chat templates that released models bring."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import tokenizers as T
 import torch
 import transformers as tf
@@ -156,3 +159,25 @@ def teller(path, text):
     for place, token in enumerate(said):  # behind a mask, which an autoregressive model of ours begins with
         weights["head_weight"][token, place] = 9.0
     ckpt.save(path / "ar", weights, net.config, tokenizer, path, "ar", {})
+
+
+GOLDEN = Path(__file__).parent / "golden"  # sentencepiece.model was made by sentencepiece 0.2.3, and so was the .json
+
+
+def parameter_golf(folder, train=3):
+    """Files as parameter-golf publishes them, of the texts in sentencepiece.json: one for validation, in which all
+    texts are, and `train` of the texts backwards."""
+    golden = json.loads((GOLDEN / "sentencepiece.json").read_text())
+    texts = [[1, *ids] for _, ids, _ in golden["texts"]]  # behind <s>
+    named = {f"train_{i:06d}": sum(texts[::-1], []) for i in range(train)} | {"val_000000": sum(texts, [])}
+    (folder / "tokenizers").mkdir(parents=True)
+    shutil.copy(GOLDEN / "sentencepiece.model", folder / "tokenizers/fineweb_1024_bpe.model")
+    for name, ids in named.items():
+        header = np.zeros(256, "<i4")
+        header[:3] = 20240520, 1, len(ids)
+        file = folder / f"datasets/fineweb10B_sp1024/fineweb_{name}.bin"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(header.tobytes() + np.array(ids, "<u2").tobytes())
+    entry = {"name": "fineweb10B_sp1024", "stats": {"files_train": train, "files_val": 1}}
+    (folder / "manifest.json").write_text(json.dumps({"datasets": [{"name": "fineweb10B_sp512"}, entry]}))
+    return golden
