@@ -128,6 +128,8 @@ def reason(error, kind, name, begun=False):
     types = {type(e) for e in found}
     gated = errors.GatedRepoError in types or "gated dataset" in said  # datasets keeps the words only
     unknown = errors.RepositoryNotFoundError in types
+    lacking = next((e.response.url.path for e in found if type(e) is errors.RemoteEntryNotFoundError), "")
+    file = lacking.partition("/resolve/")[2].partition("/")[2]
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name.partition('@')[0]}"
     login, uncached = "`hf auth login`, or HF_TOKEN", f"it is not in the cache ({constants.HF_HOME})"
     cases = [  # the first that holds
@@ -136,6 +138,7 @@ def reason(error, kind, name, begun=False):
         (errors.RevisionNotFoundError in types, "it has no such revision", f"{page}/tree/main lists those it has"),
         (unknown and status == 401, "it is private, or does not exist", f"check the name, or log in ({login})"),
         (unknown, "it does not exist", f"check the name; what is private needs a token that may read it ({login})"),
+        (file, f"it has no file {file}", f"{page}/tree/main lists those it has"),
         (status == 401, "the hub does not accept your token", f"log in again ({login})"),
         (status, f"the hub answers {status}", "try again later" if unwell else said),
         (unwell and begun, "the connection to the hub broke off", "the same command goes on: what is whole is kept"),

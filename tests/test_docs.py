@@ -41,13 +41,8 @@ PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "do
 # recipes and commands
 
 SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--batch_size=4", "--device=cpu", "--compile=false"]
-SMALL += [
-    "--max_iters=2",
-    "--eval_windows=4",
-    "--gradient_accumulation_steps=1",
-    "--init_from=scratch",
-    "--n_kv_head=0",
-]
+SMALL += ["--max_iters=2", "--eval_windows=4", "--gradient_accumulation_steps=1", "--init_from=scratch"]
+SMALL += ["--n_kv_head=0"]
 
 # Recipes that start from a released model, and the tiny one of its family that stands in for it. They take their steps
 # in test_hub.py, from the hub; here only where a page names them.

@@ -450,6 +450,15 @@ def test_no_script_ends_in_a_traceback(cold, filled, gpt2, tmp_path, monkeypatch
         assert sentence.endswith("; or pass copies of its files, as --files=FOLDER")
 
 
+def test_a_file_that_a_data_set_lacks_is_named(cold):
+    put_data(cold.directory / "datasets/org/it", {"data/a.jsonl": []})
+    (found,) = hub.data_files("org/it", ["data/a.jsonl"])
+    assert found.name == "a.jsonl"
+    sentence = said(hub.data_files, "org/it", ["data/a.jsonl", "data/b.jsonl"])
+    page = f"{URL}/datasets/org/it/tree/main"
+    assert sentence == f"data set org/it: it has no file data/b.jsonl; {page} lists those it has"
+
+
 def test_the_scripts_that_ask_the_hub_are_all_here():
     assert sorted(SCRIPTS) == sorted([*CHAT, *TEXT])
 
