@@ -20,6 +20,7 @@ from left to right was worth 0.16 bits per byte (experiments/speedrun): config/f
 Data      python data/fineweb_sp1024/prepare.py --train_shards=95  (19 GB; one file will do to try it)
 Hardware  meant for one GPU of 80 GB; at the published speed 2.6 hours of one H100; not run by us
 Then      python eval.py --checkpoint=out/fineweb_sp1024_mdlm --windows=5000 --chain_rule=left_to_right,confidence
+          --chain_windows=500: 1024 forwards a window and order
 """
 
 algorithm = "mdlm"

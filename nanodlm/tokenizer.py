@@ -142,6 +142,8 @@ def bpe_tokenizer(spec, directory):
     bpe.encode_special_tokens = True  # a text is a text, whatever it spells
     n = 1 + max(bpe.get_vocab().values(), default=-1)
     eos_id = spec.get("eos_id", n)
+    if not 0 <= eos_id <= n:
+        raise ValueError(f"eos_id={eos_id} is none of the {n} tokens in {file}")
     mask_id = n if eos_id < n else n + 1
     return Tokenizer(
         {**spec, "sha256": digest},
@@ -353,8 +355,8 @@ def read_sentencepiece(path):
 
 
 def from_sentencepiece(model):
-    """Such a model as a BPE of `tokenizers`. It gives the same ids of a text, but for some that no keyboard types, and
-    the same text of ids, but for byte tokens that are no UTF-8."""
+    """Such a model as a BPE of `tokenizers`: the same ids of a text, but for some that no keyboard types, and the same
+    text of ids, but for bytes that are no UTF-8. Spaces at both ends are kept, as a text may be a part of another."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
     vocab = {p.piece: i for i, p in enumerate(model.pieces)}
@@ -367,7 +369,7 @@ def from_sentencepiece(model):
     if said.precompiled_charsmap:
         steps.append(normalizers.Precompiled(said.precompiled_charsmap))
     if said.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if said.add_dummy_prefix:
         steps.append(normalizers.Prepend(" "))
     bpe.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", space)])
