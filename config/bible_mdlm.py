@@ -15,9 +15,10 @@ seq_len = 256
 n_layer = 6
 n_head = 3
 n_embd = 192
+tied = True  # the vocabulary of 4096 would otherwise be a third of all weights
 
 batch_size = 16
-max_iters = 16000  # 66M tokens, about 60 passes over the usual translation, 30 over both
+max_iters = 9000  # 37M tokens, 37 passes over the text
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2

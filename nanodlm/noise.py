@@ -86,6 +86,23 @@ def of_masks(seed, row, j, length, begin=0):
     return uniform(seed, 4, row[:, None], j, begin + torch.arange(length, device=row.device))
 
 
+def rates_given(k, n, points=8):
+    """The rates r ~ U(0, 1) that may have led to k noises among n tokens (int64 (B,) both): nodes and weights of an
+    integral over r^k (1 - r)^(n - k) (n + 1) C(n, k), float64 (points, B) each, for functions that grow like k / r.
+
+    Gauss and Jacobi's rule, by Golub and Welsch (1969), for that density over r where k > 0, times r."""
+    a, b = (n - k).double(), (k - 1).clamp(min=0).double()  # of (1 - r)^a r^b
+    i = torch.arange(1, points, device=k.device).double()[:, None]
+    s = 2 * i + a + b
+    side = 4 * i * (i + a) * (i + b) * (i + a + b) / (s * s * (s + 1) * (s - 1))
+    side[0] = 4 * (1 + a) * (1 + b) / ((2 + a + b) ** 2 * (3 + a + b))  # s - 1 is i + a + b there
+    middle = torch.cat([((b - a) / (a + b + 2))[None], (b * b - a * a) / (s * (s + 2))])
+    matrix = torch.diag_embed(middle.T) + sum(torch.diag_embed(side.sqrt().T, d) for d in (1, -1))
+    node, vector = torch.linalg.eigh(matrix)
+    r = (1 + node.T) / 2
+    return r, vector[:, 0].T ** 2 * torch.where(k > 0, r * (n + 1) / k.clamp(min=1), 1.0)
+
+
 def see_ahead(mask, chance, seed, length, device):
     """A mask of who sees whom, made causal, but that each pair of a token and one behind it is seen with this chance,
     drawn anew in every step: so a causal network learns to use it little by little (DiffuLLaMA, arXiv 2410.17891,
