@@ -296,7 +296,7 @@ def generate(
     xs = [F.pad(home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, x in enumerate(xs):
         hole, forwards, events, end, n = x == mask_id, 0, [], len(x), len(x)
-        size = model.config.block_size or n
+        size = model.config.block_size or max(1, n)
         more = -n % size  # the last block is whole, as in training; what lies behind the text is cut off
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more), value=True)
         xs[i], row = canvas[:n], i if numbers is None else int(numbers[i])
@@ -311,10 +311,11 @@ def generate(
                 if watch is not None:
                     watch([x.clone() for x in xs])
             done = min(n, (block + 1) * size)
-            end = mdlm.end_of_text(canvas[:done], hole[:done], mask_id, eos_id)
-            if end < done or until and done < n and until(canvas[:done], len(prompts[i]), size):
+            stop = mdlm.end_of_text(canvas[:done], hole[:done], mask_id, eos_id)
+            if stop < done or until and done < n and until(canvas[:done], len(prompts[i]), size):
+                end = stop
                 break
-        out.tokens.append(canvas[: min(end, n)].to(prompts[i].device))
+        out.tokens.append(canvas[:end].to(prompts[i].device))
         out.num_forwards.append(forwards)
         out.trace += [[e for e in events if e[1] < n]] if trace else []
     return out
@@ -339,9 +340,12 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     `mc_samples` canvases, which depend on the seed and the pair's number."""
     found = torch.zeros(len(prompts), dtype=torch.float64)
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
-        x0 = torch.cat([prompt, target])[None]
+        x0 = torch.cat([prompt, target])
+        x0 = F.pad(x0, (0, -len(x0) % (model.config.block_size or 1)))[None]
+        at = torch.arange(x0.shape[1], device=x0.device)[None]
+        real = at < len(prompt) + len(target)
         keys = dict(samples=options.mc_samples, seed=options.seed, first=i if numbers is None else int(numbers[i]))
-        found[i] = -nelbo(model, x0, mask_id=mask_id, maskable=torch.arange(x0.shape[1])[None] >= len(prompt), **keys)
+        found[i] = -nelbo(model, x0, mask_id=mask_id, maskable=real & (at >= len(prompt)), real=real, **keys)
     return found
 
 

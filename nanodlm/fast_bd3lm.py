@@ -87,45 +87,14 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-@evaluating("hidden", "head", "cache", "config.block_size", "config.seq_len", "config.vocab_size", "config.position")
-def generate(
-    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
-):
-    """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are fast_mdlm.generate's.
-
-    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
-    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
-    the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
-    Every row has its own block and step, and leaves the batch, and the cache, when it is finished. BD3LM, alg. 2.
-
-    A text may be longer than the context; what lies before the window is then out of sight.
-
-    num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
-    that does not fuse it with the next step.
-    """
+def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, device):
+    """What decode() asks for logits at positions of blocks, given what is stored of those before: a function of rows r
+    (R,), positions (R, W) and wanted (bool, R, W). x (B, L) are the canvases and hole (bool, B, L) what is to be filled
+    in, of the host, ends (B,) where each is over. The cache keeps what a row's finished blocks are."""
     o, config = options, model.config
-    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
-    if size > config.seq_len:
-        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
-    if window < size:
-        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
-    if config.block_size not in (0, size):
-        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
-    if not any(len(p) + o.max_new_tokens for p in prompts):
-        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    device = next(model.parameters()).device  # all else is of the host (decode.py)
-    x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
-    lengths = real.sum(1)
-    ends = whole_blocks(lengths, size, config.seq_len)
-    if config.position == "learned" and ends.max() > config.seq_len:
-        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
-    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
-    more = int(ends.max()) - x.shape[1]
-    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
-
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
-    stored = torch.zeros_like(lengths)  # tokens of each row that are in the cache for good: whole blocks
+    stored = torch.zeros_like(ends)  # tokens of each row that are in the cache for good: whole blocks
     live = torch.arange(len(x))  # the rows that the cache holds
 
     def logits_at(r, position, wanted):
@@ -162,6 +131,46 @@ def generate(
         stored[r] = torch.where(active, start, stored[r])
         return decode.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
 
+    return logits_at
+
+
+@evaluating("hidden", "head", "cache", "config.block_size", "config.seq_len", "config.vocab_size", "config.position")
+def generate(
+    model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
+):
+    """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are fast_mdlm.generate's.
+
+    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
+    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
+    the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
+    Every row has its own block and step, and leaves the batch, and the cache, when it is finished. BD3LM, alg. 2.
+
+    A text may be longer than the context; what lies before the window is then out of sight.
+
+    num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
+    that does not fuse it with the next step.
+    """
+    o, config = options, model.config
+    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
+    if size > config.seq_len:
+        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    if window < size:
+        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if config.block_size not in (0, size):
+        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
+    if not any(len(p) + o.max_new_tokens for p in prompts):
+        return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
+    device = next(model.parameters()).device  # all else is of the host (decode.py)
+    x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    lengths = real.sum(1)
+    ends = whole_blocks(lengths, size, config.seq_len)
+    if config.position == "learned" and ends.max() > config.seq_len:
+        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
+    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
+    more = int(ends.max()) - x.shape[1]
+    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+
+    logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device)
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
     out = decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)

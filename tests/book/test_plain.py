@@ -1,4 +1,4 @@
-"""The plain samplers and likelihoods of mdlm.py and bd3lm.py are the specification of the fast ones: the same tokens,
+"""The plain samplers and likelihoods of mdlm.py, bd3lm.py and udlm.py are the specification of the fast ones: the same tokens,
 probabilities and forwards, over random networks, prompts with holes and settings; each row as if it were alone."""
 
 from dataclasses import asdict
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import bd3lm
 import mdlm
+import udlm
 from model import Config, Transformer
-from nanodlm import fast_bd3lm, fast_mdlm
+from nanodlm import fast_bd3lm, fast_mdlm, fast_udlm
 from nanodlm.likelihood import LikelihoodOptions
 
 torch.set_num_threads(1)
@@ -132,3 +133,53 @@ def test_likelihoods_are_the_same(by_blocks, pairs, method, which, seed):
     a = plain.log_likelihood(net, given_, targets, options, mask_id=MASK, numbers=numbers)
     b = fast.log_likelihood(net, given_, targets, LikelihoodOptions(**asdict(options)), mask_id=MASK, numbers=numbers)
     assert torch.allclose(a, b, atol=1e-4 if next(net.parameters()).dtype == torch.float32 else 1e-9)
+
+
+UNIFORM = [
+    transformer(i, torch.float64, mask_share=share, block_size=size, noise_ids=VOCAB * (share == 0.4), **keys)
+    for i, (share, size, keys) in enumerate(
+        [
+            (0.0, 0, {}),
+            (0.4, 0, SHAPES[1]),
+            (1.0, 0, SHAPES[4]),
+            (0.0, 3, {}),
+            (0.4, 3, SHAPES[3]),
+            (0.2, 4, dict(shift=True)),
+        ]
+    )
+]
+noisy = dict(
+    steps=st.integers(0, 6),
+    quota=st.sampled_from(["ancestral", "entropy_bound"]),
+    forget=st.sampled_from([0.0, 0.3]),
+    entropy_bound=st.sampled_from([0.1, 3.0]),
+    sure=st.sampled_from([0.005, 2.0]),
+    stable=st.sampled_from([0, 1]),
+    temperature=st.sampled_from([0.7, 1.0]),
+) | {key: choices[key] for key in ("max_new_tokens", "schedule", "seed")}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(UNIFORM), prompts, st.fixed_dictionaries(noisy), ends, st.none() | st.integers(2, 9))
+def test_uniform_diffusion_samples_the_same_tokens(net, rows, options, eos_id, stop):
+    until = None if stop is None else lambda x, n, new: len(x) - n >= stop
+    rows = tensors([[i for i in row if i != MASK] for row in rows] if until else rows)
+    keys = dict(mask_id=MASK, eos_id=eos_id, until=until, trace=True)
+    plain, fast = (m.generate(net, rows, udlm.SampleOptions(**options), **keys) for m in (udlm, fast_udlm))
+    if net.config.block_size:  # the fast one counts the storing of a block
+        fast.num_forwards = plain.num_forwards
+    assert_equal(plain, fast, eos_id)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(UNIFORM),
+    st.lists(st.tuples(st.lists(token, max_size=6), st.lists(token, min_size=1, max_size=6)), min_size=1, max_size=4),
+    st.integers(0, 1000),
+)
+def test_uniform_diffusion_has_the_same_bounds(net, pairs, seed):
+    given_, targets = (tensors(part) for part in zip(*pairs))
+    keys = dict(mask_id=MASK, numbers=torch.arange(len(pairs)) * 7 + seed)
+    o = fast_udlm.LikelihoodOptions(mc_samples=3, seed=seed, batch_size=3)
+    a, b = (m.log_likelihood(net, given_, targets, o, **keys) for m in (udlm, fast_udlm))
+    assert torch.allclose(a, b, atol=1e-9)
