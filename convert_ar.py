@@ -17,7 +17,8 @@ things change, and no weight but the mask token's:
                     the output before it, as in Dream and DiffuLLaMA; dropped, by its own, as in LLaDA: what has to be
                     learnt anew is then where to look, and dLLM, who dropped it, report that keeping it hurt. With
                     bd3lm attention then stays causal: a model that reads masks, too (I-DLM, arXiv 2604.11035)
-4 the targets       masked diffusion (mdlm) or block diffusion (bd3lm), which keeps the order of blocks and the cache
+4 the targets       masked diffusion (mdlm), that of uniform noise (udlm, which reads no mask), or block diffusion
+                    (bd3lm), which keeps the order of blocks and the cache
 
 The checkpoint has the family's own names, under an architecture that says what attention it needs (A2D…, as dLLM's
 converted models have it; Dream's, for a shifted Qwen2). Whoever puts the causal mask back has the old model: that is
@@ -51,7 +52,7 @@ PROBE = "def area(r):\n    return 3.14159 * r ** 2\n\nThe capital of France is P
 @dataclass
 class Settings:
     out: Place = ""  # where the converted checkpoint goes
-    algorithm: Literal["mdlm", "bd3lm"] = "mdlm"  # what it will be trained and decoded as
+    algorithm: Literal["mdlm", "bd3lm", "udlm"] = "mdlm"  # what it will be trained and decoded as
     shift: bool = False  # keep predicting token i + 1 at output i
     mask_token: str = "<|mask|>"  # added to the tokenizer where it has no mask; or the name of a reserved token
     mask_init: Literal["mean", "keep"] = "mean"  # the mask's row: the mean of all, or what a reserved row holds
@@ -139,7 +140,9 @@ def convert(
         sys.exit(f"{source} is no autoregressive model, it is decoded by {checkpoint.algorithm}; see convert_bert.py")
     used = old.vocab_size if "architecture" in checkpoint.facts else old.mask_id  # ids that have a trained row
     used = min(used, model.config.vocab_size)
-    facts = checkpoint.facts | {"converted_from": str(source), "preset": algorithm, "fresh_mask": True}
+    uniform = algorithm == "udlm"  # whose noise is other tokens: it reads no mask, and no row that nobody trained
+    facts = checkpoint.facts | {"converted_from": str(source), "preset": "" if uniform else algorithm}
+    facts |= {"fresh_mask": not uniform}
     with tempfile.TemporaryDirectory() as folder:
         if "architecture" in facts:
             content = facts["hf_config"]
@@ -154,6 +157,7 @@ def convert(
         kept = {name: model.get_parameter(name).clone() for name in tables(model)}
         rows = give_row(model, tokenizer.mask_id, used, mask_init)
         turn(model, False, shift)
+        model.config = replace(model.config, noise_ids=used if uniform and used < rows else 0)
         if "architecture" in facts:
             name, kind = CONVERTED.get(facts["architecture"], (facts["architecture"], content.get("model_type")))
             if shift and facts["architecture"] == "Qwen2ForCausalLM":

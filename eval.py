@@ -125,6 +125,7 @@ def measure(values, s, over=""):
     configurator.fill({k: v for k, v in values.items() if k != over}, Settings, *classes)
     facts, sampling = tables.environment(device), []
     for path, checkpoint, algorithm in zip(s.checkpoint, checkpoints, engines):
+        measures.check_chain_rule(path, algorithm, s.chain_rule)
         options = [measures.sampling(said, path, checkpoint, algorithm) for said in each]
         sampling.append([o for i, o in enumerate(options) if o not in options[:i]])  # one, if it does not know `over`
     if over:

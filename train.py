@@ -170,7 +170,7 @@ def set_up(argv, stack):
         say(line)
     count = source.model.num_params() if source else memory.parameters(config)
     memory.to_train(count, s, config, L, rows, device)
-    identity = runs.identity(s, L, rows, data.content(), options, data.options)
+    identity = runs.identity(s, config, L, rows, data.content(), options, data.options)
     state = load_train_state(source.path) if s.init_from == "resume" else None
     if state:
         runs.check(source.path, state.get("run", {}), identity)

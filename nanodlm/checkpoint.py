@@ -339,7 +339,8 @@ BASE_FACTS = ("architecture", "hf_config")  # of a checkpoint in the hub's layou
 
 def network_facts(config, usual):
     """The settings that training or conversion may change without changing a weight, where they are not the usual."""
-    return {k: getattr(config, k) for k in ("causal", "shift", "block_size") if getattr(config, k) != getattr(usual, k)}
+    names = ("causal", "shift", "block_size", "mask_share", "noise_ids")
+    return {k: getattr(config, k) for k in names if getattr(config, k) != getattr(usual, k)}
 
 
 def save_released(directory, tensors, config, algorithm, facts):

@@ -63,6 +63,15 @@ def likelihood_options(algorithm, s, **said):
     return algorithm.LikelihoodOptions(**said, **batch)
 
 
+def check_chain_rule(path, algorithm, methods):
+    """Exit where an algorithm, which is not exact anyway, has no such exact measure."""
+    for method in () if algorithm.CAUSAL else methods:
+        try:
+            algorithm.LikelihoodOptions(method=method)
+        except ValueError:
+            sys.exit(f"chain_rule={method}: {path} is only bounded, as any token may change to the last; leave it out")
+
+
 def chain_rule(checkpoint, algorithm, s, windows, method, meta, lengths=None):
     """Exact negative log likelihood of each window in one reveal order, nats per token, (N,)."""
     n = meta.get("prompt_len", 0)
@@ -199,7 +208,9 @@ def sampling(values, path, checkpoint, algorithm):
     known = presets.part(values | presets.implied({}, values) | values, algorithm.SampleOptions)
     options = configurator.fill(known, algorithm.SampleOptions, quiet=True)
     presets.refuse_idle(options, known, checkpoint.model.config)
-    if hasattr(algorithm.LossOptions, "block_size") and options.block_size:  # its bound is of such blocks
+    if hasattr(algorithm.LossOptions, "block_size") and getattr(
+        options, "block_size", 0
+    ):  # its bound is of such blocks
         use_block_size(path, checkpoint.model.config, options.block_size)
     return options
 

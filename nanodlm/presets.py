@@ -47,7 +47,8 @@ def settle(checkpoint, algorithm, said, name=""):
         preset = part(preset, algorithm.SampleOptions)
     if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
         preset.pop("block_size", None)
-    return "" if name == "none" else name, preset | implied(preset, said) | said
+    means = {k: v for k, v in implied(preset, said).items() if hasattr(algorithm.SampleOptions, k)}
+    return "" if name == "none" else name, preset | means | said
 
 
 def implied(preset, said):
@@ -83,6 +84,9 @@ def idle(options):
     """{option that does nothing: because of what}, of those that there are: plain samplers have few, yours others."""
     found, names = {}, ("temperature", "measure", "order", "quota", "remask", "block_size", "method")
     temperature, measure, order, quota, remask, block_size, method = (getattr(options, name, None) for name in names)
+    if hasattr(options, "forget"):  # udlm
+        own = ("forget", "schedule"), ("entropy_bound", "last_temperature", "stable", "sure")
+        return dict.fromkeys(own[quota == "ancestral"], f"quota={quota}")
     if method in ("left_to_right", "confidence", "illada"):
         found |= dict.fromkeys(("mc_samples", "mc_batch"), f"method={method}, which draws no masks")
     if method == "nelbo":

@@ -14,7 +14,7 @@ from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
 # What a run may change of the network that it starts from, without changing a weight.
-FREE = ("dropout", "causal", "block_size", "seq_len")
+FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share", "noise_ids")
 
 
 def convert_first(s, shift):
@@ -73,7 +73,8 @@ def network_settings(source, config, said, is_chat, say):
                 f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
                 "settings it was trained with"
             )
-        config = replace(source.model.config, dropout=config.dropout)
+        given = {k: getattr(config, k) for k in ("mask_share", "noise_ids") if k in said}
+        config = replace(source.model.config, dropout=config.dropout, **given)
         context = config.seq_len
     seq_len = context
     if "seq_len" in said:

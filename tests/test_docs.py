@@ -151,7 +151,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
-    elif script not in ("mdlm.py", "bd3lm.py"):  # whose tutorials have tests of their own
+    elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],

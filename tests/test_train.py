@@ -19,6 +19,7 @@ import mdlm
 import model
 import sample
 import train
+import udlm
 from experiments import compare
 from model import Config
 from nanodlm import checkpoint as ckpt
@@ -83,7 +84,7 @@ def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
 
         return loss
 
-    for algorithm in (mdlm, bd3lm):
+    for algorithm in (mdlm, bd3lm, udlm):
         monkeypatch.setattr(algorithm, "loss", stopping(algorithm.loss))
 
 
@@ -351,7 +352,7 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--device=cuda"] if not torch.cuda.is_available() else ["--device=gpu"], "device.*cuda"),
         (["--lr_schedule=linear"], "lr_schedule.*cosine, wsd, constant"),
         (["config/quikstart.py"], "quikstart.*did you mean config/quickstart.py"),
-        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, mdlm"),
+        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, mdlm, udlm"),
         (["--dataset=nowhere"], "no data set 'nowhere'.*pydocs"),
         (["--vocab_size=5"], "vocab_size=5.*leave it at 0"),
         (["--n_embd=30", "--n_head=4"], "n_embd=30.*n_head=4"),
@@ -689,3 +690,6 @@ def test_the_tutorials_run(capsys):
     bd3lm.tutorial(steps=120, samples=2)
     bounds = [float(x) for x in re.findall(r"NELBO +([\d.]+)", capsys.readouterr().out)]
     assert len(bounds) == 3 and bounds[0] < 5 and max(bounds) < 11
+    udlm.tutorial(steps=100, samples=4)
+    bounds = [float(x) for x in re.findall(r"NELBO +([\d.]+)", capsys.readouterr().out)]
+    assert len(bounds) == 5 and bounds[-1] < 0.8 * bounds[0]

@@ -1,5 +1,5 @@
-"""The plain samplers and likelihoods of mdlm.py, bd3lm.py and udlm.py are the specification of the fast ones: the same tokens,
-probabilities and forwards, over random networks, prompts with holes and settings; each row as if it were alone."""
+"""The plain samplers and likelihoods of mdlm.py, bd3lm.py and udlm.py are the specification of the fast ones: the same
+tokens, probabilities and forwards, over random networks, prompts with holes and settings; each row as if alone."""
 
 from dataclasses import asdict
 

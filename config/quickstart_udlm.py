@@ -1,0 +1,26 @@
+"""The laptop path by uniform noise: config/quickstart.py's network, data and iterations, without a mask.
+
+Data      python data/pydocs/prepare.py
+Hardware  2 CPU cores with bfloat16
+"""
+
+algorithm = "udlm"
+dataset = "pydocs"
+out_dir = "out/quickstart_udlm"
+
+seq_len = 256
+n_layer = 3
+n_head = 3
+n_embd = 192
+
+batch_size = 8
+max_iters = 1800
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+warmup_iters = 40
+
+eval_interval = 600
+eval_windows = 128
