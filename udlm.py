@@ -13,6 +13,7 @@ With `block_size` the same by blocks, with bd3lm.py's attention. As in mdlm.py, 
 nanodlm/fast_udlm.py has ragged batches and the cache.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,12 +114,21 @@ class LossOptions(mdlm.LossOptions):
 
 def corrupt(maskable, options, seed, first, total, config, mask_id):
     """The noise of rows first…first+B of `total`: 1 + the id that stands there, or 0 where the token is kept, int64
-    (B, L); and the time t, float64 (B, 1)."""
-    (B, L), device, maskable = maskable.shape, maskable.device, home(maskable)
-    t = noise.times(seed, total, options, maskable.device)[first : first + B, None]
-    row, at = first + torch.arange(B, device=maskable.device)[:, None], torch.arange(L, device=maskable.device)
-    noised = (uniform(seed, 3, row, at) < mask_rate(t, options.schedule)[0]) & maskable
-    return torch.where(noised, 1 + replacement(uniform(seed, 8, row, at), config, mask_id), 0).to(device), t
+    (B, L); and its time t, float64 (B, L): one a row, or one a block. It draws q(x_t | x_0)."""
+    L, device, blocks = (
+        maskable.shape[1],
+        maskable.device,
+        to_blocks(home(maskable), options.block_size or maskable.shape[1]),
+    )
+    n = len(blocks) // len(maskable)
+    row, i = (
+        torch.arange(len(blocks), device=blocks.device)[:, None],
+        torch.arange(blocks.shape[1], device=blocks.device),
+    )
+    t = noise.times(seed, total * n, options, blocks.device)[first * n + row]
+    noised = (uniform(seed, 3, first * n + row, i) < mask_rate(t, options.schedule)[0]) & blocks
+    found = torch.where(noised, 1 + replacement(uniform(seed, 8, first * n + row, i), config, mask_id), 0)
+    return from_blocks(found, L).to(device), from_blocks(t.expand_as(found), L)
 
 
 def predict(model, xt, x0, rows, mask_id, size=0, mask=None, positions=None, texts=None):
@@ -140,20 +150,15 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     config, size = getattr(model, "module", model).config, options.block_size
     maskable = torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable
 
-    def rule(maskable, options, seed, first, total):
-        n = -(-maskable.shape[1] // size) if size else 1
-        rows = to_blocks(maskable, size) if size else maskable
-        found, t = corrupt(rows, options, seed, first * n, total * n, config, mask_id)
-        return (from_blocks(x.expand_as(found), maskable.shape[1]) if size else x for x in (found, t))
-
+    draw_noise = functools.partial(corrupt, config=config, mask_id=mask_id)
     if texts:
-        found, t = texts.corrupt(rule, maskable, options, seed)
+        found, t = texts.corrupt(draw_noise, maskable, options, seed)
     else:
-        found, t = rule(maskable, options, seed, *(shard or (0, len(x0))))
+        found, t = draw_noise(maskable, options, seed, *(shard or (0, len(x0))))
     noised = found > 0
     counted = noised if options.objective == "noised_ce" or config.mask_share == 1 else maskable
     xt, rows = torch.where(noised, found - 1, x0), counted.flatten().nonzero()[:, 0]
-    rate, slope = (x.to(x0.device) for x in mask_rate(t.expand_as(found)[home(counted)], options.schedule))
+    rate, slope = (x.to(x0.device) for x in mask_rate(t[home(counted)], options.schedule))
     mask, positions = (texts.mask(), texts.positions()) if texts else (None, None)
     mask = noise.see_ahead(mask, options.see_ahead, seed, x0.shape[1], x0.device)
     logits = predict(model, xt, x0, rows, mask_id, size, mask, positions, texts)
@@ -163,9 +168,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
         nats = slope.to(logp) * token_bound(logp, target, z, rate, config, mask_id)
     else:
         nats = F.nll_loss(logp, target, reduction="none")
-        if (
-            options.objective == "noised_ce"
-        ):  # a constant, so that micro-batches add up: about the mean over noised tokens
+        if options.objective == "noised_ce":  # by a constant, so that micro-batches add up: about their mean
             nats = nats / mask_rate(noise.times(seed, 4096, options), options.schedule)[0].mean().to(nats)
     return nats.sum() / (maskable.sum() if denominator is None else denominator)
 
@@ -214,12 +217,10 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 class SampleOptions:
     max_new_tokens: Whole = 256  # tokens appended to each prompt; 0 fills only the masks inside the prompts
     steps: Steps = 0  # denoising steps, of a block where there are blocks; 0 means as many as tokens
-    quota: Literal["ancestral", "entropy_bound"] = (
-        "ancestral"  # the posterior; or DiffusionGemma's: what is sure is kept
-    )
+    quota: Literal["ancestral", "entropy_bound"] = "ancestral"  # the posterior's steps; or DiffusionGemma's
     schedule: str = "linear"  # ancestral: the rate of noise over the steps; linear, poly2 (any power), cosine, …
     forget: Unit = 0.0  # ancestral: chance that a token is drawn anew whatever it was (predictor-corrector, 2602.21185)
-    entropy_bound: Amount = 0.1  # entropy_bound: nats of joint uncertainty accepted per step; the rest is noise again
+    entropy_bound: Amount = 0.1  # entropy_bound: nats of joint uncertainty kept per step; the rest is noise again
     last_temperature: Above0 = 0.4  # entropy_bound: temperature of the last step, from `temperature` on linearly
     stable: Whole = 1  # entropy_bound: stop when the best tokens were the same for so many steps more, and …
     sure: Amount = 0.005  # … their mean entropy is below this, nats
@@ -237,17 +238,13 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
     """What becomes of the holes of a row in a step: new tokens (N,), log p (N, V) that they were drawn from, fp64, and
     the mean entropy in nats where it is asked for. logits (N, V) of tokens z (N,) at positions `at` (N,), all on one
     device; key: integers for the random numbers."""
-    o, s, n = options, config.mask_share, steps - step
-    t = torch.tensor([n, n - 1], dtype=torch.float64) / steps
-    rate, rate_s = (r.to(logits.device) for r in mask_rate(t, o.schedule)[0])
-    rate_s = rate_s if n > 1 else 0 * rate_s
-    u, v = uniform(*key, step, 0, at), uniform(*key, step, 1, at)
-    logp = log_p(logits, config, mask_id).double()
+    o, left = options, steps - step
+    u, v, logp = uniform(*key, step, 0, at), uniform(*key, step, 1, at), log_p(logits, config, mask_id).double()
     heat = o.temperature
     if o.quota == "entropy_bound":
-        heat = o.last_temperature + (heat - o.last_temperature) * n / steps
-    best = torch.full_like(logp, -torch.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0) if not heat else None
-    logp = (logp / heat).log_softmax(-1) if heat else best
+        heat = o.last_temperature + (heat - o.last_temperature) * left / steps
+    surest_of_all = torch.full_like(logp, -torch.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0)
+    logp = (logp / heat).log_softmax(-1) if heat else surest_of_all
     tokens = draw(logp, v)
     if o.quota == "entropy_bound":  # of the surest, as many as their joint uncertainty allows (EB-Sampler, 2505.24857)
         entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
@@ -256,7 +253,10 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
         return replacement(u, config, mask_id).index_copy(0, kept, tokens[kept]), logp, entropy.mean().item()
     # The posterior (GIDD, eq. 8): z stays where no noise came between s and t, else x_s is drawn from what x_0 says of
     # it, alpha_s p + (1 - alpha_s) pi. With masks alone it is mdlm's: the masked are revealed, and nothing else moves.
-    p, pi = of(logp, z).exp(), of_letter(config, mask_id)
+    t = torch.tensor([left, left - 1], dtype=torch.float64) / steps
+    rate, rate_s = (r.to(logits.device) for r in mask_rate(t, o.schedule)[0])
+    rate_s = rate_s * (left > 1)  # 0 at the end, whatever the schedule's rounding
+    p, s, pi = of(logp, z).exp(), config.mask_share, of_letter(config, mask_id)
     q_s, q_t = (torch.where(z == mask_id, r * s, (1 - r) * p + r * pi) for r in (rate_s, rate))
     moves = 1 - (1 - o.forget) * (1 - rate) / (1 - rate_s) * q_s / q_t
     other = torch.where(u < moves, replacement(v, config, mask_id), z)
@@ -355,25 +355,22 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 def tutorial(steps=800, samples=200):
     """Train a tiny model on a rule that a child sees at once, and watch it correct itself."""
     torch.manual_seed(0)
-    letters, L = "abcdefghij", 8
-    mask_id = len(letters)  # an id without a row: a hole in a prompt, which the network never sees
+    letters, L, mask_id = "abcdefghij", 8, 10  # the mask is an id without a row: a hole, which the network never sees
 
     def runs(n, seed):  # "cdefghij" or, as often, "jihgfedc": 20 possible rows
         start, way = ((uniform(seed, i, torch.arange(n)) * k).long()[:, None] for i, k in ((0, 10), (1, 2)))
         return (start + (2 * way - 1) * torch.arange(L)) % 10
 
     def show(ids):
-        return "".join((letters + "_")[i] for i in ids)
+        return "".join(letters[i] for i in ids)
 
-    model = Transformer(Config(vocab_size=10, seq_len=L, n_layer=2, n_head=2, n_embd=64))
-    x0 = runs(1, 0)
+    model, x0 = Transformer(Config(vocab_size=10, seq_len=L, n_layer=2, n_head=2, n_embd=64)), runs(1, 0)
     print(f"1. Data: runs of the alphabet, forwards or backwards, as {show(x0[0])!r}; 20 different rows.")
     print("\n2. Noise: at time t each letter is replaced with probability t, by any; which ones, nobody says.")
     for t in (0.2, 0.5, 0.8):
-        found = corrupt(torch.ones_like(x0).bool(), LossOptions(t_min=t, t_max=t), 2, 0, 1, model.config, mask_id)[0]
+        found, _ = corrupt(x0 >= 0, LossOptions(t_min=t, t_max=t), 2, 0, 1, model.config, mask_id)
         print(f"    t = {t}   {show(torch.where(found > 0, found - 1, x0)[0])}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    best = torch.tensor(20.0).log().item()
+    optimizer, best = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.tensor(20.0).log().item()
     print(f"\n3. Training: {model.num_params():,} parameters learn what stands there, from the other letters.")
     for i in range(steps + 1):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
