@@ -8,6 +8,8 @@ algorithm = "udlm"
 dataset = "pydocs"
 out_dir = "out/quickstart_udlm"
 
+t_shape = "bell"  # as there: what is reported is the bound
+
 seq_len = 256
 n_layer = 3
 n_head = 3
