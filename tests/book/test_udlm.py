@@ -72,7 +72,7 @@ def integrand(logp, rate, config):
     return torch.zeros(len(TEXTS)).double().index_add_(0, i, nats.view(-1, L).sum(1) * chance[i, j])
 
 
-def over_rates(f, points=200):
+def over_rates(f, points=80):
     """The integral of f over (0, 1), whose ends it may blow up at a little."""
     node, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(points))
     u = (node + 1) / 2
@@ -84,22 +84,22 @@ def exact_bound(net):
     return over_rates(lambda r: integrand(predicted(net), r, net.config))
 
 
+DIFFER = CANVASES[:, None] != CANVASES  # (16, 16, L)
+NEIGHBOURS = (DIFFER & (DIFFER.sum(2, keepdim=True) == 1)).nonzero(as_tuple=True)  # from, to, and where they differ
+
+
 def reverse_rates(logp, rate, share):
     """The rates (16, 16) per unit of rate at which the process that the predictions define goes from canvas to canvas,
     one token at a time: lambda pi(z) q(y) / q(z) (UDLM, eq. 12; GIDD, prop. 3.2)."""
-    q, pi = q_of(logp.exp(), rate, share), pi_of(share)
+    q, pi, (a, b, i) = q_of(logp.exp(), rate, share), pi_of(share), NEIGHBOURS
+    there = q[a, i, CANVASES[a, i]]
+    rates = pi[CANVASES[a, i]] * q[a, i, CANVASES[b, i]] / there / (1 - rate)
     out = torch.zeros(len(CANVASES), len(CANVASES)).double()
-    for a, b in itertools.permutations(range(len(CANVASES)), 2):
-        differ = (CANVASES[a] != CANVASES[b]).nonzero()[:, 0]
-        if len(differ) == 1:
-            i = int(differ[0])
-            z, y = CANVASES[a, i], CANVASES[b, i]
-            if q[a, i, z] > 0:
-                out[a, b] = pi[z] * q[a, i, y] / q[a, i, z] / (1 - rate)
+    out[a, b] = torch.where(there > 0, rates, 0.0)
     return out
 
 
-def law_of(predictions, share, pieces=500):
+def law_of(predictions, share, pieces=300):
     """The distribution of the texts that the reverse process ends in, (9,), by its master equation: a matrix
     exponential for every short time, in which the rates stand still."""
     now = pi_of(share)[CANVASES].prod(1)
@@ -179,11 +179,11 @@ def test_blocks_are_bounded_one_after_the_other():
         return total
 
     exact = over_rates(at, 60)
-    found = udlm.nelbo(net, x0.repeat(6000, 1), mask_id=MASK, seed=1).view(-1, 3)
+    found = udlm.nelbo(net, x0.repeat(3000, 1), mask_id=MASK, seed=1).view(-1, 3)
     for i in range(3):
         assert_mean(found[:, i], exact[i].item())
     o = udlm.LossOptions(block_size=1)
-    each = [udlm.loss(net, x0.repeat(500, 1), o, mask_id=MASK, seed=i) * L for i in range(40)]
+    each = [udlm.loss(net, x0.repeat(500, 1), o, mask_id=MASK, seed=i) * L for i in range(24)]
     assert_mean(torch.stack(each), exact.mean().item())
 
 
@@ -212,7 +212,7 @@ def test_the_sampler_s_law(share, forget, schedule):
     o = udlm.SampleOptions(L, steps=3, forget=forget, schedule=schedule, temperature=0.8)
     law = ancestral_law(net, o)
     torch.testing.assert_close(law.sum(), torch.ones(()).double())
-    made = udlm.generate(net, [ids()] * 1200, o, mask_id=MASK).tokens
+    made = udlm.generate(net, [ids()] * 600, o, mask_id=MASK).tokens
     counts = torch.bincount((torch.stack(made) * torch.tensor([K, 1])).sum(1), minlength=K**L)
     assert chi_square(counts, law) < 4
 
