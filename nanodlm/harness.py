@@ -195,9 +195,12 @@ class Answers:
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
         t = checkpoint.tokenizer
         name += [t.spec, t.eos_id, t.mask_id, t.stop_ids, t.stop_text, t.frame, t.thoughts, sorted(t.controls)]
-        rooms = "attention choice decode families fast_bd3lm fast_mdlm harness int8 likelihood noise text"
+        rooms = "attention choice decode families fast_bd3lm fast_mdlm fast_udlm harness int8 likelihood noise text"
         rooms = [f"nanodlm/{room}.py" for room in f"{rooms} tokenizer wrapped".split()]  # what decides may be edited
-        sources = algorithm.__file__, *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "ar.py", *rooms))
+        sources = (
+            algorithm.__file__,
+            *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "udlm.py", "ar.py", *rooms)),
+        )
         name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()
         for file in sorted(filter(Path.is_file, self.directory.glob("[0-9]*.jsonl"))) if directory else ():
