@@ -19,7 +19,7 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import approximate, bench, compare, costs, gpu, own_answers, peers, smollm
+from experiments import approximate, bench, compare, costs, gpu, losses, own_answers, peers, smollm
 from nanodlm import (
     algorithms,
     configurator,
@@ -160,6 +160,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
             "experiments/costs.py": [costs.Settings],
+            "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
             "experiments/smollm.py": [smollm.Settings],

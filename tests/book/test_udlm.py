@@ -1,14 +1,13 @@
 """udlm.py against numbers that can be listed: three letters and a mask, texts of two."""
 
 import itertools
-import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import Net, assert_mean, chi_square, generator, ids, transformer
+from letters import MASK, K, language, law_of, over_rates, pi_of, q_of, truth
+from toy import Net, assert_mean, chi_square, generator, ids, listing, transformer
 
 import bd3lm
 import mdlm
@@ -16,9 +15,8 @@ import udlm
 from model import Config
 from nanodlm import noise
 
-K, MASK, L = 3, 3, 2  # letters, the mask, the length of a text
-TEXTS, CANVASES = (torch.tensor(list(itertools.product(range(n), repeat=L))) for n in (K, K + 1))
-SHARES, DATA = [0.0, 0.3, 1.0], (1.5 * torch.randn(K**L, generator=generator(5)).double()).softmax(0)
+L, SHARES, LANGUAGE = 2, [0.0, 0.3, 1.0], language(2)
+TEXTS, CANVASES, DATA = listing(K, L), listing(K + 1, L), LANGUAGE.flatten()
 
 
 class Table(Net):
@@ -36,29 +34,9 @@ def table(seed=0, **config):
     return Table(1.2 * torch.randn(len(CANVASES), L, K + 1, generator=generator(seed)).double(), **config)
 
 
-def pi_of(share):
-    return torch.tensor([(1 - share) / K] * K + [share]).double()
-
-
-def q_of(p, rate, share):
-    """q(x_t) of a token whose x_0 has the distribution p (..., 4)."""
-    return (1 - rate) * p + rate * pi_of(share)
-
-
 def predicted(net):
     """log p of all canvases, (16, L, 4), as the sampler and the bound read the network."""
     return udlm.log_p(net(CANVASES).flatten(0, 1), net.config, MASK).view(-1, L, K + 1)
-
-
-def truth(rate, share, itself):
-    """log p(x_0^i | x_t) of the data, (16, L, 4); or, without itself, of all tokens of x_t but the i-th."""
-    each = q_of(torch.eye(K + 1).double(), rate, share)[TEXTS[:, None], CANVASES]  # (9, 16, L)
-    out = torch.zeros(len(CANVASES), L, K + 1).double()
-    for i in range(L):
-        joint = DATA[:, None] * (each if itself else torch.where(torch.arange(L) == i, 1.0, each)).prod(2)
-        for v in range(K):
-            out[:, i, v] = joint[TEXTS[:, i] == v].sum(0) / joint.sum(0)
-    return out.log()
 
 
 def integrand(logp, rate, config):
@@ -72,43 +50,8 @@ def integrand(logp, rate, config):
     return torch.zeros(len(TEXTS)).double().index_add_(0, i, nats.view(-1, L).sum(1) * chance[i, j])
 
 
-def over_rates(f, points=80):
-    """The integral of f over (0, 1), whose ends it may blow up at a little."""
-    node, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(points))
-    u = (node + 1) / 2
-    r, slope = u * u * (3 - 2 * u), 6 * u * (1 - u)
-    return sum(w / 2 * k * f(x.item()) for x, w, k in zip(r, weight, slope))
-
-
 def exact_bound(net):
     return over_rates(lambda r: integrand(predicted(net), r, net.config))
-
-
-DIFFER = CANVASES[:, None] != CANVASES  # (16, 16, L)
-NEIGHBOURS = (DIFFER & (DIFFER.sum(2, keepdim=True) == 1)).nonzero(as_tuple=True)  # from, to, and where they differ
-
-
-def reverse_rates(logp, rate, share):
-    """The rates (16, 16) per unit of rate at which the process that the predictions define goes from canvas to canvas,
-    one token at a time: lambda pi(z) q(y) / q(z) (UDLM, eq. 12; GIDD, prop. 3.2)."""
-    q, pi, (a, b, i) = q_of(logp.exp(), rate, share), pi_of(share), NEIGHBOURS
-    there = q[a, i, CANVASES[a, i]]
-    rates = pi[CANVASES[a, i]] * q[a, i, CANVASES[b, i]] / there / (1 - rate)
-    out = torch.zeros(len(CANVASES), len(CANVASES)).double()
-    out[a, b] = torch.where(there > 0, rates, 0.0)
-    return out
-
-
-def law_of(predictions, share, pieces=300):
-    """The distribution of the texts that the reverse process ends in, (9,), by its master equation: a matrix
-    exponential for every short time, in which the rates stand still."""
-    now = pi_of(share)[CANVASES].prod(1)
-    edges = 1 / (1 + torch.exp(torch.linspace(-14, 14, pieces + 1).double()))  # from near 1 to near 0
-    for high, low in itertools.pairwise(edges.tolist()):
-        middle = 1 / (1 + math.sqrt((1 - high) / high * ((1 - low) / low)))
-        rates = reverse_rates(predictions(middle), middle, share) * (high - low)
-        now = now @ torch.linalg.matrix_exp(rates - torch.diag(rates.sum(1)))
-    return now[(CANVASES < MASK).all(1)]
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -143,11 +86,11 @@ def test_the_best_answer_leaves_out_the_token_itself(share):
     posterior's is worse, but where all noise is masks, which say nothing of themselves."""
     config = Config(vocab_size=K + 1, mask_share=share)
     entropy = -(DATA * DATA.log()).sum()
-    others = over_rates(lambda r: integrand(truth(r, share, False), r, config))
-    posterior = over_rates(lambda r: integrand(truth(r, share, True), r, config))
+    others = over_rates(lambda r: integrand(truth(LANGUAGE, r, share, False), r, config))
+    posterior = over_rates(lambda r: integrand(truth(LANGUAGE, r, share, True), r, config))
     torch.testing.assert_close((DATA * others).sum(), entropy, rtol=1e-5, atol=0)
     assert (DATA * posterior).sum() > entropy + 0.5 if share < 1 else torch.allclose(others, posterior)
-    torch.testing.assert_close(law_of(lambda r: truth(r, share, False), share), DATA, rtol=0, atol=1e-3)
+    torch.testing.assert_close(law_of(lambda r: truth(LANGUAGE, r, share, False), share), DATA, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
