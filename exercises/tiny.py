@@ -56,3 +56,15 @@ def truth(canvases):
 def opinions(canvases):
     """A model with opinions, which are wrong: no distribution of words has these conditionals. As any network's."""
     return WRONG[number(canvases)]
+
+
+def doubting(rate):
+    """A model that knows P, of words whose letters were each replaced by any of the three with probability `rate`, and
+    nobody says which: of each place it says what follows from the *other* letters, as far as they can be trusted."""
+    replaced = (1 - rate) * torch.eye(3).double() + rate / 3  # of a letter (row), what stands there
+    each = replaced[WORDS[:, None], WORDS]  # (27, 27, 3): of a word, letters of a canvas
+    logits = torch.full((27, 3, 4), 2.0, dtype=torch.float64)
+    for place, letter in itertools.product(range(3), range(3)):
+        others = each[:, :, [i for i in range(3) if i != place]].prod(2)
+        logits[:, place, letter] = (P[:, None] * others)[WORDS[:, place] == letter].sum(0).log()
+    return lambda canvases: logits[(canvases * torch.tensor([9, 3, 1])).sum(-1)]

@@ -14,7 +14,7 @@ def language(length, seed=5):
 
 
 def pi_of(share):
-    return torch.tensor([(1 - share) / K] * K + [share]).double()
+    return torch.tensor([(1 - share) / K] * K + [share], dtype=torch.float64)
 
 
 def q_of(p, rate, share):
