@@ -12,12 +12,15 @@ PARTS = ("CAUSAL", "loss", "nelbo", "log_likelihood", "generate", "LossOptions",
 
 
 def load(name):
-    """The module of that name: a file of this project that has a loss, such as mdlm or ar."""
-    path = ROOT / f"{name}.py"
-    if not str(name).isidentifier() or not holds(path, "def loss("):
+    """The module of that name: a file of this project that has a loss, such as mdlm or ar; or a room (nanodlm) of a
+    released model that has one of its own."""
+    there = [(ROOT / f"{name}.py", name), (ROOT / "nanodlm" / f"{name}.py", f"nanodlm.{name}")]
+    there = [pair for pair in there if str(name).isidentifier() and holds(pair[0], "def loss(")]
+    if not there:
         here = ", ".join(p.stem for p in holding(ROOT, "*.py", "def loss("))
         sys.exit(f"no algorithm {name!r}; the files with a loss are {here}")
-    module = load_module(name, path)
+    path, whole_name = there[0]
+    module = load_module(whole_name, path)
     if lacks := [part for part in PARTS if not hasattr(module, part)]:
         sys.exit(f"{path.name} has no {' and no '.join(lacks)}: an algorithm has {', '.join(PARTS)}")
     for part in PARTS[-3:]:

@@ -194,6 +194,8 @@ def load_released(path, content, device, dtype, pickle, whole):
         if said:
             algorithm, facts["preset"], model.config = "bd3lm", "bd3lm", replace(model.config, block_size=size)
             hub.say(f"{path} is decoded by bd3lm: {said}")
+    if algorithm == "diffusion_gemma":  # which has no mask: a hole in a text is an id that no token has
+        return Checkpoint(model.eval(), replace(tokenizer, mask_id=model.config.vocab_size), algorithm, facts, path)
     if model.config.causal:
         tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
     elif tokenizer.mask_id is None:

@@ -7,6 +7,7 @@ import torch
 
 from model import Config, KVCache
 from nanodlm.families import BERT_IGNORE, FAMILIES
+from nanodlm.gemma import DiffusionGemma
 from nanodlm.guard import still
 from nanodlm.hub import first_line
 from nanodlm.weights import header, refuse, weight_files, whole_numbers
@@ -114,13 +115,14 @@ def is_causal(name):
 
 
 def load_wrapped(path, content, device, dtype, pickle):
-    """(Wrapped, algorithm) for an architecture that families.py does not have."""
+    """(Wrapped or DiffusionGemma, algorithm) for an architecture that families.py does not have."""
     import transformers
 
     name = content["architectures"][0]
-    causal = is_causal(name)
+    causal, gemma = is_causal(name), name == "DiffusionGemmaForBlockDiffusion"
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-    if not causal and "MaskedLM" not in name:
+    auto = getattr(transformers, name) if gemma and hasattr(transformers, name) else auto
+    if not causal and not gemma and "MaskedLM" not in name:
         sys.exit(f"{path}: {name} is no masked or causal language model; known by name are {', '.join(FAMILIES)}")
     try:
         hf, said = auto.from_pretrained(
@@ -146,5 +148,7 @@ def load_wrapped(path, content, device, dtype, pickle):
     ]
     if wrong:
         refuse(path, wrong)
+    if gemma:
+        return DiffusionGemma(hf.to(device)), "diffusion_gemma"
     print(f"{name} runs through transformers: slower, without a cache of keys and values")
     return Wrapped(hf.to(device), causal), "ar" if causal else "mdlm"
