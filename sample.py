@@ -38,6 +38,7 @@ class Settings:
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
     system: Text = ""  # system prompt of --chat and --template
+    thoughts: Literal["auto", "think", "empty"] = "auto"  # ask for a thought before an answer, or for none
     template: bool = False  # put the prompt into the checkpoint's chat template, as a user's turn
     stop: Text = ""  # cut the text before this, besides the checkpoint's stop tokens
     prompt: Text = ""  # text to continue; in texts \n is a line break, and @FILE what a file holds
@@ -132,7 +133,7 @@ def refuse_idle(s, values):
     idle = dict.fromkeys(asked, "--chat, which asks and answers in the terminal") if s.chat else {}
     idle |= {} if s.watch else {"delay": "no --watch"}
     idle |= {} if s.gif else {"font": "no --gif"}
-    idle |= {} if s.chat or s.template else {"system": "neither --chat nor --template"}
+    idle |= {} if s.chat or s.template else dict.fromkeys(("system", "thoughts"), "neither --chat nor --template")
     idle |= {"stop": "--infill"} if s.infill else {}
     idle |= {"plain": "--verify"} if s.verify else {}
     for name in idle.keys() & values.keys():
@@ -153,6 +154,7 @@ def main(argv):
     device = pick_device(s.device)[0]
     dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
+    checkpoint.tokenizer = tokenizers.with_thoughts(checkpoint.tokenizer, s.thoughts)
     name = s.algorithm or checkpoint.algorithm
     if s.verify and not (name == "bd3lm" and checkpoint.model.config.shift):
         sys.exit(f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift")
@@ -173,13 +175,12 @@ def main(argv):
     canvas = canvas_of(s, tokenizer)
     options = fit(s, values, options, canvas, model.config.seq_len, tokenizer.mask_id)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    prompts = [canvas.to(device)] * s.num_samples
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
     start = time.time()
     try:
         until = texts.until(tokenizer, [s.stop]) if s.stop and not s.infill else None
         keys = dict(mask_id=tokenizer.mask_id, eos_id=stop_ids, until=until, trace=bool(s.html or s.gif), watch=watch)
-        out = algorithm.generate(model, prompts, options, **keys)
+        out = algorithm.generate(model, [canvas.to(device)] * s.num_samples, options, **keys)
     except ValueError as e:
         sys.exit(str(e))
     show(s, options, canvas, out, time.time() - start, checkpoint)
@@ -191,8 +192,7 @@ def show(s, options, canvas, out, seconds, checkpoint):
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
         n, ids = len(tokens) if s.infill else len(canvas), tokens.tolist()
-        new = texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]
-        print(console.visible(tokenizer.decode(ids[:n]) + new))
+        print(console.visible(tokenizer.decode(ids[:n]) + texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)

@@ -51,6 +51,7 @@ class Harness(LM):
         """The settings of the next task: Options, LikelihoodOptions, and a function from what the task says about
         generation (a dict) to SampleOptions."""
         self.options, self.likelihood, self.sampling = options, likelihood, sampling
+        self.tokenizer = tokenizers.with_thoughts(self.checkpoint.tokenizer, options.thoughts)
         self.counts, self.used = Counter(), []
         # An autoregressive model without begin-of-text is given an end-of-text instead, and never predicts its first
         # token, so that one more fits. The others need nothing in front. Dream counts an end-of-text behind an answer,
@@ -195,7 +196,9 @@ class Answers:
         name = [str(checkpoint.path), lora.digest(checkpoint.model, True), str(dtype), algorithm.__name__]
         t = checkpoint.tokenizer
         name += [t.spec, t.eos_id, t.mask_id, t.stop_ids, t.stop_text, t.frame, t.thoughts, sorted(t.controls)]
-        rooms = "attention choice decode families fast_bd3lm fast_mdlm fast_udlm harness int8 likelihood noise text"
+        rooms = (
+            "attention choice decode families fast_bd3lm fast_mdlm fast_udlm gemma harness int8 likelihood noise text"
+        )
         rooms = [f"nanodlm/{room}.py" for room in f"{rooms} tokenizer wrapped".split()]  # what decides may be edited
         sources = (
             algorithm.__file__,

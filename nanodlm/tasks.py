@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from nanodlm import configurator, hub, presets, sandbox
 from nanodlm.bounds import Amount, Seed, Text, Whole, check
@@ -36,6 +36,7 @@ class Options:
     fewshot_as_multiturn: bool = True  # … examples become turns before them, instead of text in the same turn
     system: Text = ""  # … after this system prompt
     preset: str = ""  # generation's options from config/presets, or none; default: the model's own
+    thoughts: Literal["auto", "think", "empty"] = "auto"  # of the chat template: ask for a thought, or for none
     prefix: Text = ""  # text in front of every prompt, as Dream's <|beginoftext|>
     until: tuple[Text, ...] | None = None  # strings that end an answer; default: the task's
     max_length: Whole = 0  # tokens of prompt and answer; longer prompts lose their beginning; 0: the model's context

@@ -29,7 +29,8 @@ def continuation(tokenizer, before, new):
 
 def answer(tokenizer, before, new, stops=()):
     """(text, stopped): what the ids `new` say behind the ids `before`, up to the first of the strings `stops`, and
-    whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows."""
+    whether one occurs. A stop may be, or hold, a control token's text, which the answer itself never shows; in a
+    thought nothing stops."""
     shown, plain = spelled(tokenizer, before, new)
     first = int(tokenizer.joins and shown.startswith(" "))  # a space that no token holds is nobody's stop
     end = min((at for s in stops if s and (at := shown.find(s, first)) >= 0), default=None)
@@ -38,16 +39,29 @@ def answer(tokenizer, before, new, stops=()):
     return "".join(text[: max(0, end - at)] for at, text in plain), True
 
 
-def spelled(tokenizer, before, new):
-    """(the text of `new` with that of control tokens, [(where in it, text)] of what is between these)."""
+def spelled(tokenizer, before, new, thinking=False):
+    """(the text of `new` with that of control tokens, [(where in it, text)] of what is between these); without thoughts
+    in a channel, in one of which it may begin."""
     shown, plain, done = "", [], 0
     for i, token in enumerate([*new, None]):
         if token is None or token in tokenizer.controls:
-            text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
-            plain.append((len(shown), text))
-            shown += text + ("" if token is None else tokenizer.controls[token])
+            name = tokenizer.controls.get(token, "")
+            if not thinking:
+                text = continuation(tokenizer, [*before, *new[:done]], new[done:i])
+                plain.append((len(shown), text))
+                shown += text + name
+            thinking = name == CHANNEL[0] or thinking and name != CHANNEL[1]
             done = i + 1
     return shown, plain
+
+
+CHANNEL = "<|channel>", "<channel|>"  # the control tokens around a thought of Gemma 4's
+
+
+def in_thought(tokenizer, ids):
+    """Whether a text of these ids ends within a thought."""
+    names = [tokenizer.controls[i] for i in ids if i in tokenizer.controls]
+    return next((name == CHANNEL[0] for name in reversed(names) if name in CHANNEL), False)
 
 
 def until(tokenizer, stops):
@@ -57,6 +71,7 @@ def until(tokenizer, stops):
     So much of the end is decoded as may hold a stop that was not there before: as many tokens that have a text as the
     longest has bytes, from one on that is no part of a character."""
     longest = max((len(s.encode()) for s in stops), default=0)
+    has_thoughts = CHANNEL[0] in tokenizer.controls.values()
     text_of = functools.cache(lambda token: tokenizer.controls.get(token) or tokenizer.decode([token]))
 
     def stopped(ids, begin, new=None):
@@ -69,7 +84,9 @@ def until(tokenizer, stops):
             return answer(tokenizer, ids[:begin].tolist(), ids[begin:].tolist(), stops)[1]
         near = ids[max(0, start - CONTEXT) : start].tolist()
         before = near if tokenizer.decode(near) else ids[:start].tolist()
-        return any(s in spelled(tokenizer, before, ids[start:].tolist())[0] for s in stops if s)
+        inside = has_thoughts and in_thought(tokenizer, ids[begin:start].tolist())
+        shown, _ = spelled(tokenizer, before, ids[start:].tolist(), inside)
+        return any(s in shown for s in stops if s)
 
     return stopped
 

@@ -192,7 +192,7 @@ HF_FILES = (
     "*.model",
     "*.py",  # code for other libraries; never run here
 )
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>")
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<end_of_turn>", "<turn|>")
 
 
 def read_json(file):
@@ -269,7 +269,7 @@ def hf_tokenizer(spec, directory):
 
     def template(messages, ask, thoughts=""):
         keys = dict(add_generation_prompt=ask, tokenize=False)
-        keys |= {"enable_thinking": False} if thoughts == "empty" else {}
+        keys |= {"enable_thinking": thoughts == "think"} if thoughts in ("empty", "think") else {}
         said = [text for m in messages for text in m.values() if isinstance(text, str)]
         if not found or found.search("\0".join(said)) or any(texts.MARK in text for text in said):  # which is rare
             messages = escape(messages)
@@ -309,7 +309,7 @@ def hf_tokenizer(spec, directory):
 
 def with_thoughts(tokenizer, thoughts):
     """The tokenizer whose template writes thoughts so: learn, drop or empty; auto: as it is. For `empty`, templates
-    like Qwen3's put an empty thought in front of an answer."""
+    like Qwen3's put an empty thought in front of an answer; for `think`, those like Gemma 4's ask for one."""
     if not tokenizer.template or thoughts == "auto":
         return tokenizer
     template = functools.partial(tokenizer.template, thoughts=thoughts)

@@ -2,6 +2,7 @@
 writes with the same random numbers, a row of a ragged batch what it writes alone; its likelihoods are what they say."""
 
 import contextlib
+import io
 
 import pytest
 import tokenizers as T
@@ -13,6 +14,8 @@ import sample
 import udlm
 from nanodlm import checkpoint as ckpt
 from nanodlm import diffusion_gemma as ours
+from nanodlm import text as texts
+from nanodlm import tokenizer as tokenizers
 from nanodlm.noise import draw, uniform
 
 tf.utils.logging.disable_progress_bar()
@@ -232,3 +235,38 @@ def test_what_it_cannot_do_is_said(directory, checkpoint, monkeypatch):
     }.items():
         with pytest.raises(SystemExit, match=said):
             sample.main([f"--checkpoint={directory}", "--device=cpu", line])
+
+
+def test_thoughts_are_asked_for_and_are_no_part_of_an_answer(checkpoint):
+    t, asked = checkpoint.tokenizer, [{"role": "user", "content": "a<|think|>"}]  # whose content is no control token
+    think, usual = (t.decode(x) for x in (tokenizers.with_thoughts(t, "think").chat(asked), t.chat(asked)))
+    ids = {name: tokenizers.with_thoughts(t, name).chat(asked) for name in ("think", "empty", "auto")}
+    assert ids["think"].count(9) == 1 and ids["empty"] == ids["auto"] and not ids["auto"].count(9)
+    assert think != usual and TURN in t.stop_ids and t.mask_id == VOCAB
+    new = [7, *t.encode("thought\nis it b? no."), 8, *t.encode("it is a."), TURN]
+    for stops, said, stopped in ((["?"], "it is a.", False), ([" a", "?"], "it is", True)):
+        assert texts.answer(t, ids["think"], new, stops) == (said, stopped)
+        asks = texts.until(t, stops)
+        for n in (1, 4, None):  # as a sampler asks, after so many new tokens each
+            found = [asks(torch.tensor(new[:k]), 0, n) for k in range(1, len(new) + 1)]
+            assert any(found) == stopped and not any(found[: new.index(8) + 1])
+
+
+def test_it_is_sampled_watched_and_talked_to_as_any_other(directory, checkpoint, tmp_path, monkeypatch, capsys):
+    line = [f"--checkpoint={directory}", "--device=cpu", "--steps=4", "--entropy_bound=2"]
+    html = tmp_path / "a.html"
+    sample.main(
+        [*line, "--prompt=what", "--num_samples=2", "--max_new_tokens=12", "--watch", "--delay=0", f"--html={html}"]
+    )
+    said = capsys.readouterr().out
+    o = ours.SampleOptions(12, steps=4, entropy_bound=2.0)
+    keys = dict(mask_id=VOCAB, eos_id=checkpoint.tokenizer.stop_ids)
+    out = ours.generate(checkpoint.model, [torch.tensor([2, *checkpoint.tokenizer.encode("what")])] * 2, o, **keys)
+    assert f"{sum(map(len, out.tokens)) - 10} tokens in {sum(out.num_forwards)} forwards" in said
+    assert (
+        "\u2591" in said and checkpoint.tokenizer.decode(out.tokens[0].tolist()) in said and html.stat().st_size > 10**4
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("what is it\nand b\n"))
+    sample.main([*line, "--chat", "--max_new_tokens=8", "--thoughts=empty", "--watch", "--delay=0"])
+    said = capsys.readouterr().out
+    assert said.count("model> ") == 2 and "decoded by diffusion_gemma" in said
