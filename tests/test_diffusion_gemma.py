@@ -12,6 +12,7 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as th
 
 import sample
 import udlm
+from nanodlm import algorithms, harness
 from nanodlm import checkpoint as ckpt
 from nanodlm import diffusion_gemma as ours
 from nanodlm import text as texts
@@ -270,3 +271,18 @@ def test_it_is_sampled_watched_and_talked_to_as_any_other(directory, checkpoint,
     sample.main([*line, "--chat", "--max_new_tokens=8", "--thoughts=empty", "--watch", "--delay=0"])
     said = capsys.readouterr().out
     assert said.count("model> ") == 2 and "decoded by diffusion_gemma" in said
+
+
+def test_tasks_ask_it_as_any_other(checkpoint):
+    """Likelihoods, what greedy decoding writes, and texts, of requests that share a batch."""
+    asks = harness.Answers(checkpoint, algorithms.load("diffusion_gemma"), 4)
+    pairs = [([2, 13, 14], [15, 16]), ([2, 17], [18] * 9), ([2, 13], [])]
+    found = asks("likelihood", ours.LikelihoodOptions("left_to_right"), pairs)
+    prompts, targets = zip(*pairs)
+    want = ours.log_likelihood(checkpoint.model, prompts, targets, ours.LikelihoodOptions("left_to_right"))
+    assert [a["logp"] for a in found] == pytest.approx(want.tolist(), rel=1e-5) and found[0]["forwards"] == 1
+    o = ours.SampleOptions(0, steps=3, temperature=0.0)
+    (greedy,) = asks("greedy", o, [([2, 13, 14], [15] * 3)])
+    assert greedy == {"same": False, "forwards": 3, "seconds": greedy["seconds"]}
+    text, other = asks("text", ours.replace(o, max_new_tokens=12), [([2, 13, 14], (" ",)), ([2, 17, 18, 19], (" ",))])
+    assert " " not in text["text"] + other["text"] and text["forwards"] >= 3

@@ -10,7 +10,7 @@ import lm_eval.tasks
 import pytest
 
 import eval as evaluation
-from nanodlm import configurator, fast_bd3lm, fast_mdlm, harness, tasks
+from nanodlm import configurator, diffusion_gemma, fast_bd3lm, fast_mdlm, harness, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "config").glob("eval_*.py"))
@@ -22,7 +22,8 @@ PRESETS = dict.fromkeys(("dream_base", "dream_instruct"), "dream") | dict.fromke
 )
 PRESETS |= dict.fromkeys(("fastdllm", "llada15", "llada_base", "llada_instruct", "modernbert_chat"), "llada")
 PRESETS = {
-    f"eval_{name}": preset for name, preset in (PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm"}).items()
+    f"eval_{name}": preset
+    for name, preset in (PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": ""}).items()
 }
 
 # Label or task, and what is published, as the papers and repositories that the docstrings name have it.
@@ -58,6 +59,8 @@ PUBLISHED = {
     "eval_qwen3_bd3lm": """
         gsm8k_cot 46.3 bbh 26.6 minerva_math 12.9 mmlu_generative 39.1 mmlu_pro 13.8 humaneval_instruct
         46.3 mbpp_instruct 38.2""",
+    "eval_diffusion_gemma": """
+        gpqa_diamond_cot_zeroshot 73.2 gpqa_diamond_without_thoughts - mmlu_pro 77.6""",
     "eval_modernbert_chat": """
         gsm8k_cot 3.6 bbh 21.1 minerva_math 3.1 mmlu 26.2 hellaswag 34.5 lambada_openai 49.3 winogrande
         48.8 ceval-valid 25.1 cmmlu 26.1""",
@@ -86,6 +89,7 @@ PUBLISHED["eval_fastdllm"] = {label: score for label, (score, _) in FAST.items()
 TOLD = {
     "eval_llada_instruct": ["HellaSwag (74.6"],
     "eval_qwen3_mdlm": ["HellaSwag (42.1"],
+    "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
     "eval_modernbert_chat": [
         *("GSM8K 9.3", "BBH 25.6", "MATH 3.6", "MMLU 29.6", "HellaSwag 40.9", "LAMBADA 46.3"),
@@ -111,6 +115,8 @@ def stand_in(recipe):
     """What settings_of asks of a checkpoint, and its algorithm."""
     model = SimpleNamespace(config=SimpleNamespace(block_size=0, vocab_size=2**17))
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
+    if recipe == "eval_diffusion_gemma":
+        return checkpoint, diffusion_gemma
     return checkpoint, fast_bd3lm if PRESETS[recipe] == "bd3lm" else fast_mdlm
 
 
@@ -282,6 +288,11 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
         if leaves(row.name, index)[0]["output_type"] != "generate_until":
             continue
         o = row.sampling
+        if recipe == "eval_diffusion_gemma":
+            assert o == diffusion_gemma.SampleOptions(32768) and row.options.thoughts == (
+                "empty" if label.endswith("without_thoughts") else "think"
+            )
+            continue
         if recipe == "eval_dream_instruct":
             assert (o.temperature, o.top_p) == (0.1, 0.9)
         elif recipe == "eval_dream_base":
