@@ -10,7 +10,7 @@ it reaches the network.
 1 decisions · 2 sampling · 3 likelihood · 4 loss
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -79,8 +79,9 @@ def denoise(model, prefix, number, o):
     """Write a canvas behind each row's prefix; number (B,) of the rows, int64. After each step it yields the rows (b,)
     that were not done before it, what they hold, int64 (b, L), where -1 is noise, and its probabilities (b, L); what a
     row holds when it is done, its best tokens, is the canvas."""
-    live = torch.arange(len(number), device=number.device)
-    at = home(prefix.real.sum(1, keepdim=True)) + torch.arange(model.canvas, device=number.device)
+    begin = home(prefix.real.sum(1, keepdim=True))
+    number, live = number.to(begin.device), torch.arange(len(number), device=begin.device)
+    at = begin + torch.arange(model.canvas, device=begin.device)
     x = noise_of(model, o.seed, number[:, None], -1, 1, at)
     best, same, before = torch.full_like(x, -1), torch.zeros_like(number), None
     for step in range(o.steps):
@@ -118,16 +119,17 @@ def generate(
     trace, watch  show what is accepted; what has become noise again is a hole again, with probability 0
     until         called when a canvas is done: (the row so far, its prompt's length, how many are new); true ends it
     """
-    o, size, texts = options, model.canvas, [given(home(p), model, mask_id) for p in prompts]
+    o, size, texts = options, model.canvas, [given(p.cpu(), model, mask_id) for p in prompts]
     xs = [F.pad(x, (0, len(p) + o.max_new_tokens - len(x)), value=mask_id) for x, p in zip(texts, prompts)]
-    ends = torch.tensor([] if eos_id is None else eos_id).flatten().to(xs[0].device if xs else "cpu")
+    ends = torch.tensor([] if eos_id is None else eos_id)
     numbers = torch.arange(len(xs)) if numbers is None else torch.as_tensor(numbers).cpu()
     out = Output(xs[:], [0] * len(xs), [[] for _ in xs if trace])
     rows, begin = [i for i, x in enumerate(xs) if len(x) > len(texts[i])], [len(x) for x in texts]
     prefix = model.read([texts[i] for i in rows])[0] if rows else None
     while rows:
-        canvas = torch.zeros(len(rows), size, dtype=torch.int64, device=xs[0].device)
-        for live, shown, p in denoise(model, prefix, numbers[rows].to(canvas.device), o):
+        canvas = torch.zeros(len(rows), size, dtype=torch.int64)
+        for step in denoise(model, prefix, numbers[rows], o):
+            live, shown, p = (x.cpu() for x in step)
             canvas[live] = shown
             for j, new, sure in zip(live.tolist(), torch.where(shown < 0, mask_id, shown), p):
                 i = rows[j]
@@ -200,7 +202,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             found[part] = -bound(model, some, rest, every, numbers[part], *keys)
             continue
         for i, (logits, t) in enumerate(zip(ahead(model, some, rest), rest), part.start):
-            found[i] = home(logits).double().log_softmax(-1).gather(1, home(t)[:, None]).sum() if len(t) else 0.0
+            logp = home(logits).double().log_softmax(-1)
+            found[i] = logp.gather(1, t.to(logp.device)[:, None]).sum()
     return found
 
 
@@ -222,7 +225,7 @@ class Behind:
 
     def __init__(self, model, prefix, rows, passes=1):
         self.model, self.prefix, self.rows, self.passes = model, prefix, rows, passes
-        self.config = replace(model.config, block_size=0)  # a canvas is whole
+        self.config = model.config
 
     def __call__(self, xt, mask=None, positions=None, rows=None):
         place, before = torch.zeros(len(xt), dtype=torch.int64, device=xt.device), None
@@ -302,11 +305,11 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     maskable = real if maskable is None else maskable & real
     shard = (texts.first, texts.total) if texts else shard or (0, len(x0))
     total, rows = 0.0, apart(x0, maskable, real)
-    number = shard[0] + torch.arange(len(x0), device=x0.device)[:, None]
+    number = shard[0] + torch.arange(len(x0))[:, None]
     given = dict(mask_id=model.config.vocab_size, shard=shard, denominator=1)
     for c, (network, x, mine, there) in enumerate(canvases(model, *rows, options.passes)):
         own = noise.fold(seed, 11, c)
-        x = torch.where(there, x, noise_of(model, own, 9, number, torch.arange(x.shape[1], device=x.device)))
+        x = torch.where(there, x, noise_of(model, own, 9, number, torch.arange(x.shape[1])).to(x.device))
         if mine.any():
             objective = udlm.LossOptions(objective=options.objective)
             total += udlm.loss(network, x, objective, maskable=mine, seed=own, **given)

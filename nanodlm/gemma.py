@@ -41,8 +41,10 @@ class DiffusionGemma(torch.nn.Module):
         self.hf, self.canvas = hf, hf.config.canvas_length
         self.begin = [text.bos_token_id] if text.bos_token_id is not None else []  # what stands in front of no prompt
         self.images = {i for i in (hf.config.image_token_id, hf.config.boi_token_id, hf.config.eoi_token_id) if i}
-        sizes = dict(vocab_size=text.vocab_size, seq_len=text.max_position_embeddings)
-        self.config = Config(**sizes, block_size=self.canvas)
+        for module in hf.modules():  # what belongs to its weights, such as a scale of each layer, is written with them
+            for name in module._buffers.keys() - module._non_persistent_buffers_set:
+                module.register_parameter(name, torch.nn.Parameter(module._buffers.pop(name), requires_grad=False))
+        self.config = Config(vocab_size=text.vocab_size, seq_len=text.max_position_embeddings)
 
     def hidden(self, ids, prefix, causal=False, before=None, mask=None, rows=None):
         """A pass for the tokens ids (B, T) behind each row's prefix; `rows`: of its (B, T, …) these flat ones.
@@ -92,6 +94,19 @@ class DiffusionGemma(torch.nn.Module):
         prefix = prefix.keep(torch.tensor(rows, device=self.hf.device))
         self.hidden(ids.to(self.hf.device), prefix, causal=True)
         return prefix
+
+    @property
+    def adapted(self):
+        """What low-rank adapters stand beside: attention and the dense part of each layer, a list of its linear layers.
+        The experts have none, being no linear layers; routers, the head and the vision tower stay as they are, too."""
+        layers = self.hf.model.decoder.layers
+        return torch.nn.ModuleList([part for x in layers for part in (x.self_attn, x.mlp)])
+
+    def tie(self, names):
+        """Let the causal pass have the very layers of these names that the other one has, as it has their weights."""
+        for name in names:
+            parent, _, leaf = name.replace("model.decoder.", "model.encoder.language_model.").rpartition(".")
+            setattr(self.hf.get_submodule(parent), leaf, self.hf.get_submodule(name))
 
     def follows(self, kind):
         """What of masks it obeys: that of padding. Several texts in a row it cannot tell apart."""

@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from nanodlm.gemma import DiffusionGemma
 from nanodlm.wrapped import Wrapped
 
 
@@ -13,8 +14,8 @@ def add_lora(model, r, alpha, dropout=0.0, row=None):
     but for a row of the embedding, where one is given: a mask token's that nobody has trained."""
     import peft
 
-    wrapped = isinstance(model, Wrapped)
-    blocks = model.hf.base_model if wrapped else model.blocks
+    wrapped = isinstance(model, Wrapped | DiffusionGemma)
+    blocks = model.adapted if isinstance(model, DiffusionGemma) else model.hf.base_model if wrapped else model.blocks
     embed = model.hf.get_input_embeddings() if wrapped else model.embed
     # peft knows a module by how its name ends, and "embed" would be pos_embed, too; ".embed" is not. Of a model of
     # `transformers` it asks whether its output head is tied.
@@ -26,6 +27,8 @@ def add_lora(model, r, alpha, dropout=0.0, row=None):
     keys = dict(target_modules=targets, trainable_token_indices=rows or None)
     config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, **keys)
     peft.inject_adapter_in_model(config, inner)  # keeps the class, and so hidden(), head() and cache()
+    if isinstance(model, DiffusionGemma):
+        model.tie(targets)
     for name, p in model.named_parameters():
         if is_adapter(name) and dtype != torch.float64:
             p.data = p.data.float()  # small, and trained: not in the base's bfloat16
@@ -55,10 +58,11 @@ def merge(model, low_rank=True):
     which peft would copy the table in every forward."""
     if low_rank and hasattr(model, "apart"):
         sys.exit("adapters at masks alone are no change of the weights: they cannot be merged, nor read as int8")
-    for name, module in list(model.named_modules()):
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may have two names
         if hasattr(module, "base_layer") and (name.endswith(".token_adapter") or low_rank and hasattr(module, "merge")):
-            with torch.no_grad():
-                module.merge()
+            if not module.merged:
+                with torch.no_grad():
+                    module.merge()
             parent, _, leaf = name.removesuffix(".token_adapter").rpartition(".")
             setattr(model.get_submodule(parent), leaf, module.base_layer)
     return model.requires_grad_(True) if low_rank else model

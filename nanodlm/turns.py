@@ -18,6 +18,7 @@ from nanodlm.records import LeftOut
 
 BEHIND = "\ufdd3"  # the mark behind a turn's content; no character, as those of text.py
 THOUGHT = "<think>", "</think>"
+NO_THOUGHT = "<|channel>thought\n<channel|>"  # what Gemma 4's asks with for an answer without one, and does not write
 
 
 def without_thoughts(messages):
@@ -45,9 +46,10 @@ def answer_by_answer(template, ends, messages):
         before = template(messages[:k], True) if k else opening(template, messages[0], whole)
         if before is None:  # nobody asked for it
             continue
-        if not whole.startswith(before):
+        turn = before.removesuffix(NO_THOUGHT)
+        if not whole.startswith(turn):
             raise LeftOut("the chat template does not write an answer behind what it writes to ask for one")
-        answer = whole[len(before) :]
+        answer = whole[len(before) if whole.startswith(before) else len(turn) :]
         if not before.startswith(text):
             text, parts = "", []
         parts += [(before[len(text) :], False), (answer[: end_of(answer, ends)], True)]

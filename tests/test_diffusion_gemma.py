@@ -3,6 +3,7 @@ writes with the same random numbers, a row of a ragged batch what it writes alon
 
 import contextlib
 import io
+from dataclasses import replace
 
 import pytest
 import tokenizers as T
@@ -12,11 +13,12 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as th
 
 import sample
 import udlm
-from nanodlm import algorithms, harness
+from nanodlm import algorithms, harness, lora
 from nanodlm import checkpoint as ckpt
 from nanodlm import diffusion_gemma as ours
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
+from nanodlm.batches import Texts
 from nanodlm.noise import draw, uniform
 
 tf.utils.logging.disable_progress_bar()
@@ -164,7 +166,7 @@ class Plain:
         (self.prefix, _), self.n, self.config = (
             model.read([prompt]),
             len(prompt),
-            ours.replace(model.config, block_size=0),
+            model.config,
         )
 
     def parameters(self):
@@ -284,5 +286,62 @@ def test_tasks_ask_it_as_any_other(checkpoint):
     o = ours.SampleOptions(0, steps=3, temperature=0.0)
     (greedy,) = asks("greedy", o, [([2, 13, 14], [15] * 3)])
     assert greedy == {"same": False, "forwards": 3, "seconds": greedy["seconds"]}
-    text, other = asks("text", ours.replace(o, max_new_tokens=12), [([2, 13, 14], (" ",)), ([2, 17, 18, 19], (" ",))])
+    text, other = asks("text", replace(o, max_new_tokens=12), [([2, 13, 14], (" ",)), ([2, 17, 18, 19], (" ",))])
     assert " " not in text["text"] + other["text"] and text["forwards"] >= 3
+
+
+def rows_of(pairs, first=0, total=4):
+    """(x0, loss's arguments) of prompts and answers, padded as train.py pads conversations."""
+    rows = [torch.cat(pair) for pair in pairs]
+    place = torch.arange(max(map(len, rows)))
+    number = torch.stack([torch.where(place < len(x), first + i, -1) for i, x in enumerate(rows)])
+    maskable = (number >= 0) & (place >= torch.tensor([[len(p)] for p, _ in pairs]))
+    table = Texts(number, place.expand_as(number), first, len(rows), total, len(place), False)
+    return torch.nn.utils.rnn.pad_sequence(rows, True), dict(maskable=maskable, texts=table, mask_id=VOCAB, seed=7)
+
+
+def test_a_loss_is_the_sum_of_its_rows_whatever_they_share_a_batch_with(checkpoint):
+    pairs = list(zip(PROMPTS, (torch.arange(13, 13 + n) for n in (2, 19, 8, 11))))
+    found = {}
+    for keys in (dict(), dict(objective="noised_ce", passes=1), dict(objective="all_ce", ar_weight=0.5)):
+        o = ours.LossOptions(**keys)
+        x0, given = rows_of(pairs)
+        whole = ours.loss(checkpoint.model, x0, o, denominator=1, **given).item()
+        alone = [rows_of([pair], i) for i, pair in enumerate(pairs)]
+        parts = [ours.loss(checkpoint.model, x, o, denominator=1, **given).item() for x, given in alone]
+        assert whole == pytest.approx(sum(parts), rel=1e-5) and whole > 0
+        found[o.objective, o.ar_weight] = whole
+    exact = ours.LikelihoodOptions("left_to_right")
+    x0, given = rows_of(pairs)
+    bare = ours.loss(checkpoint.model, x0, replace(o, ar_weight=0.0), denominator=1, **given).item()
+    nats = -ours.log_likelihood(checkpoint.model, *zip(*pairs), exact).sum().item()
+    assert found["all_ce", 0.5] - bare == pytest.approx(0.5 * nats, rel=1e-5)
+
+
+def test_adapters_learn_are_shared_by_both_passes_and_become_the_weights(directory, tmp_path):
+    model = lora.add_lora(ckpt.load(directory, whole=True).model, 4, 8.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * (7 + 6) and not any("vision" in n or "router" in n or "experts" in n for n in names)
+    pairs, optimizer = [(x[:6], x[:1].repeat(9)) for x in PROMPTS], torch.optim.Adam(trained, 0.02)
+    x0, given = rows_of(pairs)
+    values = []
+    for _ in range(12):
+        value = ours.loss(model, x0, ours.LossOptions(ar_weight=0.1), **given)  # the same noise in every step
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < 0.8 * values[0]
+    keys = dict(maskable=given["maskable"], real=given["texts"].mask())
+    adapted = ours.nelbo(model.eval(), x0, **keys)
+    merged, plain = lora.merge(model), ckpt.load(directory)
+    assert torch.allclose(ours.nelbo(merged, x0, **keys), adapted, rtol=1e-4)
+    path, facts = tmp_path / "merged", {k: plain.facts[k] for k in ("architecture", "hf_config")}
+    weights = dict(merged.named_parameters())
+    ckpt.save(path, weights, merged.config, plain.tokenizer, directory, "diffusion_gemma", facts)
+    again = ckpt.load(path)
+    assert again.algorithm == "diffusion_gemma" and again.tokenizer.mask_id == VOCAB
+    assert torch.allclose(ours.nelbo(again.model, x0, **keys), adapted, rtol=1e-4)
+    with pytest.raises(ValueError, match="packing: canvases follow one prompt"):
+        ours.loss(model, x0, **given | {"texts": replace(given["texts"], packed=True)})
