@@ -35,6 +35,7 @@ REFUSED = {
     "--gif=a.gif --font=a.ttf": "font=a.ttf is no font file",
     "--delay=1": "delay .* does nothing with no --watch",
     "--system=a": "system .* neither --chat nor --template",
+    "--thoughts=think": "thoughts .* neither --chat nor --template",
     "--infill=a[MASK] --stop=b": "stop .* --infill",
     "--template --prompt=a": "a checkpoint with a chat template",
     "--compile": "compile=True needs cache=dual",
