@@ -40,6 +40,7 @@ def named(values):
         found = [read_json(path / "config.json") for name in names if (path := ckpt.at_hand(name))]
         found = [own if isinstance(own := facts.get("nanodlm"), dict) else facts for facts in found]
         names = [facts["algorithm"] for facts in found if "algorithm" in facts]
+        names += ["diffusion_gemma" for facts in found if facts.get("model_type") == "diffusion_gemma"]
     verify = str(values.get("verify", ("",))[0]).lower() in YES
     return [engine(load(name), verify=verify) for name in names or ("mdlm", "bd3lm")]
 

@@ -333,6 +333,14 @@ def test_adapters_learn_are_shared_by_both_passes_and_become_the_weights(directo
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.8 * values[0]
+    found = []
+    for recompute in (False, True):  # train.py's, of the bidirectional pass: its prefix must still be what it was
+        if recompute:
+            model.train().hf.gradient_checkpointing_enable()
+        optimizer.zero_grad()
+        ours.loss(model, x0, **given).backward()
+        found.append(torch.cat([p.grad.flatten() for p in trained]))
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-6) and found[0].abs().max() > 1e-3
     keys = dict(maskable=given["maskable"], real=given["texts"].mask())
     adapted = ours.nelbo(model.eval(), x0, **keys)
     merged, plain = lora.merge(model), ckpt.load(directory)
