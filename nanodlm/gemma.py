@@ -46,12 +46,14 @@ class DiffusionGemma(torch.nn.Module):
                 module.register_parameter(name, torch.nn.Parameter(module._buffers.pop(name), requires_grad=False))
         self.config = Config(vocab_size=text.vocab_size, seq_len=text.max_position_embeddings)
 
-    def hidden(self, ids, prefix, causal=False, before=None, mask=None, rows=None):
+    def hidden(self, ids, prefix=None, causal=False, before=None, mask=None, rows=None, **others):
         """A pass for the tokens ids (B, T) behind each row's prefix; `rows`: of its (B, T, …) these flat ones.
 
         causal   the causal pass: the prefix grows by the tokens, and the last hidden states are for head()
         before   else the logits of a canvas, fp32 (B, T, V), given those of the step before, or None
         mask     bool (B, T): which tokens are real; the others, on the left, are seen by none"""
+        if prefix is None or others:
+            raise ValueError("DiffusionGemma reads a prefix and a canvas: use --algorithm=diffusion_gemma")
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         # A row's positions are those that it has alone.
         at = prefix.real.sum(1, keepdim=True) + (mask.cumsum(1) - 1).clamp(min=0)

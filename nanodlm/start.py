@@ -45,6 +45,8 @@ def checkpoint_of(s, dtype, algorithm):
     held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
     start = out.absolute() / "last" if s.init_from == "resume" else s.init_from
     source = ckpt.load(start, dtype=held, whole=True)
+    if source.algorithm != s.algorithm and "diffusion_gemma" in (source.algorithm, s.algorithm):
+        sys.exit(f"{source.path} is a network for --algorithm={source.algorithm}, not for {s.algorithm}")
     if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
         sys.exit(
             f"{source.path} is an autoregressive model without a mask token: convert it first, by convert_ar.py or "

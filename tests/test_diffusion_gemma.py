@@ -12,6 +12,7 @@ import transformers as tf
 from transformers.models.diffusion_gemma import generation_diffusion_gemma as theirs
 
 import sample
+import train
 import udlm
 from nanodlm import algorithms, harness, lora
 from nanodlm import checkpoint as ckpt
@@ -222,7 +223,7 @@ def test_two_likelihoods_of_one_network(checkpoint, reference):
     assert torch.allclose(-ours.nelbo(model, rows, **keys), ours.log_likelihood(model, PROMPTS, targets, o), rtol=1e-5)
 
 
-def test_what_it_cannot_do_is_said(directory, checkpoint, monkeypatch):
+def test_what_it_cannot_do_is_said(directory, checkpoint, tmp_path):
     model, ask = checkpoint.model, dict(mask_id=VOCAB)
     with pytest.raises(ValueError, match=f"image token {IMAGE}, and images are not read here"):
         ours.generate(model, [[13, IMAGE, 14]], **ask)
@@ -238,6 +239,15 @@ def test_what_it_cannot_do_is_said(directory, checkpoint, monkeypatch):
     }.items():
         with pytest.raises(SystemExit, match=said):
             sample.main([f"--checkpoint={directory}", "--device=cpu", line])
+    words = [
+        f"--init_from={directory}",
+        "--dataset=pydocs",
+        "--lora_r=2",
+        "--device=cpu",
+        f"--out_dir={tmp_path / 'run'}",
+    ]
+    with pytest.raises(SystemExit, match="network for --algorithm=diffusion_gemma, not for mdlm"):
+        train.main(["--algorithm=mdlm", *words])
 
 
 def test_thoughts_are_asked_for_and_are_no_part_of_an_answer(checkpoint):
