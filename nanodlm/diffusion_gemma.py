@@ -194,7 +194,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     nelbo          minus the bound of the diffusion model, canvas after canvas"""
     numbers = torch.arange(len(prompts)) if numbers is None else torch.as_tensor(numbers)
     found = torch.zeros(len(prompts), dtype=torch.float64)
-    for part in portions(targets, options.batch_size, model.config.vocab_size):
+    for part in portions(targets, options.batch_size, model.config.vocab_size) if len(prompts) else ():
         some, rest = prompts[part], targets[part]
         if options.method == "nelbo":
             every = [torch.ones_like(t, dtype=torch.bool) for t in rest]
