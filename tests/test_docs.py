@@ -26,6 +26,7 @@ from nanodlm import (
     corpus,
     fast_bd3lm,
     fast_mdlm,
+    fast_udlm,
     frontier,
     gguf_files,
     introspect,
@@ -153,6 +154,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         model.tutorial()
     elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
+        fast = fast_udlm if "_udlm" in " ".join(args) else fast
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
