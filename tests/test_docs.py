@@ -241,7 +241,7 @@ def test_what_a_page_links_to_or_names_is_there(page):
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
     gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
-    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
+    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]
     assert not gone
