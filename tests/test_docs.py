@@ -26,6 +26,7 @@ from nanodlm import (
     corpus,
     fast_bd3lm,
     fast_mdlm,
+    fast_udlm,
     frontier,
     gguf_files,
     introspect,
@@ -155,6 +156,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         model.tutorial()
     elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
+        fast = fast_udlm if "_udlm" in " ".join(args) else fast
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
@@ -241,7 +243,7 @@ def test_what_a_page_links_to_or_names_is_there(page):
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
     gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
-    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
+    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]
     assert not gone
