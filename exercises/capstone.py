@@ -179,7 +179,8 @@ def run(directory, name, budget):
     out = directory / "capstone"
     check_directory(out, "of")
     tokenizer, ids, held = text()
-    config = Config(tokenizer.vocab_size, config.seq_len, 0, config.n_layer, config.n_head, n_embd=config.n_embd)
+    shape = dict(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd)
+    config = Config(tokenizer.vocab_size, config.seq_len, **shape)
     begin = time.time()
     model, iters = train(my, recipe, config, ids, tokenizer.mask_id, budget)
     seconds = time.time() - begin

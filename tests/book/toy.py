@@ -311,7 +311,7 @@ class Script(Net):
         p = torch.tensor(sure, dtype=torch.float64)[:, None]
         logits = ((1 - p) / (VOCAB - 2)).log().repeat(1, VOCAB)  # the mask has no share
         self.logits = logits.scatter(1, torch.tensor(tokens)[:, None], p.log())
-        self.config = Config(VOCAB, 64, block_size, 1, 1, n_embd=2)
+        self.config = Config(VOCAB, 64, block_size, n_layer=1, n_head=1, n_embd=2)
 
     def cache(self, batch, size):
         return KVCache(self.config, batch, size)
