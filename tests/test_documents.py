@@ -211,7 +211,8 @@ def test_roles_that_only_config_json_says_stay_with_the_data(prepare, tmp_path):
     mask, end = (next(t["id"] for t in ids if t["content"] == word) for word in ("[CLS]", "<|im_end|>"))
     roles = {"mask_token_id": mask, "eos_token_id": [end]}
     (tmp_path / "made/config.json").write_text(json.dumps(roles))
-    tok, net = tokenizers.load({"kind": "hf"}, tmp_path / "made"), Transformer(Config(400, 8, 1, 1, 8))
+    net = Transformer(Config(400, 8, 1, n_layer=1, n_head=8))
+    tok = tokenizers.load({"kind": "hf"}, tmp_path / "made")
     ckpt.save(tmp_path / "new", dict(net.named_parameters()), net.config, tok, tmp_path / "made", "mdlm", {})
     new = ckpt.load(tmp_path / "new").tokenizer  # learnt from data in these tokens
     assert (new.mask_id, new.eos_id, new.stop_ids) == (mask, end, tok.stop_ids)
