@@ -25,8 +25,6 @@ class Config:
     vocab_size: Whole = 0  # number of token ids; 0 takes the data set's
     seq_len: Size = 256  # context length in tokens (nanoGPT's block_size)
     block_size: Whole = 0  # bd3lm: tokens of a diffusion block it is trained for; the network does not look at it
-    mask_share: Unit = 0.0  # udlm: the part of its noise that is the mask; else a uniform token; 1 is mdlm
-    noise_ids: Whole = 0  # udlm: noise is of the ids below this, but for the mask; 0 means all
     n_layer: Layers = 6  # Transformer blocks
     n_head: Size = 6  # query heads
     n_kv_head: Whole = 0  # key/value heads; fewer than n_head is grouped-query attention; 0 means n_head
@@ -59,6 +57,8 @@ class Config:
     global_every: Whole = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
     local_rope_theta: Amount = 0.0  # rope_theta of the local layers; 0 means the same
     dropout: Below1 = 0.0  # on embeddings, attention weights and both residual branches
+    mask_share: Unit = 0.0  # udlm: the part of its noise that is the mask; else a uniform token; 1 is mdlm
+    noise_ids: Whole = 0  # udlm: noise is of the ids below this, but for the mask; 0 means all
 
     def __post_init__(self):
         check(self)
