@@ -13,6 +13,7 @@ seq_len = 256
 n_layer = 6
 n_head = 3
 n_embd = 192
+tied = True
 
 batch_size = 16
 max_iters = 3000  # autoregression overfits this text long before masked diffusion does: the best weights are kept

@@ -1,7 +1,11 @@
-"""A small model whose sentences can be read: 3.4M parameters, under 8 MB in float16, on plain English.
+"""The checkpoint that ships as checkpoints/bible_mdlm: 3.4M parameters, 7 MB in float16, whose sentences can be read.
 
-Data      python data/bible/prepare.py
-Hardware  meant for 2 CPU cores with bfloat16 and 2 hours; not run to its end by us yet
+Data      python data/bible/prepare.py  (the World English Bible, which is in the public domain)
+Hardware  one CPU core with bfloat16, 2 hours 26 minutes (torch 2.13, 2026-11-28)
+Expected  1.25 bits per byte (NELBO); the log is checkpoints/bible_mdlm/metrics.jsonl
+
+4096 tokens and one table for both ends: after 350 iterations of 2048 tokens 1.84 bits per byte, where 2048 tokens and
+two tables, the same number of weights, had 2.08.
 """
 
 algorithm = "mdlm"

@@ -3,6 +3,7 @@
     python data/pydocs/prepare.py && python train.py config/quickstart_ar.py      (the judge)
     python experiments/readable.py --judge=out/quickstart_ar                      the shipped checkpoint
     python experiments/readable.py --temperature=0.7,1 --num_samples=32 --page=4
+    python experiments/readable.py --checkpoint=checkpoints/bible_mdlm --quota=ancestral --steps=256 --remask=0.02
 
 One line for each temperature, and one for held-out text of the same length:
 
@@ -19,7 +20,7 @@ Behind the table is a page of samples for the eye, the first ones of the seed, a
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,10 +104,11 @@ def row(name, texts, tokens, text, index, known, judge, s, device):
     return longest
 
 
-def generate(checkpoint, algorithm, s, temperature, device):
+def generate(checkpoint, algorithm, s, temperature, device, options=None):
     """The ids of s.num_samples texts, arrays; text number i is the same in batches of any size."""
     room = min(s.max_new_tokens, checkpoint.model.config.seq_len)
-    options = algorithm.SampleOptions(max_new_tokens=room, temperature=temperature, seed=s.seed)
+    given = dict(max_new_tokens=room, temperature=temperature, seed=s.seed)
+    options = replace(options or algorithm.SampleOptions(), **given)
     empty, out = torch.empty(0, dtype=torch.int64, device=device), []
     for i in range(0, s.num_samples, s.batch_size):
         numbers = torch.arange(i, min(i + s.batch_size, s.num_samples))
@@ -116,10 +118,13 @@ def generate(checkpoint, algorithm, s, temperature, device):
 
 
 def main(argv):
-    s = configurator.fill(configurator.read(argv), Settings)
+    values = configurator.read(argv)
+    s = configurator.fill({k: v for k, v in values.items() if hasattr(Settings, k) or k == "help"}, Settings)
     device = torch.device("cpu")
     checkpoint = ckpt.load(s.checkpoint, device)
     algorithm = algorithms.engine(algorithms.load(checkpoint.algorithm))
+    rest = {k: v for k, v in values.items() if not hasattr(Settings, k)}  # how to decode
+    options = configurator.fill(rest, algorithm.SampleOptions, quiet=True)
     as_eval = SimpleNamespace(**vars(s), dtype="float32", mauve=False)  # what measures.py asks eval.py's settings
     judge = measures.read_judge(as_eval, [checkpoint], device) if s.judge else None
     dataset, tokenizer = s.dataset or checkpoint.facts.get("dataset"), checkpoint.tokenizer
@@ -138,7 +143,7 @@ def main(argv):
     held = list(corpus.eval_windows(dataset, meta, size, s.num_samples).astype("int64"))
     row("held-out text", [tokenizer.decode(x.tolist()) for x in held], held, **measure)
     for temperature in s.temperature:
-        tokens = generate(checkpoint, algorithm, s, temperature, device)
+        tokens = generate(checkpoint, algorithm, s, temperature, device, options)
         texts = [tokenizer.decode(x.tolist()) for x in tokens]
         longest = row(f"temperature {temperature:g}", texts, tokens, **measure)
         if longest:

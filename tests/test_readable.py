@@ -1,4 +1,4 @@
-"""The measures of experiments/readable.py, and what the shipped checkpoint writes: nothing that it has read."""
+"""The measures of experiments/readable.py, and what the shipped checkpoints write: nothing that they have read."""
 
 import random
 
@@ -24,8 +24,9 @@ def test_the_longest_copied_run_is_the_one_that_trying_all_of_them_finds():
     assert not readable.longest_run("c" * 100, text, index)
 
 
-def test_the_shipped_checkpoint_copies_no_run_of_50_characters():
-    checkpoint = ckpt.load(ROOT / "checkpoints/pydocs_mdlm")
+@pytest.mark.parametrize("name", ["pydocs_mdlm", "bible_mdlm"])
+def test_a_shipped_checkpoint_copies_no_run_of_50_characters(name):
+    checkpoint = ckpt.load(ROOT / "checkpoints" / name)
     dataset = checkpoint.facts["dataset"]
     if not (corpus.find(dataset) / "meta.json").exists():
         pytest.skip(f"{dataset} has no token files")

