@@ -19,7 +19,19 @@ import model
 import sample
 import train
 from exercises import race
-from experiments import approximate, bench, compare, costs, gpu, losses, own_answers, peers, smollm
+from experiments import (
+    approximate,
+    bench,
+    compare,
+    costs,
+    gpu,
+    losses,
+    own_answers,
+    peers,
+    readable,
+    smollm,
+    uniform_time,
+)
 from nanodlm import (
     algorithms,
     configurator,
@@ -167,6 +179,8 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
+            "experiments/readable.py": [readable.Settings, fast.SampleOptions],
+            "experiments/uniform_time.py": [uniform_time.Settings],
             "experiments/smollm.py": [smollm.Settings],
             "experiments/own_answers.py": [own_answers.Settings],
             "nanodlm/gguf_files.py": [gguf_files.Settings],
@@ -176,6 +190,8 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             assert args.pop(0) in compare.COMPARISONS
         if script.startswith("convert_"):
             args, keys = args[1:], {script: [importlib.import_module(script.removesuffix(".py")).Settings]}
+        if script == "experiments/readable.py":  # which decodes with each of its temperatures
+            args = [word for word in args if not word.startswith("--temperature")]
         if script in ("experiments/smollm.py", "experiments/own_answers.py", "nanodlm/gguf_files.py"):
             args = [word for word in args if word.startswith("--")]
         if not args or args[0] not in ("--table", "--plot"):
