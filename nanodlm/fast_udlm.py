@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+import mdlm
 import udlm
 from nanodlm import decode, fast_bd3lm, fast_mdlm
 from nanodlm.bounds import Size
@@ -77,7 +78,7 @@ def generate(
             n, block = int(lengths[i]), blocks[i].pop(0)
             done = min(n, (block + 1) * size) if size else n
             step[i], same[i], best[i] = 0, 0, None
-            end = udlm.mdlm.end_of_text(x[i, :done], hole[i, :done], mask_id, eos_id)
+            end = mdlm.end_of_text(x[i, :done], hole[i, :done], mask_id, eos_id)
             if end < done or until and done < n and until(x[i, :done], len(prompts[i]), size):
                 stop[i], blocks[i] = end, []
     tokens = [row[:n].to(p.device) for row, n, p in zip(x, stop.tolist(), prompts)]

@@ -1,7 +1,6 @@
 """udlm.py against numbers that can be listed: three letters and a mask, texts of two."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -219,8 +218,7 @@ def test_given_tokens_stay_and_no_hole_does(quota, size):
     net = transformer(3, 0.5, block_size=size, mask_share=0.2)
     prompts = [ids(1, 2, 3), ids(4, 11, 6, 11, 8), ids()]
     o = udlm.SampleOptions(6, steps=7, quota=quota)
-    seen = []
-    out = udlm.generate(net, prompts, o, mask_id=11, trace=True, watch=lambda xs: seen.append(xs[0]))
+    out = udlm.generate(net, prompts, o, mask_id=11, trace=True)
     for prompt, tokens, forwards, events in zip(prompts, out.tokens, out.num_forwards, out.trace):
         given = prompt != 11
         assert torch.equal(tokens[: len(prompt)][given], prompt[given])
@@ -229,7 +227,7 @@ def test_given_tokens_stay_and_no_hole_does(quota, size):
         last = {at: token for _, at, token, _ in events}
         assert all(tokens[at] == token for at, token in last.items())
     alone = udlm.generate(net, prompts[1:2], o, mask_id=11, numbers=ids(1)).tokens[0]
-    assert torch.equal(alone, out.tokens[1]) and (seen[0] == 11).sum() + (seen[-1] == 11).sum() >= 0
+    assert torch.equal(alone, out.tokens[1])
 
 
 def test_a_table_of_the_truth_writes_the_truth():
@@ -264,4 +262,3 @@ def test_packed_texts_have_the_loss_of_rows_of_their_own():
             o = udlm.LossOptions(block_size=size)
             one = udlm.loss(net, x0.flatten()[None], o, mask_id=11, seed=4, texts=packed)
             torch.testing.assert_close(one, udlm.loss(net, x0, o, mask_id=11, seed=4))
-    assert replace(packed, first=0).count == 2
