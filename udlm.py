@@ -115,19 +115,13 @@ class LossOptions(mdlm.LossOptions):
 def corrupt(maskable, options, seed, first, total, config, mask_id):
     """The noise of rows first…first+B of `total`: 1 + the id that stands there, or 0 where the token is kept, int64
     (B, L); and its time t, float64 (B, L): one a row, or one a block. It draws q(x_t | x_0)."""
-    L, device, blocks = (
-        maskable.shape[1],
-        maskable.device,
-        to_blocks(home(maskable), options.block_size or maskable.shape[1]),
-    )
-    n = len(blocks) // len(maskable)
-    row, i = (
-        torch.arange(len(blocks), device=blocks.device)[:, None],
-        torch.arange(blocks.shape[1], device=blocks.device),
-    )
-    t = noise.times(seed, total * n, options, blocks.device)[first * n + row]
-    noised = (uniform(seed, 3, first * n + row, i) < mask_rate(t, options.schedule)[0]) & blocks
-    found = torch.where(noised, 1 + replacement(uniform(seed, 8, first * n + row, i), config, mask_id), 0)
+    L, device = maskable.shape[1], maskable.device
+    blocks = to_blocks(home(maskable), options.block_size or L)
+    n, row, i = len(blocks) // len(maskable), *(torch.arange(k, device=blocks.device) for k in blocks.shape)
+    row = first * n + row[:, None]
+    t = noise.times(seed, total * n, options, blocks.device)[row]
+    noised = (uniform(seed, 3, row, i) < mask_rate(t, options.schedule)[0]) & blocks
+    found = torch.where(noised, 1 + replacement(uniform(seed, 8, row, i), config, mask_id), 0)
     return from_blocks(found, L).to(device), from_blocks(t.expand_as(found), L)
 
 
@@ -243,8 +237,10 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
     heat = o.temperature
     if o.quota == "entropy_bound":
         heat = o.last_temperature + (heat - o.last_temperature) * left / steps
-    surest_of_all = torch.full_like(logp, -torch.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0)
-    logp = (logp / heat).log_softmax(-1) if heat else surest_of_all
+    if heat:
+        logp = (logp / heat).log_softmax(-1)
+    else:
+        logp = torch.full_like(logp, -torch.inf).scatter_(1, logp.argmax(-1, keepdim=True), 0.0)
     tokens = draw(logp, v)
     if o.quota == "entropy_bound":  # of the surest, as many as their joint uncertainty allows (EB-Sampler, 2505.24857)
         entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
@@ -263,23 +259,31 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
     return torch.where(u < moves * (1 - rate_s), tokens, other), logp, 0.0
 
 
+def settled(options, logp, entropy, before, last):
+    """quota=entropy_bound: whether the holes are done, in the last step at the latest; and their most probable tokens,
+    with for how many steps these have been the same: `before` of the next step. Of the other quota: False, None."""
+    if options.quota != "entropy_bound":
+        return False, None
+    best = logp.argmax(-1)
+    same = before[1] + 1 if before and torch.equal(best, before[0]) else 0
+    return last or same >= options.stable and entropy < options.sure, (best, same)
+
+
 def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=0, steps=0):
     """Write noise into the holes (bool, L) of a canvas x (int64, L), and make a text of it, in place, in `steps` steps
     at most (0: one per hole). After each it yields the positions that changed, and log p of what they are.
 
     logits_at  canvas (L,), positions (N,) -> logits (N, V) there; all three on the network's device"""
-    o, at, same, best = options, hole.nonzero()[:, 0], 0, None
+    o, at, best = options, hole.nonzero()[:, 0], None
     steps, weights = steps or len(at), next(model.parameters())
     given = torch.finfo(weights.dtype).eps, model.config, mask_id, o.seed, row
     x[at] = replacement(uniform(o.seed, row, -1, 1, at), model.config, mask_id)
     for step in range(steps):
         logits = fp32(logits_at(x.to(weights.device), at.to(weights.device))).to(x.device)
-        z, before = x[at], best
+        z = x[at]
         tokens, logp, entropy = one_step(o, step, steps, logits, z, at, *given)
-        best = logp.argmax(-1)
-        same = same + 1 if before is not None and (best == before).all() else 0
-        over = o.quota == "entropy_bound" and (step + 1 == steps or same >= o.stable and entropy < o.sure)
-        x[at] = tokens = best if over else tokens
+        over, best = settled(o, logp, entropy, best, step + 1 == steps)
+        x[at] = tokens = best[0] if over else tokens
         changed = (tokens != z).nonzero()[:, 0]
         yield at[changed], of(logp[changed], tokens[changed])
         if over:
@@ -381,9 +385,8 @@ def tutorial(steps=800, samples=200):
         optimizer.step()
         if i % (steps // 4) == 0:
             bound = nelbo(model, runs(256, 99), mask_id=mask_id, samples=4)
-            print(
-                f"    step {i:4}   NELBO {bound.mean():6.3f} +- {bound.std() / 16:.3f} nats a row (at least {best:.3f})"
-            )
+            said = f"NELBO {bound.mean():6.3f} +- {bound.std() / 16:.3f} nats a row (at least {best:.3f})"
+            print(f"    step {i:4}   {said}")
 
     print("\n4. Sampling: from letters at random, eight steps; what was wrong is corrected.")
     seen = []

@@ -42,7 +42,7 @@ def generate(
     else:
         logits_at = fast_mdlm.Canvas(model, x, hole, lengths, decode.SampleOptions(), mask_id, device).logits_at
     eps = torch.finfo(next(model.parameters()).dtype).eps
-    stop, step, same, best, clock = lengths.clone(), [0] * B, [0] * B, [None] * B, [0] * B
+    stop, step, best, clock = lengths.clone(), [0] * B, [None] * B, [0] * B
     forwards, events = torch.zeros_like(lengths), [[] for _ in prompts]
     while live := [i for i in range(B) if blocks[i]]:
         r = torch.tensor(live)
@@ -53,31 +53,26 @@ def generate(
         forwards[r] += 1 + more
         logits, over = home(read(slice(None))).split(wanted.sum(1).tolist()), []
         for i, mine, p, own in zip(live, logits, position, wanted):
-            p, before, key = p[own], best[i], (o.seed, int(numbers[i]))
+            p, key = p[own], (o.seed, int(numbers[i]))
             z, steps = x[i, p], o.steps or len(p)
             given = (to(v, mine.device) for v in (z, p))
             tokens, logp, entropy = udlm.one_step(o, step[i], steps, mine, *given, eps, config, mask_id, *key)
-            best[i] = logp.argmax(-1)
-            same[i] = same[i] + 1 if before is not None and (best[i] == before).all() else 0
             step[i] += 1
-            done = step[i] == steps
-            if o.quota == "entropy_bound" and (done or same[i] >= o.stable and entropy < o.sure):
-                tokens, done = best[i], True
-            x[i, p] = tokens = tokens.cpu()
+            settled, best[i] = udlm.settled(o, logp, entropy, best[i], step[i] == steps)
+            x[i, p] = tokens = (best[i][0] if settled else tokens).cpu()
             changed = ((tokens != z) & (p < lengths[i])).nonzero()[:, 0]
             if trace and len(changed):
                 chance = udlm.of(logp[to(changed, logp.device)], to(tokens[changed], logp.device)).exp()
-                events[i] += zip(
-                    [clock[i]] * len(changed), p[changed].tolist(), tokens[changed].tolist(), chance.tolist()
-                )
+                new = zip(p[changed].tolist(), tokens[changed].tolist(), chance.tolist())
+                events[i] += [(clock[i], *event) for event in new]
             clock[i] += 1
-            over += [i] if done else []
+            over += [i] if settled or step[i] == steps else []
         if watch is not None:
             watch([row[:n].clone() for row, n in zip(x, lengths)])
         for i in over:
             n, block = int(lengths[i]), blocks[i].pop(0)
             done = min(n, (block + 1) * size) if size else n
-            step[i], same[i], best[i] = 0, 0, None
+            step[i], best[i] = 0, None
             end = mdlm.end_of_text(x[i, :done], hole[i, :done], mask_id, eos_id)
             if end < done or until and done < n and until(x[i, :done], len(prompts[i]), size):
                 stop[i], blocks[i] = end, []

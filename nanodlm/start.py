@@ -14,7 +14,7 @@ from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
 # What a run may change of the network that it starts from, without changing a weight.
-FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share", "noise_ids")
+FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share")
 
 
 def convert_first(s, shift):
@@ -75,8 +75,8 @@ def network_settings(source, config, said, is_chat, say):
                 f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
                 "settings it was trained with"
             )
-        given = {k: getattr(config, k) for k in ("mask_share", "noise_ids") if k in said}
-        config = replace(source.model.config, dropout=config.dropout, **given)
+        share = config.mask_share if "mask_share" in said else source.model.config.mask_share
+        config = replace(source.model.config, dropout=config.dropout, mask_share=share)
         context = config.seq_len
     seq_len = context
     if "seq_len" in said:
@@ -94,6 +94,10 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     block_size = sizes[-1]  # what the run ends with is what the network is for
     if "block_size" in said and not block_size:
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
+    if "mask_share" in said and not hasattr(algorithm, "token_bound"):
+        sys.exit(f"algorithm={s.algorithm} has no noise but its own: mask_share is of --algorithm=udlm; leave it out")
+    if "noise_ids" in said:
+        sys.exit("noise_ids is what convert_ar.py --algorithm=udlm found, or all ids; leave it out")
     if max(sizes) > seq_len:
         sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={seq_len}")
     if block_size and config.shift and min(sizes) < 2:

@@ -83,6 +83,8 @@ def test_what_means_nothing_here_is_said(checkpoints, script, args, said):
     "args,said",
     [
         (["--mask_share=1.5"], "mask_share.*from 0 to 1"),
+        (["--noise_ids=5"], "noise_ids is what convert_ar.py"),
+        (["--mask_share=0.5", "--algorithm=mdlm"], "algorithm=mdlm has no noise but its own"),
         (["--corruption=count"], "corruption=count is of masks"),
         (["--objective=masked_ce"], "takes one of nelbo, noised_ce, all_ce"),
         (["--block_size=99"], "block_size=99 must lie between 1 and the context"),
