@@ -23,7 +23,7 @@ from model import Config, Transformer
 from nanodlm import gguf_files, hub, memory
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Below1, Positive, Rank, Whole, check
-from nanodlm.families import FAMILIES, their_names
+from nanodlm.families import FAMILIES, by_expert, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.gated import only_at
 from nanodlm.hub import first_line
@@ -353,7 +353,7 @@ def save_released(directory, tensors, config, algorithm, facts):
     if family is None:
         theirs = {n.removeprefix("hf."): t for n, t in tensors.items()}
     else:
-        theirs = {}
+        theirs, tensors = {}, by_expert(tensors)
         for name, ours in their_names(family, tensors, config.n_layer).items():
             stacked = torch.cat([tensors[n] for n in ours]) if len(ours) > 1 else tensors[ours[0]]
             swap = family.transposed and re.fullmatch(family.transposed, name)
