@@ -85,7 +85,7 @@ class Settings:
     lora_r: Rank = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
     lora_alpha: Amount = 0.0  # their scale is this over the rank; 0 means twice the rank
     lora_dropout: Below1 = 0.0  # in front of them
-    lora_at: Literal["all", "masks"] = "all"  # masks: elsewhere the network is what it was, as in I-DLM's "gated LoRA"
+    lora_at: Literal["all", "experts", "masks"] = "all"  # experts: theirs, too; masks: at these alone ("gated LoRA")
     sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     ema: Below1 = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none

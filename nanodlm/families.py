@@ -111,8 +111,18 @@ LLAMA = {
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# mixtures of experts: LLaDA-MoE (github.com/inclusionAI/dInfer, modeling_fused_lladamoe.py), LLaDA 2
+# mixtures of experts: Qwen3, LLaDA-MoE (github.com/inclusionAI/dInfer, modeling_fused_lladamoe.py), LLaDA 2
 # (github.com/inclusionAI/dFactory, models/llada2_moe)
+
+
+def qwen3_moe(c, causal=True):
+    need(c, decoder_sparse_step=[1], mlp_only_layers=[[]])
+    return qwen3(c, causal) | {
+        "experts": c.get("num_experts") or c["num_local_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["moe_intermediate_size"],
+        "router_norm": c["norm_topk_prob"],
+    }
 
 
 def llada_moe(c):
@@ -412,6 +422,7 @@ MODERNBERT = {
 # the table, by the `architectures` of config.json; model_type is not unique: LLaDA's mixture of experts says llada, too
 
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
+LLADA_MOE_FAMILY = Family(llada_moe, LLADA_MOE, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")
 A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
 AR_GPT2 = Family(
@@ -427,7 +438,8 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
-    "LLaDAMoEModelLM": Family(llada_moe, LLADA_MOE, preset="llada"),
+    "LLaDAMoEModelLM": LLADA_MOE_FAMILY,
+    "LLaDAMoEModel": LLADA_MOE_FAMILY,
     "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="bd3lm"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
@@ -437,6 +449,7 @@ FAMILIES = {
     "LlamaForCausalLM": AR,
     "Qwen2ForCausalLM": replace(AR, config=qwen2),
     "Qwen3ForCausalLM": replace(AR, config=qwen3),
+    "Qwen3MoeForCausalLM": replace(AR, config=qwen3_moe, names=LLAMA | EXPERTS),
     "GPT2LMHeadModel": AR_GPT2,
     "A2DGPT2LMHeadModel": A2D_GPT2,
     "BertForMaskedLM": Family(bert, BERT, prefix="bert.", ignore=BERT_IGNORE),
