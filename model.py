@@ -193,9 +193,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The feed-forward layer; the gated ones are those of arXiv 2002.05202, eq. 6."""
 
-    def __init__(self, config):
+    def __init__(self, c):
         super().__init__()
-        c = config
         self.kind = c.mlp
         self.at_once = max(1, 2**25 // c.mlp_dim)  # tokens; bounds the memory of decoding a large canvas
         self.up = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias)
@@ -219,9 +218,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, c, layer):
         super().__init__()
-        c = config
         self.after = c.norm_after
         self.attn_norm = Norm(c.n_embd, c) if layer or c.norm_first else nn.Identity()
         self.attn = Attention(c, layer)

@@ -181,8 +181,7 @@ def set_up(argv, stack):
     if s.sharding == "fsdp" and world == 1:
         sys.exit("sharding=fsdp cuts the model into parts for several processes: start them with torchrun")
     torch.set_float32_matmul_precision("high")
-    kind = torch.device(device).type
-    autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+    autocast = torch.autocast(torch.device(device).type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
     words = compiling + (f", {world} processes ({s.sharding})" if world > 1 else "")
     say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), {words}")
     torch.manual_seed(s.seed)

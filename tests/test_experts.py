@@ -7,11 +7,13 @@ test_published.py. For both, and Qwen3, test_families.py compares with the class
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -235,8 +237,8 @@ def test_parameters_are_counted_without_building_them():
 # ---- the published networks ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", GOLDEN)
-def test_the_logits_are_the_published_codes(which):
+def network(which):
+    """Our network with the weights that the published one had."""
     golden = GOLDEN[which]
     family = families.FAMILIES[golden["config"]["architectures"][0]]
     model = Transformer(Config(**family.config(golden["config"]))).eval()
@@ -250,6 +252,12 @@ def test_the_logits_are_the_published_codes(which):
                 w *= 2
             for name, part in zip(ours, w.split([s[0] for s in shapes])):
                 own[name].copy_(part)
+    return model
+
+
+@pytest.mark.parametrize("which", GOLDEN)
+def test_the_logits_are_the_published_codes(which):
+    golden, model = GOLDEN[which], network(which)
     ids, real = torch.tensor(golden["ids"]), torch.tensor(golden["real"]).bool()
     position = (real.cumsum(1) - 1).clamp(min=0)
     mask = real
@@ -260,3 +268,17 @@ def test_the_logits_are_the_published_codes(which):
         ids, mask=mask, positions=position.where(real, torch.tensor(-1)) if which == "llada_moe" else position
     )
     assert (found[real] - torch.tensor(golden["logits"])).abs().max() < 5e-5  # they are about 13, and rounded to 1e-5
+
+
+@pytest.mark.parametrize("which", GOLDEN)
+def test_what_is_saved_has_the_names_and_shapes_and_the_config_that_published_code_reads(which, tmp_path):
+    """As other engines' loaders want them (docs/decoding.md): golden "tensors" are the published class's own."""
+    config, model = GOLDEN[which]["config"], network(which)
+    facts = {"architecture": config["architectures"][0], "hf_config": config}
+    content = ckpt.save_released(tmp_path, dict(model.named_parameters()), model.config, "bd3lm", facts)
+    assert content.pop("nanodlm") and content == config
+    found = {}
+    for name, tensor in safetensors.torch.load_file(tmp_path / "model.safetensors").items():
+        template = re.sub(r"\.\d+(?=\.)", ".{}", name)
+        found.setdefault(template, [list(tensor.shape), 0])[1] += 1
+    assert found == GOLDEN[which]["tensors"]
