@@ -148,6 +148,7 @@ def llada2(c):
     """Blocks of 32: not its config.json says so, but its generate(). A token sees its own block and those before."""
     need(c, score_function=["sigmoid"], norm_topk_prob=[True], norm_head=[False], router_dtype=["fp32"])
     need(c, moe_router_enable_expert_bias=[True], use_rmsnorm=[True])
+    need(c, expert_capacity=[0])  # LLaDA 2.2: the tokens of a block choose among so many experts, found together
     return llama(c, None, causal=False) | {
         "block_size": 32,
         "rope_fraction": c["partial_rotary_factor"],

@@ -790,7 +790,9 @@ UNSUPPORTED = {
     | dict(alibi=True, include_bias=True, scale_logits=True, attention_layer_norm=True),
     "gpt2": dict(activation_function="relu", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False),
     "llada-moe": dict(moe_router_score_function="sigmoid", moe_router_enable_expert_bias=True, clip_qkv=8.0),
-    "llada2": dict(score_function="softmax", norm_topk_prob=False, moe_router_enable_expert_bias=False),
+    "llada2": dict(
+        expert_capacity=48, score_function="softmax", norm_topk_prob=False, moe_router_enable_expert_bias=False
+    ),
     "qwen3-moe": dict(mlp_only_layers=[1], decoder_sparse_step=2),
     "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key", tie_word_embeddings=False),
     "roberta": dict(is_decoder=True, tie_word_embeddings=False),  # whose bias is it then? transformers 4 and 5 differ
