@@ -1041,15 +1041,25 @@ def test_an_unknown_model_obeys_a_mask_of_who_sees_whom_but_has_no_attention_by_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures Linux's peak resident memory")
-def test_loading_shards_needs_the_memory_of_the_model_and_one_shard(original, tmp_path):
-    original("llama")  # what the first loading needs is not counted
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_loading_shards_needs_the_memory_of_the_model_and_one_shard(original, tmp_path, name):
+    original(name)  # what the first loading needs is not counted
     big, found = tmp_path / "big", tmp_path / "found"
-    config = tf.LlamaConfig(**SIZES | dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=6))
-    config.architectures = ["LlamaForCausalLM"]
+    wide = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=6)
+    cls, config = tf.LlamaForCausalLM, tf.LlamaConfig(**SIZES | wide)
+    if name == "qwen3-moe":
+        more = dict(num_experts=32, moe_intermediate_size=192, head_dim=64)
+        cls, config = tf.Qwen3MoeForCausalLM, tf.Qwen3MoeConfig(**MOE_SIZES | wide | more)
+    config.architectures = [cls.__name__]
     words(big)
     config.save_pretrained(big)
     with torch.device("meta"):
-        shapes = {n: p.shape for n, p in tf.LlamaForCausalLM(config).named_parameters()}
+        shapes = {n: p.shape for n, p in cls(config).named_parameters()}
+    for n in [n for n in shapes if n.endswith("gate_up_proj")]:  # one by one in files
+        (e, two, c), base = shapes.pop(n), n.removesuffix("gate_up_proj")
+        down = shapes.pop(base + "down_proj")[1:]
+        each = {"gate_proj": (two // 2, c), "up_proj": (two // 2, c), "down_proj": down}
+        shapes |= {f"{base}{i}.{m}.weight": shape for i in range(e) for m, shape in each.items()}
 
     def fill():
         tensors = {n: torch.full(shape, 0.5, dtype=torch.bfloat16) for n, shape in shapes.items()}
