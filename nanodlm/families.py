@@ -441,7 +441,7 @@ FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
     "LLaDAMoEModelLM": LLADA_MOE_FAMILY,
     "LLaDAMoEModel": LLADA_MOE_FAMILY,
-    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="bd3lm"),
+    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="llada2"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
     "A2DLlamaLMHeadModel": A2D,

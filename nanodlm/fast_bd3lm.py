@@ -73,6 +73,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 class SampleOptions(decode.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
+    overhang: bool = False  # bd3lm: the last block is written to its end, and cut there where the text ends (LLaDA2.x)
     cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
 
     def __post_init__(self):
@@ -169,10 +170,15 @@ def generate(
     # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
     more = int(ends.max()) - x.shape[1]
     x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+    at, over = torch.arange(x.shape[1]), lengths
+    if o.overhang:  # unless there is nothing to write
+        hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
+        over = torch.where(hole.any(1), ends, lengths)
 
     logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device)
     o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    out = decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
-    out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
+    out = decode.decode(model, x, hole, over, origin, o, logits_at, **keys)
+    out.tokens = [tokens[:n].to(p.device) for tokens, n, p in zip(out.tokens, lengths.tolist(), prompts)]
+    out.trace = [[e for e in events if e[1] < n] for events, n in zip(out.trace, lengths.tolist())]
     return out
