@@ -1,14 +1,16 @@
 """What released families call things: config.json ⇄ model.Config, their tensors' names ⇄ ours. Only tables live here.
 
-A name table is {theirs: ours}; `{i}` counts layers, `.weight` and `.bias` follow where ours has them, and several of
-ours are stacked, in that order, in one of theirs. What a checkpoint may hold besides, because it repeats something or
-is not used for language modelling, is matched by `ignore`; everything else is an error.
+A name table is {theirs: ours}; `{i}` counts layers, `{e}` experts, `.weight` and `.bias` follow where ours has them,
+and several of ours are stacked, in that order, in one of theirs. What a checkpoint may hold besides, because it repeats
+something or is not used for language modelling, is matched by `ignore`; everything else is an error.
 """
 
-import math
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from nanodlm.rotary import rope
 
 
 @dataclass(frozen=True)
@@ -27,47 +29,6 @@ def need(c, **values):
     for key, allowed in values.items():
         if c.get(key) not in (None, *allowed):
             raise ValueError(f"{key}={c[key]!r} is not supported, only {' or '.join(map(repr, allowed))}")
-
-
-def rope(c, theta=None):
-    """rope_theta and rope_scaling of a config.json, old (rope_theta, rope_scaling) or new (rope_parameters)."""
-    new = c.get("rope_parameters")
-    p = new or c.get("rope_scaling") or {}
-    theta = p["rope_theta"] if "rope_theta" in p else c.get("rope_theta", theta)
-    if theta is None:
-        raise KeyError("rope_theta")
-    kind = p.get("rope_type", p.get("type", "default"))
-    scaling = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }
-    if kind not in (*scaling, "yarn"):
-        raise ValueError(f"rope_type={kind!r} is not supported, only {', '.join(scaling)}, yarn")
-    fraction = p.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    if kind == "yarn":
-        numbers = yarn(p, theta, round((c.get("head_dim") or c["hidden_size"] / c["num_attention_heads"]) * fraction))
-    else:
-        numbers = tuple(float(p[k]) for k in scaling[kind])
-    return {"rope_theta": float(theta), "rope_scaling": numbers, "rope_fraction": fraction}
-
-
-def yarn(p, theta, dim):
-    """rotary()'s (factor, last, width) of YaRN (arXiv 2309.00071, section 3.2): frequencies that turn `beta_fast` times
-    or more within the old context stay, those that turn `beta_slow` times or less are divided by the factor."""
-    one, most, every = (p.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
-    if one != 1 and (one is not None or not most or most != every):
-        raise ValueError(
-            "rope_type='yarn' is supported where it leaves the logits as they are, by attention_factor=1 or equal "
-            f"mscale and mscale_all_dim, not by {one}, {most}, {every}"
-        )
-    need(p, truncate=[True])
-    fast, slow = (
-        dim * math.log(p["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
-        for turns in (p.get("beta_fast") or 32, p.get("beta_slow") or 1)
-    )
-    first, last = max(math.floor(fast), 0), min(math.ceil(slow), dim - 1)
-    return float(p["factor"]), float(last), float(last - first or 1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -142,6 +103,92 @@ LLAMA = {
 }
 
 NEMOTRON = {name.replace("model.", "encoder.").replace("lm_", "diffusion_"): ours for name, ours in LLAMA.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# mixtures of experts: Qwen3, LLaDA-MoE (github.com/inclusionAI/dInfer, modeling_fused_lladamoe.py), LLaDA 2
+# (github.com/inclusionAI/dFactory, models/llada2_moe)
+
+
+def qwen3_moe(c, causal=True):
+    need(c, decoder_sparse_step=[1], mlp_only_layers=[[]])
+    return qwen3(c, causal) | {
+        "experts": c.get("num_experts") or c["num_local_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["moe_intermediate_size"],
+        "router_norm": c["norm_topk_prob"],
+    }
+
+
+def llada_moe(c):
+    """The first layers, if any, are dense. The weights of its router are not normalised, whatever norm_topk_prob says;
+    what it would do with a bias of experts is left out, as no released one has it."""
+    need(c, clip_qkv=[None], moe_router_enable_expert_bias=[False], moe_router_score_function=["softmax"])
+    layers, freq = c["num_hidden_layers"], list(c["moe_layer_freq"])
+    dense = layers - sum(freq)
+    if freq != [0] * dense + [1] * (layers - dense):
+        raise ValueError(f"moe_layer_freq={freq} is not supported, only 0 for first layers and 1 for the others")
+    sizes = {"intermediate_size": c["dense_intermediate_size"] if dense else c["expert_intermediate_size"]}
+    return llama(c | sizes, None, causal=False) | {
+        "qk_norm": c["qk_layernorm"] or False,
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["expert_intermediate_size"],
+        "shared_dim": c.get("shared_expert_intermediate_size") or 0,
+        "dense_layers": dense,
+    }
+
+
+def llada2(c):
+    """Blocks of 32: not its config.json says so, but its generate(). A token sees its own block and those before."""
+    need(c, score_function=["sigmoid"], norm_topk_prob=[True], norm_head=[False], router_dtype=["fp32"])
+    need(c, moe_router_enable_expert_bias=[True], use_rmsnorm=[True])
+    need(c, expert_capacity=[0])  # LLaDA 2.2: the tokens of a block choose among so many experts, found together
+    return llama(c, None, causal=False) | {
+        "block_size": 32,
+        "rope_fraction": c["partial_rotary_factor"],
+        "qk_norm": c.get("use_qk_norm", True),
+        "qkv_bias": c["use_qkv_bias"],
+        "out_bias": c["use_bias"],
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["moe_intermediate_size"],
+        "shared_dim": (c.get("num_shared_experts") or 0) * c["moe_intermediate_size"],
+        "dense_layers": c["first_k_dense_replace"],
+        "router": "sigmoid",
+        "router_norm": True,
+        "router_bias": True,
+        "router_groups": (c["n_group"], c["topk_group"]),
+        "router_scale": c["routed_scaling_factor"],
+    }
+
+
+EXPERTS = {
+    "model.layers.{i}.mlp.gate.weight": "blocks.{i}.mlp.router",
+    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "blocks.{i}.mlp.gate.{e}",
+    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "blocks.{i}.mlp.up.{e}",
+    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "blocks.{i}.mlp.down.{e}",
+}
+
+LLADA_MOE = LLAMA | EXPERTS
+LLADA_MOE |= {
+    f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
+}
+
+LLADA2 = {
+    "model.word_embeddings": "embed",
+    "model.layers.{i}.input_layernorm": "blocks.{i}.attn_norm",
+    "model.layers.{i}.attention.query_key_value": tuple(f"blocks.{{i}}.attn.{m}" for m in "qkv"),
+    "model.layers.{i}.attention.query_layernorm": "blocks.{i}.attn.q_norm",
+    "model.layers.{i}.attention.key_layernorm": "blocks.{i}.attn.k_norm",
+    "model.layers.{i}.attention.dense": "blocks.{i}.attn.out",
+    "model.layers.{i}.mlp.gate.expert_bias": "blocks.{i}.mlp.router_bias",
+    **{n: ours for n, ours in LLAMA.items() if ".attn" not in ours and ours != "embed"},
+    **EXPERTS,
+}
+LLADA2 |= {
+    f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
+}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -371,6 +418,7 @@ MODERNBERT = {
 # the table, by the `architectures` of config.json; model_type is not unique: LLaDA's mixture of experts says llada, too
 
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
+LLADA_MOE_FAMILY = Family(llada_moe, LLADA_MOE, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")
 A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
 AR_GPT2 = Family(
@@ -386,6 +434,9 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
+    "LLaDAMoEModelLM": LLADA_MOE_FAMILY,
+    "LLaDAMoEModel": LLADA_MOE_FAMILY,
+    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="bd3lm"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
     "NemotronLabsDiffusionModel": Family(nemotron, NEMOTRON, algorithm="bd3lm", preset="nemotron"),
@@ -395,6 +446,7 @@ FAMILIES = {
     "LlamaForCausalLM": AR,
     "Qwen2ForCausalLM": replace(AR, config=qwen2),
     "Qwen3ForCausalLM": replace(AR, config=qwen3),
+    "Qwen3MoeForCausalLM": replace(AR, config=qwen3_moe, names=LLAMA | EXPERTS),
     "GPT2LMHeadModel": AR_GPT2,
     "A2DGPT2LMHeadModel": A2D_GPT2,
     "BertForMaskedLM": Family(bert, BERT, prefix="bert.", ignore=BERT_IGNORE),
@@ -413,7 +465,19 @@ def their_names(family, ours, n_layer):
                 names = [m.replace("{i}", str(i)) + suffix for m in mine]
                 if all(n in ours for n in names):
                     table[theirs.replace("{i}", str(i)) + suffix] = names
+            for e in itertools.count() if "{e}" in theirs else ():
+                if (name := mine[0].replace("{i}", str(i)).replace("{e}", str(e))) not in ours:
+                    break
+                table[theirs.replace("{i}", str(i)).replace("{e}", str(e))] = [name]
     return table
+
+
+def by_expert(parameters):
+    """{name: tensor} with the stacked matrices of experts one by one, `name.e`, as released files have them."""
+    found = {}
+    for name, p in parameters.items():
+        found |= {f"{name}.{e}": part for e, part in enumerate(p)} if p.dim() == 3 else {name: p}
+    return found
 
 
 def modern(name, family, names):
