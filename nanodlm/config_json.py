@@ -42,7 +42,8 @@ def yarn(p, theta, dim):
             "rope_type='yarn' is supported where it leaves the logits as they are, by attention_factor=1 or equal "
             f"mscale and mscale_all_dim, not by {one}, {most}, {every}"
         )
-    need(p, truncate=[True])
+    if p.get("truncate") not in (None, True):
+        raise ValueError(f"truncate={p['truncate']!r} is not supported, only True")
     fast, slow = (
         dim * math.log(p["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
         for turns in (p.get("beta_fast") or 32, p.get("beta_slow") or 1)
