@@ -39,7 +39,8 @@ PASSES = 2  # a training step takes nearly two passes over the text
 #
 # A shifted network (config.shift), in which output i - 1 predicts token i, is an autoregressive one that also reads
 # masks (I-DLM, arXiv 2604.11035): everyone sees itself and what comes before it, and an input is of the block of the
-# token that it predicts. So a block is noised from the token before it on, clean, to its last but one.
+# token that it predicts. So a block is noised from the token before it on, clean, to its last but one. Where it sees
+# all of its block (config.two_way; Fast-dLLM v2, arXiv 2509.26328), the clean block before predicts a block's first.
 
 
 def sees(block_q, clean_q, block_k, clean_k):
@@ -85,8 +86,9 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     `clean` into x0, none of them a row's first: a shifted network's, of what it reads there."""
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
-    config, shift, packed = network.config, network.config.shift, texts is not None and texts.packed
-    if shift and block_size == 1:
+    config, packed = network.config, texts is not None and texts.packed
+    shift, two_way = config.shift and not config.two_way, config.shift and config.two_way
+    if config.shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
     if clean is not None and not shift:
         raise ValueError("clean_weight is of a shifted network: in others, clean tokens see themselves")
@@ -100,6 +102,9 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
         return network.apart(model, xt, x0, rows, block_size, mask_id, number, position, targets)
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
     kind = "dense" if config.window else "flex" if flex else "tiles"
+    if two_way:  # the first token of a block is asked of the clean half, at which the one before it has seen its block
+        at, column = rows + rows // L * L, rows % L
+        rows, clean = at + L * ((column > 0) & (column % block_size == 0)), rows[:0]
     n = L if packed or clean is not None else clean_length(L, block_size)  # packed: each text has a last block
     if packed:
         rule, kind = rule_of(L, block_size, shift, number), "dense" if kind == "tiles" else kind
@@ -107,7 +112,8 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     else:
         mask = attention(L, block_size, xt.device, kind, shift, clean is not None)
     if clean is not None:  # then both halves go on behind the last attention
-        rows, mask = torch.cat([rows + rows // L * L, clean + clean // L * L + L]), (mask[0], mask[0])
+        rows = rows if two_way else torch.cat([rows + rows // L * L, clean + clean // L * L + L])
+        mask = (mask[0], mask[0])
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
     return cross_entropy.nll(model, targets, mask_id, ids, mask=mask, positions=positions, rows=rows)
 
@@ -248,6 +254,15 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 class SampleOptions(mdlm.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained
     window: Whole = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
+    sub_block: Whole = 0  # reveal a block in parts of this many tokens, from left to right; 0 means all of it at once
+    opening: Literal["rule", "next"] = "rule"  # next: a block's first token is a part of its own (Fast-dLLM v2)
+
+
+def part_of(size, options):
+    """Tokens of a part of a block."""
+    if options.sub_block and size % options.sub_block:
+        raise ValueError(f"sub_block={options.sub_block} must divide the block, {size} tokens")
+    return options.sub_block or size
 
 
 def whole_blocks(length, size, seq_len):
@@ -262,7 +277,8 @@ def logits_of(model, x, block, size, window):
     position = torch.arange(len(x), device=x.device)
     i = position[: (block + 1) * size]
     end = ((i // size + 1) * size).clamp(max=len(x))[:, None]
-    seen = i[:, None] >= i if model.config.shift else i[:, None] // size >= i // size
+    past = model.config.shift and not model.config.two_way
+    seen = i[:, None] >= i if past else i[:, None] // size >= i // size
     mask = seen & (i >= end - window)
     return position // size == block, lambda x, at: model(x[None, : len(i)], mask=mask[None].to(x.device), rows=at)
 
@@ -280,26 +296,31 @@ def generate(
     until   called when a block is done: (the row so far, its prompt's length, how many are new, at most); true ends it
     """
     o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
-    window = o.window or model.config.seq_len
+    window, part = o.window or model.config.seq_len, part_of(size, o)
     xs = [F.pad(noise.home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
-        blocks, holes = (hole.nonzero()[:, 0] // size).unique(return_counts=True)
+        parts, holes = (hole.nonzero()[:, 0] // part).unique(return_counts=True)
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
         more = whole_blocks(len(x), size, model.config.seq_len) - len(x)
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
         xs[i] = x = canvas[: len(x)]
-        for block, steps in zip(blocks.tolist(), noise.shares(o.steps, holes).tolist()):
-            mine, logits_at = logits_of(model, canvas, block, size, window)
-            keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]), steps=o.steps and steps)
-            for at, logp in mdlm.denoise(model, logits_at, canvas, hole & mine, o, **keys):
-                forwards += len(at) > 0
-                events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
-                clock += 1
-                if watch is not None:
-                    watch([x.clone() for x in xs])
-            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), (block + 1) * size
-            if end < len(x) or until and block != blocks[-1] and until(x[:done], len(prompt), size):
+        position = torch.arange(len(canvas))
+        first = (position % size == 0) & (o.opening == "next")
+        for k, steps in zip(parts.tolist(), noise.shares(o.steps, holes).tolist()):
+            _, logits_at = logits_of(model, canvas, k * part // size, size, window)
+            mine, keys = hole & (position // part == k), dict(row=i if numbers is None else int(numbers[i]))
+            for now, n in ((mine & first, 1), (mine & ~first, steps)):
+                for at, logp in mdlm.denoise(
+                    model, logits_at, canvas, now, o, mask_id=mask_id, steps=o.steps and n, **keys
+                ):
+                    forwards += len(at) > 0
+                    events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
+                    clock += 1
+                    if watch is not None:
+                        watch([x.clone() for x in xs])
+            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), (k + 1) * part
+            if end < len(x) or until and k != parts[-1] and until(x[:done], len(prompt), part):
                 end = min(end, done)
                 break
         out.tokens.append(x[:end].to(prompt.device))

@@ -59,6 +59,7 @@ class Config:
     dropout: Below1 = 0.0  # on embeddings, attention weights and both residual branches
     mask_share: Unit = 0.0  # udlm: the part of its noise that is the mask; else a uniform token; 1 is mdlm
     noise_ids: Whole = 0  # udlm: noise is of the ids below this, but for the mask; 0 means all
+    two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else nothing behind it
 
     def __post_init__(self):
         check(self)
@@ -163,8 +164,7 @@ class Attention(nn.Module):
         self.v = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
         self.out = nn.Linear(c.n_head * c.head_dim, c.n_embd, bias=c.out_bias)
         if c.qk_norm:
-            self.q_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
-            self.k_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
+            self.q_norm, self.k_norm = (Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps)) for _ in "qk")
 
     def forward(self, x, mask, is_causal, rope, cache, slots):
         B, T, _ = x.shape

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import mdlm
-from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
+from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, part_of, predict, to_blocks, trained_block_size  # noqa: F401
 from mdlm import Output, certainty
 from nanodlm import decode
 from nanodlm.bounds import Whole
@@ -74,6 +74,8 @@ class SampleOptions(decode.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
     cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
+    sub_block: Whole = 0  # bd3lm: reveal a block in parts of this many tokens, left to right; 0 means all of it at once
+    opening: Literal["rule", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own (Fast-dLLM v2)
 
     def __post_init__(self):
         if self.compile:
@@ -104,11 +106,15 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
             live = r
         # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
         active = wanted.any(1)
-        start = position[:, 0]
+        start = position[:, 0] // size * size  # of the block, of which these may be a part
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
         begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
         end = torch.minimum(start + size, ends[r])
+        # What the block before predicts is read as that one is stored; nobody needs to see its masks for that.
+        alone = (wanted & (position != start[:, None])).any(1).logical_not() & (config.shift and config.two_way)
+        alone &= start > 0
+        end = torch.where(alone, torch.minimum(start + 1, end), end)
         first_end = torch.where(active, torch.minimum((begin // size + 1) * size, ends[r]), x.shape[1])
         T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
         cache.visible = slice(max(0, lowest), int(end.max()))
@@ -125,11 +131,12 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         k = torch.arange(x.shape[1], device=device)[cache.visible]
         q_block = p[:, :, None] // size
         q_end = torch.minimum((q_block + 1) * size, last[:, None, None])
-        seen = k <= p[:, :, None] if config.shift else k // size <= q_block
+        seen = k <= p[:, :, None] if config.shift and not config.two_way else k // size <= q_block
         mask = seen & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        return decode.reader(model, hidden, o.cfg_scale, o.exact), pending.long() * (o.cache != "none")
+        more = pending & ~alone if o.cache != "none" else torch.zeros_like(pending)
+        return decode.reader(model, hidden, o.cfg_scale, o.exact), more.long()
 
     return logits_at
 
@@ -154,6 +161,7 @@ def generate(
     size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
     if size > config.seq_len:
         raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    part_of(size, o)
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
     if config.block_size not in (0, size):
