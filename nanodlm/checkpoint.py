@@ -189,7 +189,7 @@ def load_released(path, content, device, dtype, pickle, whole):
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
     algorithm = facts.get("algorithm", algorithm)
-    if family and not model.config.causal and "algorithm" not in facts:
+    if family and algorithm == "mdlm" and "algorithm" not in facts:
         size, said = blocks_of(content, parts[-3 if parts[-2] == "snapshots" else -1])
         if said:
             algorithm, facts["preset"], model.config = "bd3lm", "bd3lm", replace(model.config, block_size=size)

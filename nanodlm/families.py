@@ -91,6 +91,17 @@ def dream(c):
     return llama(c, None, causal=False) | {"qkv_bias": True, "out_bias": False, "shift": True}
 
 
+def sdar(c):
+    """Qwen3 that sees blocks both ways and does not shift (modeling_sdar.py of github.com/JetAstra/SDAR)."""
+    need(c, attention_bias=[False])
+    return qwen3(c, causal=False) | {"block_size": c["block_size"]}
+
+
+def fast_dllm(c):
+    """Qwen2.5 that sees blocks both ways and keeps the shift (its hub's modeling.py, Fast-dLLM v2)."""
+    return qwen2(c, causal=False) | {"block_size": c["bd_size"], "shift": True, "two_way": True}
+
+
 LLAMA = {
     "model.embed_tokens": "embed",
     "model.layers.{i}.input_layernorm": "blocks.{i}.attn_norm",
@@ -353,6 +364,8 @@ FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
+    "SDARForCausalLM": Family(sdar, LLAMA, algorithm="bd3lm", preset="sdar"),
+    "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, algorithm="bd3lm", preset="fast_dllm_v2"),
     "A2DLlamaLMHeadModel": A2D,
     "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),
     "A2DQwen3LMHeadModel": replace(A2D, config=lambda c: qwen3(c, causal=False)),

@@ -73,13 +73,15 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 class SampleOptions(decode.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
-    cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
+    cache: Literal["kept", "parts", "block", "none"] = "kept"  # bd3lm: parts: with sub_block; block, none: to compare
     sub_block: Whole = 0  # bd3lm: reveal a block in parts of this many tokens, left to right; 0 means all of it at once
     opening: Literal["rule", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own (Fast-dLLM v2)
 
     def __post_init__(self):
         if self.compile:
             raise ValueError("compile does nothing for bd3lm, whose steps have no one shape; leave it out")
+        if self.cache == "parts" and not self.sub_block:
+            raise ValueError("cache=parts needs sub_block, the tokens of a part")
         super().__post_init__()
 
 
@@ -97,6 +99,7 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
     stored = torch.zeros_like(ends)  # tokens of each row that are in the cache for good: whole blocks
+    seen_whole = torch.full_like(stored, -1)  # where the block starts over all of which the last such pass went
     live = torch.arange(len(x))  # the rows that the cache holds
 
     def logits_at(r, position, wanted):
@@ -108,16 +111,21 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         active = wanted.any(1)
         start = position[:, 0] // size * size  # of the block, of which these may be a part
         pending = stored[r] < start
-        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
+        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache != "none")
         begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
-        end = torch.minimum(start + size, ends[r])
-        # What the block before predicts is read as that one is stored; nobody needs to see its masks for that.
-        alone = (wanted & (position != start[:, None])).any(1).logical_not() & (config.shift and config.two_way)
-        alone &= start > 0
-        end = torch.where(alone, torch.minimum(start + 1, end), end)
+        end = stop = torch.minimum(start + size, ends[r])
+        if config.shift and config.two_way:  # what the block before predicts is read as that is stored: no more passes
+            alone = ~(wanted & (position != start[:, None])).any(1) & (start > 0)
+            end = torch.where(alone, torch.minimum(start + 1, end), end)
+        else:
+            alone = torch.zeros_like(active)
+        if o.cache == "parts":  # a pass over a part alone, as soon as its first token is known
+            part = (seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
+            seen_whole[r] = torch.where(active & ~alone, start, seen_whole[r])
+            begin, end = torch.where(part, position[:, 0], begin), torch.where(part, position[:, -1] + 1, end)
         first_end = torch.where(active, torch.minimum((begin // size + 1) * size, ends[r]), x.shape[1])
         T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
-        cache.visible = slice(max(0, lowest), int(end.max()))
+        cache.visible = slice(max(0, lowest), int(stop.max()))
         p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
         i, j = wanted.nonzero(as_tuple=True)

@@ -25,6 +25,8 @@ PRESETS = {
     f"eval_{name}": preset
     for name, preset in (PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": ""}).items()
 }
+BLOCKS = {"eval_sdar": "sdar", "eval_fastdllm_v2": "fast_dllm_v2"}  # decoded by bd3lm
+PRESETS |= BLOCKS
 
 # Label or task, and what is published, as the papers and repositories that the docstrings name have it.
 PUBLISHED = {
@@ -59,6 +61,10 @@ PUBLISHED = {
     "eval_qwen3_bd3lm": """
         gsm8k_cot 46.3 bbh 26.6 minerva_math 12.9 mmlu_generative 39.1 mmlu_pro 13.8 humaneval_instruct
         46.3 mbpp_instruct 38.2""",
+    "eval_sdar": """
+        mmlu_generative 78.6 gsm8k_cot 91.3 minerva_math500 78.6 humaneval_instruct 78.7 mbpp_instruct 72""",
+    "eval_fastdllm_v2": """
+        humaneval_instruct 63.4 mbpp_instruct 63 gsm8k_cot 83.7 minerva_math 61.6 ifeval 61.4 mmlu_generative 66.6""",
     "eval_diffusion_gemma": """
         gpqa_diamond_cot_zeroshot 73.2 gpqa_diamond_without_thoughts - mmlu_pro 77.6""",
     "eval_modernbert_chat": """
@@ -91,6 +97,8 @@ TOLD = {
     "eval_qwen3_mdlm": ["HellaSwag (42.1"],
     "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
+    "eval_sdar": ["MathBench (76.9"],
+    "eval_fastdllm_v2": ["(31.9)", "+ 58.5 and 52.3"],
     "eval_modernbert_chat": [
         *("GSM8K 9.3", "BBH 25.6", "MATH 3.6", "MMLU 29.6", "HellaSwag 40.9", "LAMBADA 46.3"),
         *("WinoGrande 49.0", "C-Eval 26.5", "CMMLU 26.5", "--checkpoint=dllm-hub/ModernBERT-large-chat-v0.1"),
@@ -117,7 +125,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] == "bd3lm" else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", *BLOCKS.values()) else fast_mdlm
 
 
 def rows(recipe, index, *argv):
