@@ -6,11 +6,12 @@ decoding       greedy, blocks of 32 in parts of 8, the       the model's preset:
 threshold      1: one token per step                         quota = steps: one token per step
 lengths        2048 tokens, up to the end of the turn        the same
 prompts        the chat template, no examples but for MMLU   the same
-               (5) and GPQA (lm-eval's own: 0)
+               (5)
 GSM8K, MATH    "Answer:", "Solution:" give way to "Please    lm-eval's prompts
                reason step by step, and put your final
                answer within \\boxed{}."
-MMLU, GPQA     a masked likelihood of its own                mmlu_generative; GPQA is left out (31.9)
+MMLU, GPQA     log p of an answer whose first token alone    mmlu_generative; GPQA is left out (31.9)
+               is hidden, before an end-of-text
 
 Faithful: the decoding. HumanEval and MBPP are EvalPlus' (+ 58.5 and 52.3), here lm-eval's tasks. For speed, and what it
 costs: --quota=threshold (0.9, its default), and with --cache=parts. The smaller one:

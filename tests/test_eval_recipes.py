@@ -44,11 +44,11 @@ PUBLISHED = {
         mbpp 42.8 ifeval 66.2""",
     "eval_illada": """
         mmlu 74.8 bbh 71.3 arc_challenge 60.8 arc_challenge_likelihood 60.2 hellaswag 76.6
-        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k 81.9 minerva_math 38.4 humaneval
+        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k_cot 81.9 minerva_math 38.4 humaneval
         50 mbpp 57.8""",
     "eval_illada_instruct": """
         mmlu_generative 71.6 mmlu_pro 52.3 mmlu_redux_generative 76.4 gsm8k_cot 89 minerva_math 56.7
-        humaneval_instruct 65.9 mbpp 58""",
+        humaneval_instruct 65.9 mbpp_instruct 58""",
     "eval_dream_base": """
         mmlu 69.5 arc_challenge 59.9 arc_easy 83.9 hellaswag 73.3 winogrande 74.8 piqa 75.8 gsm8k_cot
         77.2 minerva_math 39.6 bbh 57.9 gpqa_main_n_shot 36.6 humaneval 57.9 mbpp 56.2 race 44.7""",
@@ -364,15 +364,16 @@ def test_illada(recipes):
         sees(row, method="llada" if likelihood else "illada", apply_chat_template=False)
         if likelihood:
             sees(row, mc_samples=128, mc_batch=8)
-    for name in ("bbh", "gsm8k", "minerva_math", "mbpp"):
+        sees(row, seen_end=label in ("mmlu", "arc_challenge", "hellaswag", "piqa"))
+    for name in ("bbh", "gsm8k_cot", "minerva_math", "mbpp"):
         sees(r[name], max_new_tokens=1024, block_size=32)
     sees(r["humaneval"], max_new_tokens=512, block_size=512)
     r = recipes["eval_illada_instruct"]
     lengths = {label: (row.sampling.max_new_tokens, row.sampling.block_size) for label, row in r.items()}
-    assert lengths.pop("mmlu_redux_generative") == lengths["mmlu_generative"] == (4, 4)
+    assert lengths["mmlu_redux_generative"] == (4, 4) and lengths["mmlu_generative"] == (3, 3)
     assert lengths["gsm8k_cot"] == lengths["humaneval_instruct"] == (2048, 32)
     assert lengths["minerva_math"] == lengths["mmlu_pro"] == (4096, 32)
-    assert lengths["mbpp"] == (2048, 16)
+    assert lengths["mbpp_instruct"] == (2048, 16)
 
 
 def test_dream(recipes):
