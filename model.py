@@ -5,7 +5,6 @@ MLP, biases, windows, shift) is a switch in `Config`; there are no subclasses. S
 in this call, S keys, C channels (n_embd), H heads, D channels per head, V vocabulary.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from nanodlm.attention import attend
 from nanodlm.bounds import Amount, Below1, Layers, Positive, Size, Unit, Whole, check
 from nanodlm.cross_entropy import cross_entropy
+from nanodlm.experts import Experts, check_settings
 
 
 @dataclass
@@ -59,6 +59,16 @@ class Config:
     dropout: Below1 = 0.0  # on embeddings, attention weights and both residual branches
     mask_share: Unit = 0.0  # udlm: the part of its noise that is the mask; else a uniform token; 1 is mdlm
     noise_ids: Whole = 0  # udlm: noise is of the ids below this, but for the mask; 0 means all
+    experts: Whole = 0  # MLPs of a layer of which each token takes some (nanodlm/experts.py); 0: one for all
+    experts_per_token: Size = 2  # how many
+    expert_dim: Whole = 0  # hidden channels of each; 0 means mlp_dim / experts_per_token
+    shared_dim: Whole = 0  # hidden channels of one more that all tokens take; 0: none
+    dense_layers: Whole = 0  # the first layers have one MLP all the same
+    router: Literal["softmax", "sigmoid"] = "softmax"  # what makes the experts' scores
+    router_norm: bool = False  # the weights of a token's experts sum to 1
+    router_bias: bool = False  # a bias of the scores, for the choice alone, that keeps experts equally busy
+    router_groups: tuple[Size, ...] = ()  # (groups of experts, how many of these a token may choose from)
+    router_scale: Positive = 1.0  # of the weights
     two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else nothing behind it
 
     def __post_init__(self):
@@ -81,6 +91,8 @@ class Config:
             raise ValueError(
                 f"rotated channels per head must be even, not {self.rope_dim}: change head_dim or rope_fraction"
             )
+        self.expert_dim = self.expert_dim or max(1, self.mlp_dim // self.experts_per_token)
+        check_settings(self)
 
     @property
     def rope_dim(self):
@@ -144,14 +156,6 @@ def rotate(x, cos, sin):
     return h if dim == x.shape[-1] else torch.cat([h, x[..., dim:]], -1)
 
 
-@functools.cache
-def flex_attention(compiled):
-    """FlexAttention; outside a compiled model on a GPU it must be compiled by itself, or it is slow."""
-    from torch.nn.attention.flex_attention import flex_attention as flex
-
-    return torch.compile(flex) if compiled else flex
-
-
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(D)) v in each head (arXiv 1706.03762, eq. 1)."""
 
@@ -182,23 +186,15 @@ class Attention(nn.Module):
             k, v = cache.write(self.layer, slots, k, v)  # (B, H_kv, S, D)
         gqa = c.n_kv_head != c.n_head
         p = c.dropout if self.training else 0.0
-        if hasattr(mask, "attend"):  # nanodlm.attention.Tiles
-            y = mask.attend(q, k, v, dropout_p=p, enable_gqa=gqa)
-        elif mask is not None and not torch.is_tensor(mask):  # a BlockMask
-            y = flex_attention(x.is_cuda and not torch.compiler.is_compiling())(
-                q, k, v, block_mask=mask, enable_gqa=gqa
-            )
-        else:
-            y = attend(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
+        y = attend(q, k, v, mask, dropout_p=p, is_causal=is_causal, enable_gqa=gqa)
         return self.out(y.transpose(1, 2).reshape(B, n, c.n_head * c.head_dim))
 
 
 class MLP(nn.Module):
     """The feed-forward layer; the gated ones are those of arXiv 2002.05202, eq. 6."""
 
-    def __init__(self, config):
+    def __init__(self, c):
         super().__init__()
-        c = config
         self.kind = c.mlp
         self.at_once = max(1, 2**25 // c.mlp_dim)  # tokens; bounds the memory of decoding a large canvas
         self.up = nn.Linear(c.n_embd, c.mlp_dim, bias=c.mlp_bias)
@@ -208,23 +204,27 @@ class MLP(nn.Module):
     def forward(self, x):
         if not torch.is_grad_enabled() and x.numel() // x.shape[-1] > self.at_once:
             return torch.cat([self(part) for part in x.flatten(0, -2).split(self.at_once)]).view_as(x)
-        if self.kind == "swiglu":
-            return self.down(F.silu(self.gate(x)) * self.up(x))
-        if self.kind == "geglu":
-            return self.down(F.gelu(self.gate(x)) * self.up(x))
-        if self.kind in ("gelu", "gelu_tanh"):
-            return self.down(F.gelu(self.up(x), approximate="tanh" if self.kind == "gelu_tanh" else "none"))
-        return self.down(F.relu(y := self.up(x)) * y)  # the square, whose gradient takes one pass less
+        return self.down(self.act(self.kind, self.up(x), None if self.gate is None else self.gate(x)))
+
+    @staticmethod
+    def act(kind, up, gate):
+        if kind == "swiglu":
+            return F.silu(gate) * up
+        if kind == "geglu":
+            return F.gelu(gate) * up
+        if kind in ("gelu", "gelu_tanh"):
+            return F.gelu(up, approximate="tanh" if kind == "gelu_tanh" else "none")
+        return F.relu(up) * up  # the square, whose gradient takes one pass less
 
 
 class Block(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, c, layer):
         super().__init__()
-        c = config
         self.after = c.norm_after
         self.attn_norm = Norm(c.n_embd, c) if layer or c.norm_first else nn.Identity()
         self.attn = Attention(c, layer)
-        self.mlp_norm, self.mlp = Norm(c.n_embd, c), MLP(c)
+        self.mlp_norm = Norm(c.n_embd, c)
+        self.mlp = Experts(c, MLP) if c.experts and layer >= c.dense_layers else MLP(c)
         self.drop = nn.Dropout(c.dropout)
 
     def forward(self, x, rows, *attention):
@@ -324,8 +324,8 @@ class Transformer(nn.Module):
     def init_weights(self):
         """GPT-2's (section 2.3): N(0, 0.02), residual projections smaller by sqrt(2 n_layer); biases 0."""
         for name, p in self.named_parameters():
-            if p.dim() == 2:
-                residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+            if p.dim() >= 2:
+                residual = name.endswith(("attn.out.weight", "mlp.down.weight", "mlp.down", "shared.down.weight"))
                 p.normal_(0, 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
             elif name.endswith("bias"):
                 p.zero_()

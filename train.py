@@ -81,10 +81,11 @@ class Settings:
     beta1: Below1 = 0.9  # AdamW
     beta2: Below1 = 0.95  # AdamW
     grad_clip: Amount = 1.0  # largest gradient norm; 0 never clips
+    balance: Amount = 1e-3  # of a mixture's experts: a step of the routers' biases, or weight of an auxiliary loss
     lora_r: Rank = 0  # train low-rank adapters of this rank and save them alone; 0 trains all weights
     lora_alpha: Amount = 0.0  # their scale is this over the rank; 0 means twice the rank
     lora_dropout: Below1 = 0.0  # in front of them
-    lora_at: Literal["all", "masks"] = "all"  # masks: elsewhere the network is what it was, as in I-DLM's "gated LoRA"
+    lora_at: Literal["all", "experts", "masks"] = "all"  # experts: theirs, too; masks: at these alone ("gated LoRA")
     sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: weights, gradients and optimiser in parts, for large models
     recompute: bool = False  # activations again in the backward pass: less memory, a third more time
     ema: Below1 = 0.0  # decay of the average of the weights (fp32) that is evaluated and saved; 0 keeps none
@@ -180,8 +181,7 @@ def set_up(argv, stack):
     if s.sharding == "fsdp" and world == 1:
         sys.exit("sharding=fsdp cuts the model into parts for several processes: start them with torchrun")
     torch.set_float32_matmul_precision("high")
-    kind = torch.device(device).type
-    autocast = torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+    autocast = torch.autocast(torch.device(device).type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
     words = compiling + (f", {world} processes ({s.sharding})" if world > 1 else "")
     say(f"device {device} ({why_device}), {str(dtype)[6:]} ({why_dtype}), {words}")
     torch.manual_seed(s.seed)
@@ -329,7 +329,7 @@ def train(run, stack):
                 flops = flops_per_token(run.raw, L, 1.0 if causal else 0.5, getattr(run.algorithm, "PASSES", 1))
                 numbers["mfu"] = flops * speed / (peak * run.world)
                 shown["mfu"] = f"{numbers['mfu']:.1%}"
-            run.log(it, **numbers, seconds=place.seconds)
+            run.log(it, **numbers, **optim.loads(run.raw), seconds=place.seconds)
             bar.set_postfix(shown)
             running.zero_()
             since = tokens_since = 0

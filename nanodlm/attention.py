@@ -1,5 +1,7 @@
 """Rules of who sees whom, in the form that is fastest where they are used: FlexAttention's, tiles, or written down."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -24,9 +26,22 @@ def as_masks(rule, batch, queries, keys, device, kind):
     return tuple(Tiles(mask[:n], size) for n in queries)
 
 
+@functools.cache
+def flex_attention(compiled):
+    """FlexAttention; outside a compiled model on a GPU it must be compiled by itself, or it is slow."""
+    from torch.nn.attention.flex_attention import flex_attention as flex
+
+    return torch.compile(flex) if compiled else flex
+
+
 def attend(q, k, v, mask=None, dropout_p=0.0, is_causal=False, enable_gqa=False):
-    """F.scaled_dot_product_attention. Training in bfloat16 on a CPU, three plain products take 2/3 of the time of its
-    fused form, forward and backward; they hold all weights, and so only where these are few."""
+    """F.scaled_dot_product_attention, for a mask of any form. Training in bfloat16 on a CPU, three plain products take
+    2/3 of the time of its fused form, forward and backward; they hold all weights, and so only where these are few."""
+    if isinstance(mask, Tiles):
+        return mask.attend(q, k, v, dropout_p=dropout_p, enable_gqa=enable_gqa)
+    if mask is not None and not torch.is_tensor(mask):  # a BlockMask
+        flex = flex_attention(q.is_cuda and not torch.compiler.is_compiling())
+        return flex(q, k, v, block_mask=mask, enable_gqa=enable_gqa)
     few = q.shape[:-2].numel() * q.shape[-2] * k.shape[-2] <= 2**24
     plain = torch.is_grad_enabled() and q.dtype == torch.bfloat16 and q.device.type == "cpu" and few
     plain = plain and not dropout_p and not is_causal

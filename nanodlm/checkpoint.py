@@ -23,7 +23,7 @@ from model import Config, Transformer
 from nanodlm import gguf_files, hub, memory
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Below1, Positive, Rank, Whole, check
-from nanodlm.families import FAMILIES, their_names
+from nanodlm.families import FAMILIES, by_expert, their_names
 from nanodlm.files import ROOT, read_json, to_json
 from nanodlm.gated import only_at
 from nanodlm.hub import first_line
@@ -189,9 +189,11 @@ def load_released(path, content, device, dtype, pickle, whole):
         algorithm = family.algorithm
         facts.setdefault("preset", family.preset)
     algorithm = facts.get("algorithm", algorithm)
-    if family and algorithm == "mdlm" and "algorithm" not in facts:
+    if family and not model.config.causal and "algorithm" not in facts:
         size, said = blocks_of(content, parts[-3 if parts[-2] == "snapshots" else -1])
-        if said:
+        if said and algorithm == "bd3lm":
+            model.config = replace(model.config, block_size=size or model.config.block_size)
+        elif said:
             algorithm, facts["preset"], model.config = "bd3lm", "bd3lm", replace(model.config, block_size=size)
             hub.say(f"{path} is decoded by bd3lm: {said}")
     if algorithm == "diffusion_gemma":  # which has no mask: a hole in a text is an id that no token has
@@ -214,6 +216,8 @@ def blocks_of(content, name):
     for key in ("block_size", "block_length", "bd_size"):
         if type(content.get(key)) is int and content[key] > 0:
             return content[key], f"its config.json has {key}={content[key]}"
+    if found := re.fullmatch(r".*SDAR.*-b(\d+)", name):  # those of blocks of 4 have no such name
+        return int(found[1]), "so its name says, and its config.json has no block_size"
     return 0, "so its name says, and its config.json has no block_size" if "bd3lm" in name.lower() else ""
 
 
@@ -231,7 +235,7 @@ class Adapter:
     alpha: Positive  # its scale is this over the rank
     dropout: Below1 = 0.0  # in front of it
     row: Whole | None = None  # the mask token's, where it is trained, too
-    at: Literal["all", "masks"] = "all"  # the tokens at which it acts
+    at: Literal["all", "experts", "masks"] = "all"  # beside a mixture's experts, too; at masks alone
 
     def __post_init__(self):
         check(self)
@@ -267,7 +271,7 @@ def load_adapter(path, facts, device, dtype, pickle, whole):
         )
     if adapter.row is not None and adapter.row >= base.model.config.vocab_size:
         sys.exit(f"{path}/config.json: its adapter's row={adapter.row} is not one of the base's token ids")
-    model = add_lora(base.model, adapter.r, adapter.alpha, adapter.dropout, adapter.row).to(device)
+    model = add_lora(base.model, adapter.r, adapter.alpha, adapter.dropout, adapter.row, adapter.at).to(device)
     own = {n: p for n, p in model.named_parameters() if is_adapter(n)}
     with torch.no_grad():
         for name, tensor in read_tensors([path / "adapter_model.safetensors"], {n: [n] for n in own}, own):
@@ -353,11 +357,12 @@ def save_released(directory, tensors, config, algorithm, facts):
     if family is None:
         theirs = {n.removeprefix("hf."): t for n, t in tensors.items()}
     else:
-        theirs = {}
+        theirs, own, tensors = {}, tensors, by_expert(tensors)
         for name, ours in their_names(family, tensors, config.n_layer).items():
             stacked = torch.cat([tensors[n] for n in ours]) if len(ours) > 1 else tensors[ours[0]]
             swap = family.transposed and re.fullmatch(family.transposed, name)
-            theirs[name] = stacked.T.contiguous() if swap else stacked
+            whole = stacked.T.contiguous() if swap else stacked
+            theirs[name] = whole.clone() if ours[0] not in own else whole  # an expert's: no view of all of them
     huggingface_hub.save_torch_state_dict(theirs, directory, max_shard_size="5GB")
     own = {k: v for k, v in facts.items() if k not in BASE_FACTS}
     name = facts["architecture"]

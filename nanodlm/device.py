@@ -69,5 +69,6 @@ def flops_per_token(model, seq_len, head_rows=1.0, passes=1):
     token goes through the blocks."""
     c = model.config
     matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    matrices += sum(p[0].numel() * c.experts_per_token for p in model.blocks.parameters() if p.dim() == 3)
     attention = 12 * c.n_layer * c.n_head * c.head_dim * seq_len * (0.5 if c.causal else 1)
     return 6 * (passes * matrices + head_rows * c.vocab_size * c.n_embd) + attention

@@ -1,10 +1,11 @@
 """What released families call things: config.json ⇄ model.Config, their tensors' names ⇄ ours. Only tables live here.
 
-A name table is {theirs: ours}; `{i}` counts layers, `.weight` and `.bias` follow where ours has them, and several of
-ours are stacked, in that order, in one of theirs. What a checkpoint may hold besides, because it repeats something or
-is not used for language modelling, is matched by `ignore`; everything else is an error.
+A name table is {theirs: ours}; `{i}` counts layers, `{e}` experts, `.weight` and `.bias` follow where ours has them,
+and several of ours are stacked, in that order, in one of theirs. What a checkpoint may hold besides, because it repeats
+something or is not used for language modelling, is matched by `ignore`; everything else is an error.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -91,14 +92,13 @@ def dream(c):
     return llama(c, None, causal=False) | {"qkv_bias": True, "out_bias": False, "shift": True}
 
 
-def sdar(c):
-    """Qwen3 that sees blocks both ways and does not shift (modeling_sdar.py of github.com/JetAstra/SDAR)."""
-    need(c, attention_bias=[False])
-    return qwen3(c, causal=False) | {"block_size": c["block_size"]}
+def sdar(c, parent):
+    """Qwen3, no shift (github.com/JetAstra/SDAR); in blocks of 4, unless config.json, or a name, says others."""
+    return parent(c, causal=False) | {"block_size": c.get("block_size") or 4}
 
 
 def fast_dllm(c):
-    """Qwen2.5 that sees blocks both ways and keeps the shift (its hub's modeling.py, Fast-dLLM v2)."""
+    """Qwen2.5 that sees its blocks both ways and keeps the shift (github.com/NVlabs/Fast-dLLM, v2/)."""
     return qwen2(c, causal=False) | {"block_size": c["bd_size"], "shift": True, "two_way": True}
 
 
@@ -118,6 +118,90 @@ LLAMA = {
     "model.norm": "norm",
     "lm_head.weight": "head_weight",
 }
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# mixtures of experts: Qwen3, LLaDA-MoE (github.com/inclusionAI/dInfer, modeling_fused_lladamoe.py), LLaDA 2
+# (github.com/inclusionAI/dFactory, models/llada2_moe)
+
+
+def qwen3_moe(c, causal=True):
+    need(c, decoder_sparse_step=[1], mlp_only_layers=[[]])
+    return qwen3(c, causal) | {
+        "experts": c.get("num_experts") or c["num_local_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["moe_intermediate_size"],
+        "router_norm": c["norm_topk_prob"],
+    }
+
+
+def llada_moe(c):
+    """The first layers, if any, are dense. The weights of its router are not normalised, whatever norm_topk_prob says;
+    what it would do with a bias of experts is left out, as no released one has it."""
+    need(c, clip_qkv=[None], moe_router_enable_expert_bias=[False], moe_router_score_function=["softmax"])
+    layers, freq = c["num_hidden_layers"], list(c["moe_layer_freq"])
+    dense = layers - sum(freq)
+    if freq != [0] * dense + [1] * (layers - dense):
+        raise ValueError(f"moe_layer_freq={freq} is not supported, only 0 for first layers and 1 for the others")
+    sizes = {"intermediate_size": c["dense_intermediate_size"] if dense else c["expert_intermediate_size"]}
+    return llama(c | sizes, None, causal=False) | {
+        "qk_norm": c["qk_layernorm"] or False,
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["expert_intermediate_size"],
+        "shared_dim": c.get("shared_expert_intermediate_size") or 0,
+        "dense_layers": dense,
+    }
+
+
+def llada2(c):
+    """Blocks of 32: not its config.json says so, but its generate(). A token sees its own block and those before."""
+    need(c, score_function=["sigmoid"], norm_topk_prob=[True], norm_head=[False], router_dtype=["fp32"])
+    need(c, moe_router_enable_expert_bias=[True], use_rmsnorm=[True])
+    need(c, expert_capacity=[0])  # LLaDA 2.2: the tokens of a block choose among so many experts, found together
+    return llama(c, None, causal=False) | {
+        "block_size": 32,
+        "rope_fraction": c["partial_rotary_factor"],
+        "qk_norm": c.get("use_qk_norm", True),
+        "qkv_bias": c["use_qkv_bias"],
+        "out_bias": c["use_bias"],
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "expert_dim": c["moe_intermediate_size"],
+        "shared_dim": (c.get("num_shared_experts") or 0) * c["moe_intermediate_size"],
+        "dense_layers": c["first_k_dense_replace"],
+        "router": "sigmoid",
+        "router_norm": True,
+        "router_bias": True,
+        "router_groups": (c["n_group"], c["topk_group"]),
+        "router_scale": c["routed_scaling_factor"],
+    }
+
+
+EXPERTS = {
+    "model.layers.{i}.mlp.gate.weight": "blocks.{i}.mlp.router",
+    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "blocks.{i}.mlp.gate.{e}",
+    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "blocks.{i}.mlp.up.{e}",
+    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "blocks.{i}.mlp.down.{e}",
+}
+
+LLADA_MOE = (
+    LLAMA
+    | EXPERTS
+    | {f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
+)
+
+LLADA2 = {
+    "model.word_embeddings": "embed",
+    "model.layers.{i}.input_layernorm": "blocks.{i}.attn_norm",
+    "model.layers.{i}.attention.query_key_value": tuple(f"blocks.{{i}}.attn.{m}" for m in "qkv"),
+    "model.layers.{i}.attention.query_layernorm": "blocks.{i}.attn.q_norm",
+    "model.layers.{i}.attention.key_layernorm": "blocks.{i}.attn.k_norm",
+    "model.layers.{i}.attention.dense": "blocks.{i}.attn.out",
+    "model.layers.{i}.mlp.gate.expert_bias": "blocks.{i}.mlp.router_bias",
+    **{n: ours for n, ours in LLAMA.items() if ".attn" not in ours and ours != "embed"},
+    **EXPERTS,
+} | {f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -362,16 +446,20 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
+    **dict.fromkeys(("LLaDAMoEModelLM", "LLaDAMoEModel"), Family(llada_moe, LLADA_MOE, preset="llada")),
+    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="bd3lm"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
-    "SDARForCausalLM": Family(sdar, LLAMA, algorithm="bd3lm", preset="sdar"),
-    "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, algorithm="bd3lm", preset="fast_dllm_v2"),
+    "SDARForCausalLM": Family(lambda c: sdar(c, qwen3), LLAMA, "bd3lm", "sdar"),
+    "SDARMoeForCausalLM": Family(lambda c: sdar(c, qwen3_moe), LLAMA | EXPERTS, "bd3lm", "sdar"),
+    "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, "bd3lm", "fast_dllm_v2"),
     "A2DLlamaLMHeadModel": A2D,
     "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),
     "A2DQwen3LMHeadModel": replace(A2D, config=lambda c: qwen3(c, causal=False)),
     "LlamaForCausalLM": AR,
     "Qwen2ForCausalLM": replace(AR, config=qwen2),
     "Qwen3ForCausalLM": replace(AR, config=qwen3),
+    "Qwen3MoeForCausalLM": replace(AR, config=qwen3_moe, names=LLAMA | EXPERTS),
     "GPT2LMHeadModel": AR_GPT2,
     "A2DGPT2LMHeadModel": A2D_GPT2,
     "BertForMaskedLM": Family(bert, BERT, prefix="bert.", ignore=BERT_IGNORE),
@@ -390,7 +478,19 @@ def their_names(family, ours, n_layer):
                 names = [m.replace("{i}", str(i)) + suffix for m in mine]
                 if all(n in ours for n in names):
                     table[theirs.replace("{i}", str(i)) + suffix] = names
+            for e in itertools.count() if "{e}" in theirs else ():
+                if (name := mine[0].replace("{i}", str(i)).replace("{e}", str(e))) not in ours:
+                    break
+                table[theirs.replace("{i}", str(i)).replace("{e}", str(e))] = [name]
     return table
+
+
+def by_expert(parameters):
+    """{name: tensor} with the stacked matrices of experts one by one, `name.e`, as released files have them."""
+    found = {}
+    for name, p in parameters.items():
+        found |= {f"{name}.{e}": part for e, part in enumerate(p)} if p.dim() == 3 else {name: p}
+    return found
 
 
 def modern(name, family, names):

@@ -4,12 +4,14 @@ Every row of a matrix has a scale of its own, and so has what each token brings 
 vector-wise quantization of LLM.int8() (arXiv 2208.07339, section 3.1), but for its outliers. A token's scale depends on
 no other one: a row of a batch is what it would be alone. Embeddings, norms, attention and sums stay float32."""
 
+import sys
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from nanodlm.cross_entropy import of_logits
+from nanodlm.experts import mixtures
 from nanodlm.lora import merge
 
 
@@ -55,6 +57,8 @@ def read(head, x, targets=None, excluded=None):
 def quantize(model):
     """A network in float32, adapters merged, its matrices as codes: those of linear layers, and the output head."""
     model = merge(model)
+    if mixtures(model):
+        sys.exit("dtype=int8 does not know mixtures of experts; take --dtype=bfloat16")
     tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     for module in list(model.modules()):
         for name, part in list(module.named_children()):

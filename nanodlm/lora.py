@@ -5,13 +5,15 @@ import sys
 
 import torch
 
+from nanodlm.experts import mixtures
 from nanodlm.gemma import DiffusionGemma
 from nanodlm.wrapped import Wrapped
 
 
-def add_lora(model, r, alpha, dropout=0.0, row=None):
+def add_lora(model, r, alpha, dropout=0.0, row=None, at="all"):
     """Put low-rank adapters (LoRA, arXiv 2106.09685) beside every linear layer of the blocks; peft freezes the rest,
-    but for a row of the embedding, where one is given: a mask token's that nobody has trained."""
+    but for a row of the embedding, where one is given: a mask token's that nobody has trained. With at="experts" they
+    stand beside the matrices of a mixture's experts, too, one for each of these."""
     import peft
 
     wrapped = isinstance(model, Wrapped | DiffusionGemma)
@@ -25,6 +27,12 @@ def add_lora(model, r, alpha, dropout=0.0, row=None):
     rows = {n: [row] for n, m in inner.named_modules() if m is embed and row is not None}
     dtype = next(model.parameters()).dtype
     keys = dict(target_modules=targets, trainable_token_indices=rows or None)
+    if at == "experts":
+        if not mixtures(model):
+            sys.exit("lora_at=experts is for mixtures of experts, and this network is none; use lora_at=all")
+        if dropout:
+            sys.exit(f"lora_at=experts knows no dropout, and lora_dropout={dropout}; set it to 0")
+        keys["target_parameters"] = [n for n, p in inner.named_parameters() if p.dim() == 3]
     config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, **keys)
     peft.inject_adapter_in_model(config, inner)  # keeps the class, and so hidden(), head() and cache()
     if isinstance(model, DiffusionGemma):
@@ -58,7 +66,7 @@ def merge(model, low_rank=True):
     which peft would copy the table in every forward."""
     if low_rank and hasattr(model, "apart"):
         sys.exit("adapters at masks alone are no change of the weights: they cannot be merged, nor read as int8")
-    for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may have two names
+    for name, module in reversed(list(model.named_modules(remove_duplicate=False))):  # of two, the inner one first
         if hasattr(module, "base_layer") and (name.endswith(".token_adapter") or low_rank and hasattr(module, "merge")):
             if not module.merged:
                 with torch.no_grad():

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
-SIZES = "n_layer n_head n_kv_head head_dim n_embd mlp_dim vocab_size seq_len position_offset token_types".split()
+SIZES = "n_layer n_head n_kv_head head_dim n_embd mlp_dim experts expert_dim vocab_size seq_len".split()
+SIZES += "position_offset token_types".split()
 
 
 def available(device="cpu"):
@@ -42,7 +43,10 @@ def parameters(c):
     attention = c.n_embd * (2 * q + 2 * kv) + c.qkv_bias * (q + 2 * kv) + c.out_bias * c.n_embd
     attention += 2 * c.head_dim * c.qk_norm
     mlp = (2 + gated) * c.n_embd * c.mlp_dim + c.mlp_bias * ((1 + gated) * c.mlp_dim + c.n_embd)
-    blocks = c.n_layer * (attention + mlp + 2 * norm) - (not c.norm_first) * norm
+    mixture = c.n_embd * (c.experts * (1 + (2 + gated) * c.expert_dim) + (2 + gated) * c.shared_dim)
+    dense = min(c.dense_layers, c.n_layer) if c.experts else c.n_layer
+    mlps = dense * mlp + (c.n_layer - dense) * (mixture + c.router_bias * c.experts)
+    blocks = c.n_layer * (attention + 2 * norm) + mlps - (not c.norm_first) * norm
     tables = table + c.token_types * c.n_embd
     tables += (c.position == "learned") * (c.seq_len + c.position_offset) * c.n_embd
     head = (not c.tied) * table + c.head_bias * c.vocab_size + (not c.norm_after) * norm

@@ -7,6 +7,7 @@ from collections import defaultdict
 import torch
 
 from nanodlm.device import pick_dtype
+from nanodlm.experts import mixtures
 
 
 def orthogonal(x, dtype, steps=5):
@@ -49,21 +50,29 @@ class Muon(torch.optim.Optimizer):
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 gradients, means = [p.grad for p in same], [self.state[p]["momentum_buffer"] for p in same]
                 torch._foreach_lerp_(means, gradients, 1 - beta)
-                updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, means, beta)), self.dtype)
+                updates = torch.stack(torch._foreach_lerp(gradients, means, beta))
+                updates = orthogonal(updates.flatten(0, -3), self.dtype).view_as(updates)  # of each expert by itself
                 torch._foreach_mul_(same, 1 - lr * group["weight_decay"])
-                torch._foreach_add_(same, updates.unbind(), alpha=-lr * 0.2 * max(shape) ** 0.5)
+                torch._foreach_add_(same, updates.unbind(), alpha=-lr * 0.2 * max(shape[-2:]) ** 0.5)
 
 
 def make(model, s, device):
     """The optimisers of a run, by train.Settings: a list; every group keeps its peak rate as base_lr."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in named if p.dim() == 2 and n.startswith("blocks.")] if s.optimizer == "muon" else []
-    taken = {id(p) for p in matrices}
+    inside = [(n, p) for n, p in named if p.dim() >= 2 and n.startswith("blocks.") and not n.endswith("mlp.router")]
+    matrices = [p for _, p in inside] if s.optimizer == "muon" else []
+    biases = [p for n, p in named if n.endswith("mlp.router_bias")]
+    taken = {id(p) for p in (*matrices, *biases)}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": s.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
+    if biases:  # AdamW without a memory takes the gradient's sign
+        sign = {"lr": s.balance, "betas": (0.0, 0.0), "eps": 1e-15, "weight_decay": 0.0}
+        groups.append({"params": biases} | sign)
+    for layer in mixtures(model):
+        layer.balance = s.balance / s.gradient_accumulation_steps
     keys = dict(lr=s.learning_rate, betas=(s.beta1, s.beta2))
     if s.optimizer == "adamw8bit":
         try:
@@ -84,6 +93,15 @@ def make(model, s, device):
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def loads(model):
+    """{"busiest": how many times its share the busiest expert of any layer has had since this was last asked for}, or
+    nothing where a network has no experts, or these have had no tokens."""
+    found = [float(m.load.max() * len(m.load) / m.load.sum()) for m in mixtures(model) if m.load.any()]
+    for m in mixtures(model):
+        m.load.zero_()
+    return {"busiest": max(found)} if found else {}
 
 
 def update_average(average, parameters, decay, it):

@@ -10,6 +10,7 @@ import torch
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
 from nanodlm import configurator, gated, lora, records, runs
+from nanodlm.experts import mixtures
 from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
@@ -113,6 +114,8 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
 
 def network_of(s, config, source, packing=False, say=print):
     """(the network to train, what its checkpoints say of where it comes from)."""
+    if s.lora_at == "experts" and not s.lora_r:
+        sys.exit("lora_at=experts is of adapters: give their rank as lora_r")
     if s.lora_at == "masks" and (not s.lora_r or s.sharding == "fsdp"):
         sys.exit("lora_at=masks is of adapters whose base is whole in every process: give lora_r, and no sharding=fsdp")
     if source is None:
@@ -149,10 +152,12 @@ def network_of(s, config, source, packing=False, say=print):
         if row is not None:
             base["adapter"]["row"] = row
             say(f"the mask token's row, {row}, is trained beside the adapters: nobody has trained it yet")
-        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout, row)
+        lora.add_lora(model, s.lora_r, alpha, s.lora_dropout, row, s.lora_at)
         if s.lora_at == "masks":
             if not isinstance(model, Transformer):
                 sys.exit(f"{source.path} runs through transformers, where adapters act at all tokens: lora_at=all")
+            if mixtures(model):
+                sys.exit("lora_at=masks does not know mixtures of experts; use lora_at=all, or experts")
             gated.only_at(model, source.tokenizer.mask_id)
     elif "adapter" in base:
         have = base["adapter"]

@@ -11,7 +11,7 @@ import zipfile
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nanodlm.families import modern, their_names
+from nanodlm.families import by_expert, modern, their_names
 from nanodlm.hub import first_line
 
 
@@ -38,10 +38,18 @@ def load_weights(model, path, device, dtype):
         put(model, name, tensor, device, dtype)
 
 
-def put(model, name, tensor, device, dtype):
+def put(model, name, tensor, device, dtype, copy=True):
     """Make a tensor, or a part of one, the parameter of that name."""
     module, _, leaf = name.rpartition(".")
-    tensor = tensor.to(device, dtype, copy=True).contiguous()
+    if leaf.isdigit():  # one expert's part of the matrices of all, which are made when the first one comes
+        where, _, leaf = module.rpartition(".")
+        whole = getattr(model.get_submodule(where), leaf)
+        if whole.is_meta:
+            put(model, module, torch.empty(whole.shape, dtype=dtype, device=device), device, dtype, copy=False)
+        with torch.no_grad():
+            getattr(model.get_submodule(where), leaf)[int(name.rpartition(".")[2])].copy_(tensor)
+        return
+    tensor = tensor.to(device, dtype, copy=copy).contiguous()
     setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor))
 
 
@@ -135,19 +143,22 @@ def read_tensors(files, table, own, family=None):
     if wrong:
         refuse(files[0].parent, wrong)
 
+    opened = []  # the file read last: one at a time, as what has been read of it stays in memory while it is open
+
     def get(name):
         file, key = where[name]
         if pickled[file]:
             return pickled[file][key]
-        with safetensors.safe_open(file, "pt") as f:
-            return f.get_tensor(key)
+        if not opened or opened[0] != file:
+            opened[:] = file, safetensors.safe_open(file, "pt")
+        return opened[1].get_tensor(key)
 
     for name, other in twin.items():
         if not torch.equal(get(name), get(other)):
             sys.exit(
                 f"config.json says that the output head is tied, but {name} and {other} differ in {files[0].parent}"
             )
-    for name in table:
+    for name in sorted(table, key=lambda name: str(where[name][0])):
         yield name, get(name)
 
 
@@ -175,7 +186,7 @@ def repeated(family, own):
 def load_family(model, family, files, device, dtype, but=()):
     """Give a network on the meta device its parameters, one tensor at a time, straight to `device` and `dtype`; but not
     those whose names begin with one of `but`, which stay as they are, and must not be in the files."""
-    own = {n: p for n, p in model.named_parameters() if not n.startswith(tuple(but))}
+    own = by_expert({n: p for n, p in model.named_parameters() if not n.startswith(tuple(but))})
     table = their_names(family, own, model.config.n_layer)
     for name, tensor in read_tensors(files, table, own, family):
         if family.transposed and re.fullmatch(family.transposed, name):

@@ -41,6 +41,9 @@ SHAPE = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_atte
 SIZES = dict(vocab_size=VOCAB, **SHAPE, bos_token_id=None, pad_token_id=None, eos_token_id=EOS)
 BERT_SIZES = SIZES | dict(pad_token_id=0, max_position_embeddings=40)
 MODERN_SIZES = BERT_SIZES | dict(num_hidden_layers=5, cls_token_id=58, sep_token_id=59, bos_token_id=58)
+MOE_SIZES = SIZES | dict(num_key_value_heads=2, head_dim=8, moe_intermediate_size=24, num_experts_per_tok=2)
+GLM_SIZES = MOE_SIZES | dict(n_routed_experts=8, n_shared_experts=2, n_group=4, topk_group=2, use_qk_norm=True)
+GLM_SIZES |= dict(first_k_dense_replace=1, routed_scaling_factor=2.5, rms_norm_eps=1e-6)
 GPT2_SIZES = dict(vocab_size=VOCAB, n_embd=16, n_layer=3, n_head=4, n_positions=40, eos_token_id=EOS, bos_token_id=EOS)
 DISTIL_SIZES = dict(vocab_size=VOCAB, dim=16, hidden_dim=32, n_layers=2, n_heads=4, max_position_embeddings=40)
 OPT_SIZES = BERT_SIZES | dict(pad_token_id=1, ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)
@@ -68,6 +71,7 @@ CAUSAL = {
     "qwen2": kind("Qwen2ForCausalLM", SIZES, num_key_value_heads=1),
     "qwen3": kind("Qwen3ForCausalLM", SIZES | TIED, num_key_value_heads=2, head_dim=8),
     "qwen3, biases": kind("Qwen3ForCausalLM", SIZES, num_key_value_heads=4, head_dim=4, attention_bias=True),
+    "qwen3-moe": kind("Qwen3MoeForCausalLM", MOE_SIZES, num_experts=6, norm_topk_prob=True),
     "gpt2": kind("GPT2LMHeadModel", GPT2_SIZES),
     "gpt2, untied": kind("GPT2LMHeadModel", GPT2_SIZES | UNTIED, n_inner=24, activation_function="gelu"),
 }
@@ -86,11 +90,15 @@ FALLBACK = {
 PARENTS = {
     "qwen2, tied": kind("Qwen2ForCausalLM", SIZES | TIED, num_key_value_heads=2, **FAR),
     "llama, theta": kind("LlamaForCausalLM", SIZES, **FAR, rms_norm_eps=1e-4),
+    "qwen3-moe, plain": kind("Qwen3MoeForCausalLM", MOE_SIZES, num_experts=6, norm_topk_prob=False, head_dim=4),
+    "glm4-moe": kind("Glm4MoeForCausalLM", GLM_SIZES),  # which is what LLaDA 2 is, but for attention and names
 }
 # name: (architecture, the causal model it descends from, its rope_theta in config.json, whether its output is shifted)
 DESCENDANTS = {
     "llada": ("LLaDAModelLM", "llama, theta", None, False),
     "llada, qkv biases, tied": ("LLaDAModelLM", "qwen2, tied", None, False),
+    "llada-moe": ("LLaDAMoEModelLM", "qwen3-moe, plain", None, False),
+    "llada2": ("LLaDA2MoeModelLM", "glm4-moe", None, False),
     "illada": ("ILLaDAForCausalLM", "llama", 2e4, False),
     "dream": ("DreamModel", "qwen2", 1e6, True),
     "a2d-llama": ("A2DLlamaLMHeadModel", "llama, biases, tied, llama3", None, False),
@@ -128,6 +136,9 @@ def random_model(cls, config, seed=0):
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(0.2 * torch.randn_like(p) if p.dim() > 1 else p + 0.1 * torch.randn_like(p))
+        for name, bias in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                bias.copy_(0.2 * torch.randn_like(bias))
     model.tie_weights()
     return model
 
@@ -201,6 +212,36 @@ def as_llada(path, parent):
     (path / "config.json").write_text(json.dumps(content))
 
 
+def as_llada_moe(path, parent):
+    """Rewrite the config.json of a checkpoint of Qwen3-MoE's as LLaDA-MoE's; the names of the tensors are the same."""
+    c = parent.config
+    content = {"dense_intermediate_size": 40, "expert_intermediate_size": c.moe_intermediate_size, "clip_qkv": None}
+    content |= {"moe_layer_freq": [1] * c.num_hidden_layers, "qk_layernorm": True, "num_experts": c.num_experts}
+    content |= {"shared_expert_intermediate_size": None, "moe_router_enable_expert_bias": False, "norm_topk_prob": None}
+    drop = [
+        put(k, None) for k in ("intermediate_size", "moe_intermediate_size", "num_local_experts", "mlp_only_layers")
+    ]
+    edit_json(path, flat_rope, *drop, lambda c: c.update(content | {"model_type": "llada"}))
+
+
+def as_llada2(path, parent):
+    """Rewrite a checkpoint of GLM-4's mixture under LLaDA 2's names."""
+    c = parent.config
+
+    def fuse(tensors):
+        for i in range(c.num_hidden_layers):
+            parts = [tensors.pop(f"model.layers.{i}.self_attn.{m}_proj.weight") for m in "qkv"]
+            tensors[f"model.layers.{i}.attention.query_key_value.weight"] = torch.cat(parts)
+
+    names = "embed_tokens=word_embeddings self_attn.o_proj=attention.dense self_attn.q_norm=attention.query_layernorm "
+    names += "self_attn.k_norm=attention.key_layernorm gate.e_score_correction_bias=gate.expert_bias"
+    edit_tensors(path, fuse, rename(*(pair.split("=") for pair in names.split())))
+    content = {"num_experts": c.n_routed_experts, "num_shared_experts": c.n_shared_experts, "use_qkv_bias": False}
+    content |= {"use_bias": False, "score_function": "sigmoid", "moe_router_enable_expert_bias": True}
+    drop = [put(k, None) for k in ("n_routed_experts", "n_shared_experts")]
+    edit_json(path, flat_rope, *drop, lambda c: c.update(content, rope_scaling=None))
+
+
 def write(name, path):
     """Write the checkpoint of that name and its tokenizer; returns the model of `transformers` that it was made of."""
     if name not in DESCENDANTS:
@@ -217,8 +258,9 @@ def write(name, path):
     edit_json(path, lambda c: c.update(architectures=[architecture], model_type=name, mask_token_id=MASK))
     if theta:
         edit_json(path, flat_rope)
-    if architecture == "LLaDAModelLM":
-        as_llada(path, hf)
+    rewrite = {"LLaDAModelLM": as_llada, "LLaDAMoEModelLM": as_llada_moe, "LLaDA2MoeModelLM": as_llada2}
+    if architecture in rewrite:
+        rewrite[architecture](path, hf)
     (path / "generation_config.json").unlink(missing_ok=True)
     words(path, mask_token=None)
     return hf
@@ -342,7 +384,7 @@ def test_logits_are_those_of_transformers_at_every_real_position_and_every_param
     assert all(p.is_contiguous() for p in model.parameters()) and not any(m.training for m in model.modules())
     if name in FALLBACK:
         return
-    parameters = dict(model.named_parameters())
+    parameters = {n: p for n, p in model.named_parameters() if not n.endswith("router_bias")}  # it only chooses
     assert len({p.untyped_storage().data_ptr() for p in parameters.values()}) == len(parameters)  # none shares memory
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     for parameter, g in zip(parameters, torch.autograd.grad((found * weights).sum(), list(parameters.values()))):
@@ -355,6 +397,9 @@ SETTINGS = [("llada", "rope_theta", 1e4), ("llada", "rms_norm_eps", 0.1), ("drea
 SETTINGS += [("dream", "rms_norm_eps", 0.1), ("illada", "rope_theta", 1e6), ("a2d-qwen3", "rms_norm_eps", 0.1)]
 SETTINGS += [("gpt2", "layer_norm_epsilon", 0.1), ("bert", "layer_norm_eps", 0.1), ("modernbert", "norm_eps", 0.1)]
 SETTINGS += [("modernbert", "local_attention", 8), ("modernbert", "layer_types", ["full_attention"] * 5)]
+SETTINGS += [("qwen3-moe", "num_experts_per_tok", 3), ("qwen3-moe", "norm_topk_prob", False)]
+SETTINGS += [("llada2", k, v) for k, v in dict(n_group=2, topk_group=3, routed_scaling_factor=1.0).items()]
+SETTINGS += [("llada2", k, v) for k, v in dict(partial_rotary_factor=1.0, num_experts_per_tok=3).items()]
 SETTINGS += [("modernbert", f"rope_parameters.{kind}_attention.rope_theta", 3.0) for kind in ("full", "sliding")]
 
 
@@ -449,15 +494,24 @@ def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name
     assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
-PRESETS = {"llada": "llada", "illada": "illada", "dream": "dream", "a2d": "mdlm", "modernbert": "llada"}
+BLOCKS = {"llada2": "bd3lm"}
+PRESETS = {
+    "llada": "llada",
+    "llada2": "bd3lm",
+    "illada": "illada",
+    "dream": "dream",
+    "a2d": "mdlm",
+    "modernbert": "llada",
+}
 
 
 def test_every_family_is_tested_here_and_decoded_as_its_authors_do(original):
     tested = {DESCENDANTS[n][0] if n in DESCENDANTS else LIVE[n]()[0].__name__ for n in ALL}
-    assert tested == FAMILIES.keys()
+    assert tested == FAMILIES.keys() - {"LLaDAMoEModel"}  # another name of the same
     for name in (*ALL, *FALLBACK):
         c, causal = original(name)[2], name in (*CAUSAL, "gpt-neox", "opt")
-        assert (c.algorithm, c.model.config.causal) == (("ar", True) if causal else ("mdlm", False))
+        algorithm = "ar" if causal else BLOCKS.get(name, "mdlm")
+        assert (c.algorithm, c.model.config.causal) == (algorithm, causal)
         assert c.facts.get("preset", "") == PRESETS.get(re.split("[-,]", name)[0], "")
 
 
@@ -691,6 +745,8 @@ TENSORS = {
     "dream": "model.layers.0.self_attn.q_proj.bias model.layers.3.input_layernorm.weight",
     "a2d-qwen3": "model.layers.2.self_attn.q_norm.weight model.layers.0.self_attn.q_proj.weight_scale",
     "distilbert": "distilbert.transformer.layer.0.attention.q_lin.weight distilbert.transformer.layer.0.adapter.weight",
+    "llada-moe": "model.layers.1.mlp.experts.4.up_proj.weight model.layers.1.mlp.experts.6.up_proj.weight",
+    "llada2": "model.layers.2.mlp.gate.expert_bias model.layers.0.mlp.experts.0.up_proj.weight",
 }
 
 
@@ -717,6 +773,8 @@ def test_the_tensors_of_an_old_file_are_named_as_the_file_names_them_and_stored_
 # name: settings of config.json that are never guessed
 NEEDED = {
     "llada": "d_model n_layers n_heads max_sequence_length rms_norm_eps rope_theta weight_tying include_qkv_bias",
+    "llada-moe": "num_experts num_experts_per_tok expert_intermediate_size moe_layer_freq qk_layernorm",
+    "llada2": "n_group topk_group routed_scaling_factor first_k_dense_replace moe_intermediate_size",
     "illada": "hidden_size rms_norm_eps rope_theta vocab_size",
     "dream": "num_hidden_layers num_attention_heads intermediate_size max_position_embeddings rope_theta",
     "gpt2": "vocab_size n_layer n_head n_embd layer_norm_epsilon",
@@ -731,6 +789,11 @@ UNSUPPORTED = {
     "llada": dict(block_type="sequential", activation_type="swiglu", layer_norm_type="low_precision", rope=False)
     | dict(alibi=True, include_bias=True, scale_logits=True, attention_layer_norm=True),
     "gpt2": dict(activation_function="relu", scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False),
+    "llada-moe": dict(moe_router_score_function="sigmoid", moe_router_enable_expert_bias=True, clip_qkv=8.0),
+    "llada2": dict(
+        expert_capacity=48, score_function="softmax", norm_topk_prob=False, moe_router_enable_expert_bias=False
+    ),
+    "qwen3-moe": dict(mlp_only_layers=[1], decoder_sparse_step=2),
     "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key", tie_word_embeddings=False),
     "roberta": dict(is_decoder=True, tie_word_embeddings=False),  # whose bias is it then? transformers 4 and 5 differ
     "modernbert": dict(hidden_activation="silu"),
@@ -753,6 +816,11 @@ UNFIT += [
     ("llama", "eos_token_id", 99, f"eos_id 99 is not below vocab_size={VOCAB}"),
     *(("llama", "architectures", [a], a) for a in ("BertModel", "LLaDAMoEModelLM", "LlamaForSequenceClassification")),
     ("llama", "architectures", ["BertModel"], "known by name are LLaDAModelLM"),
+    ("llada-moe", "moe_layer_freq", [1, 0, 1], "moe_layer_freq=[1, 0, 1] is not supported, only 0 for first layers"),
+    ("llada-moe", "num_experts_per_tok", 7, "experts_per_token=7 is more than the experts=6 of a layer"),
+    ("llada-moe", "num_experts", 7, "model.layers.0.mlp.experts.6.gate_proj.weight is missing"),
+    ("llada2", "n_group", 3, "router_groups=(3, 2) does not fit experts=8, experts_per_token=2"),
+    ("llada2", "topk_group", 5, "router_groups=(4, 5) must be (groups, those that a token may choose from)"),
     ("llama", "model_type", "novel", "NovelForCausalLM"),
 ]
 
@@ -973,15 +1041,25 @@ def test_an_unknown_model_obeys_a_mask_of_who_sees_whom_but_has_no_attention_by_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures Linux's peak resident memory")
-def test_loading_shards_needs_the_memory_of_the_model_and_one_shard(original, tmp_path):
-    original("llama")  # what the first loading needs is not counted
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_loading_shards_needs_the_memory_of_the_model_and_one_shard(original, tmp_path, name):
+    original(name)  # what the first loading needs is not counted
     big, found = tmp_path / "big", tmp_path / "found"
-    config = tf.LlamaConfig(**SIZES | dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=6))
-    config.architectures = ["LlamaForCausalLM"]
+    wide = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=6)
+    cls, config = tf.LlamaForCausalLM, tf.LlamaConfig(**SIZES | wide)
+    if name == "qwen3-moe":
+        more = dict(num_experts=32, moe_intermediate_size=192, head_dim=64)
+        cls, config = tf.Qwen3MoeForCausalLM, tf.Qwen3MoeConfig(**MOE_SIZES | wide | more)
+    config.architectures = [cls.__name__]
     words(big)
     config.save_pretrained(big)
     with torch.device("meta"):
-        shapes = {n: p.shape for n, p in tf.LlamaForCausalLM(config).named_parameters()}
+        shapes = {n: p.shape for n, p in cls(config).named_parameters()}
+    for n in [n for n in shapes if n.endswith("gate_up_proj")]:  # one by one in files
+        (e, two, c), base = shapes.pop(n), n.removesuffix("gate_up_proj")
+        down = shapes.pop(base + "down_proj")[1:]
+        each = {"gate_proj": (two // 2, c), "up_proj": (two // 2, c), "down_proj": down}
+        shapes |= {f"{base}{i}.{m}.weight": shape for i in range(e) for m, shape in each.items()}
 
     def fill():
         tensors = {n: torch.full(shape, 0.5, dtype=torch.bfloat16) for n, shape in shapes.items()}

@@ -39,9 +39,8 @@ def test_the_top_floor_has_exactly_these_scripts():
 
 def test_the_network_knows_nothing_and_the_idea_knows_the_network_and_noise():
     """Besides them, what a setting may be and what is asked of a network and of texts: an import and a line each."""
-    assert DOORS["model"] == {"nanodlm.attention", "nanodlm.bounds", "nanodlm.cross_entropy"} and not any(
-        DOORS[f"nanodlm.{room}"] for room in PLAIN
-    )
+    assert DOORS["model"] == {f"nanodlm.{room}" for room in ("attention", "bounds", "cross_entropy", "experts")}
+    assert not any(DOORS[f"nanodlm.{room}"] for room in (*PLAIN, "attention", "experts"))
     assert DOORS["mdlm"] == {"model", *(f"nanodlm.{room}" for room in PLAIN)}
     assert DOORS["bd3lm"] == DOORS["mdlm"] | {"mdlm", "nanodlm.attention"}
     assert DOORS["udlm"] == DOORS["mdlm"] - {"nanodlm.cross_entropy"} | {"mdlm", "bd3lm"}
