@@ -41,6 +41,9 @@ PASSES = 2  # a training step takes nearly two passes over the text
 # masks (I-DLM, arXiv 2604.11035): everyone sees itself and what comes before it, and an input is of the block of the
 # token that it predicts. So a block is noised from the token before it on, clean, to its last but one. Where it sees
 # all of its block (config.two_way; Fast-dLLM v2, arXiv 2509.26328), the clean block before predicts a block's first.
+#
+# In a causal network (config.causal) that is none of these, clean text alone sees only what comes before it, and says
+# the next token; the rest is as above (Nemotron-Labs-Diffusion, arXiv 2607.05722). It is an autoregressive one, too.
 
 
 def sees(block_q, clean_q, block_k, clean_k):
@@ -50,7 +53,7 @@ def sees(block_q, clean_q, block_k, clean_k):
     return same | past
 
 
-def rule_of(length, block_size, shift, number=None):
+def rule_of(length, block_size, shift, number=None, causal=False):
     """(row, head, query, key) -> bool for a pass over `length` noised tokens and the clean ones behind them. Of several
     texts in a row (number, int64 (B, L): batches.Texts') nobody sees another."""
 
@@ -58,20 +61,20 @@ def rule_of(length, block_size, shift, number=None):
         clean_q, clean_k = q >= length, k >= length
         q, k = q - length * clean_q, k - length * clean_k
         seen = sees((q + shift) // block_size, clean_q, (k + shift) // block_size, clean_k)
-        seen = seen & (k <= q) if shift else seen
+        seen = seen & (k <= q) if shift else seen & ((k <= q) | ~clean_q) if causal else seen
         return seen if number is None else seen & (number[b, q] == number[b, k])
 
     return rule
 
 
 @functools.lru_cache(maxsize=64)
-def attention(length, block_size, device, kind, shift=False, whole=False):
+def attention(length, block_size, device, kind, shift=False, whole=False, causal=False):
     """The masks of one pass, (all layers, the last layer): there, the clean half is only seen. For kinds of masks see
     nanodlm/attention.py; whole: the last clean block is there, too."""
     both = length + (length if whole else clean_length(length, block_size))
-    if both == length and not shift:
+    if both == length and not shift and not causal:
         return None, None  # one block: everyone sees everyone
-    return as_masks(rule_of(length, block_size, shift), None, (both, length), both, device, kind)
+    return as_masks(rule_of(length, block_size, shift, causal=causal), None, (both, length), both, device, kind)
 
 
 def clean_length(length, block_size):
@@ -83,22 +86,22 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
     blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
     (batches.Texts) is in blocks of its own, which nobody sees. Behind those of the rows come the ones of the indices
-    `clean` into x0, none of them a row's first: a shifted network's, of what it reads there."""
+    `clean` into x0, none of them a row's first, of what is read before them."""
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
     config, packed = network.config, texts is not None and texts.packed
-    shift, two_way = config.shift and not config.two_way, config.shift and config.two_way
+    shift, two_way, causal = config.shift and not config.two_way, config.shift and config.two_way, config.causal
     if config.shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
-    if clean is not None and not shift:
-        raise ValueError("clean_weight is of a shifted network: in others, clean tokens see themselves")
+    if clean is not None and not shift and not causal:
+        raise ValueError("clean_weight is of a shifted or causal network: in others, clean tokens see their block")
     number, position = None, torch.arange(L, device=xt.device).expand(B, -1)
     if packed:
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
     if shift:  # the token before a block is clean, and none of the block that it ends
         before = torch.arange(1, L + 1, device=xt.device) % block_size == 0
         xt = torch.where(before, x0, xt)
-    if hasattr(network, "apart") and clean is None:  # nanodlm/gated.py: the clean half is nobody's to learn
+    if hasattr(network, "apart") and shift and clean is None:  # nanodlm/gated.py: the clean half is nobody's to learn
         return network.apart(model, xt, x0, rows, block_size, mask_id, number, position, targets)
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
     kind = "dense" if config.window else "flex" if flex else "tiles"
@@ -107,12 +110,13 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
         rows, clean = at + L * ((column > 0) & (column % block_size == 0)), rows[:0]
     n = L if packed or clean is not None else clean_length(L, block_size)  # packed: each text has a last block
     if packed:
-        rule, kind = rule_of(L, block_size, shift, number), "dense" if kind == "tiles" else kind
+        rule, kind = rule_of(L, block_size, shift, number, causal), "dense" if kind == "tiles" else kind
         mask = as_masks(rule, B, (2 * L, L), 2 * L, xt.device, kind)
     else:
-        mask = attention(L, block_size, xt.device, kind, shift, clean is not None)
+        mask = attention(L, block_size, xt.device, kind, shift, clean is not None, causal)
     if clean is not None:  # then both halves go on behind the last attention
-        rows = rows if two_way else torch.cat([rows + rows // L * L, clean + clean // L * L + L])
+        clean = clean + clean // L * L + L - int(not shift)  # where it is said, which a shifted network knows
+        rows = rows if two_way else torch.cat([rows + rows // L * L, clean])
         mask = (mask[0], mask[0])
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
     return cross_entropy.nll(model, targets, mask_id, ids, mask=mask, positions=positions, rows=rows)
@@ -143,7 +147,7 @@ def from_blocks(x, length):
 class LossOptions(mdlm.LossOptions):
     block_size: Size = 16  # tokens of a block; the last block of a text may be shorter
     clip: Literal["fixed", "adaptive"] = "fixed"  # adaptive: t_min and t_max slide to where the loss varies least
-    clean_weight: Amount = 0.0  # shifted: times the clean half's own cross entropy, the next token's (I-DLM)
+    clean_weight: Amount = 0.0  # shifted, causal: times the clean half's own cross entropy, the next token's (I-DLM)
 
     def __post_init__(self):
         super().__post_init__()
@@ -271,16 +275,18 @@ def whole_blocks(length, size, seq_len):
     return min(end, seq_len) if length <= seq_len else end
 
 
-def logits_of(model, x, block, size, window):
+def logits_of(model, x, block, size, window, origin=0):
     """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to its end, where
-    each block sees itself and those before it, `window` tokens at most."""
-    position = torch.arange(len(x), device=x.device)
-    i = position[: (block + 1) * size]
-    end = ((i // size + 1) * size).clamp(max=len(x))[:, None]
-    past = model.config.shift and not model.config.two_way
-    seen = i[:, None] >= i if past else i[:, None] // size >= i // size
-    mask = seen & (i >= end - window)
-    return position // size == block, lambda x, at: model(x[None, : len(i)], mask=mask[None].to(x.device), rows=at)
+    each block sees itself and those before it, `window` tokens at most. Block 0 begins at `origin`."""
+    position, config = torch.arange(len(x), device=x.device), model.config
+    i = position[: origin + (block + 1) * size]
+    number = (i - origin) // size
+    end = (origin + (number + 1) * size).clamp(max=len(x))[:, None]
+    seen = number[:, None] >= number
+    if config.causal or config.shift and not config.two_way:
+        seen = i[:, None] >= i if config.shift else (i[:, None] >= i) | (number[:, None] == block)
+    mask, mine = (seen & (i >= end - window))[None], (position - origin) // size == block
+    return mine, lambda x, at: model(x[None, : len(i)], mask=mask.to(x.device), rows=at)
 
 
 @evaluating("config.block_size", "config.seq_len", "config.window")
@@ -289,9 +295,10 @@ def generate(
 ):
     """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are mdlm.generate's.
 
-    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. The prefix
-    and the block go through the network at every step. A text may be longer than the context: what lies before the
-    window is then out of sight. The steps are shared out over the blocks by their holes. BD3LM, alg. 2.
+    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones; a causal
+    network, which reads a prompt without blocks, begins them where the prompt ends. The prefix and the block go through
+    the network at every step. A text may be longer than the context: what lies before the window is then out of sight.
+    The steps are shared out over the blocks by their holes. BD3LM, alg. 2.
 
     until   called when a block is done: (the row so far, its prompt's length, how many are new, at most); true ends it
     """
@@ -300,15 +307,16 @@ def generate(
     xs = [F.pad(noise.home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
-        parts, holes = (hole.nonzero()[:, 0] // part).unique(return_counts=True)
+        origin = int(hole.long().argmax()) % size if model.config.causal and not model.config.shift else 0
+        parts, holes = ((hole.nonzero()[:, 0] - origin) // part).unique(return_counts=True)
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
-        more = whole_blocks(len(x), size, model.config.seq_len) - len(x)
+        more = origin + whole_blocks(len(x) - origin, size, model.config.seq_len - origin) - len(x)
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
         xs[i] = x = canvas[: len(x)]
-        position = torch.arange(len(canvas))
+        position = torch.arange(len(canvas)) - origin
         first = (position % size == 0) & (o.opening == "next")
         for k, steps in zip(parts.tolist(), noise.shares(o.steps, holes).tolist()):
-            _, logits_at = logits_of(model, canvas, k * part // size, size, window)
+            _, logits_at = logits_of(model, canvas, k * part // size, size, window, origin)
             mine, keys = hole & (position // part == k), dict(row=i if numbers is None else int(numbers[i]))
             for now, n in ((mine & first, 1), (mine & ~first, steps)):
                 for at, logp in mdlm.denoise(
@@ -319,7 +327,7 @@ def generate(
                     clock += 1
                     if watch is not None:
                         watch([x.clone() for x in xs])
-            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), (k + 1) * part
+            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), origin + (k + 1) * part
             if end < len(x) or until and k != parts[-1] and until(x[:done], len(prompt), part):
                 end = min(end, done)
                 break

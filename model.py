@@ -43,7 +43,7 @@ class Config:
     token_types: Whole = 0  # rows of a table of token types, of which all tokens have the first (BERT)
     rope_theta: Positive = 10000.0  # base of the rotary frequencies
     rope_fraction: Unit = 1.0  # part of each head that is rotated
-    rope_scaling: tuple[Positive, ...] = ()  # frequencies over (factor,); Llama 3: (factor, low, high, old context)
+    rope_scaling: tuple[Positive, ...] = ()  # of the rotary frequencies, by 1 number, YaRN's 3 or Llama 3's 4: rotary()
     qk_norm: bool = True  # RMSNorm of queries and keys per head, before the rotation
     qkv_bias: bool = False  # bias of the query, key and value projections (Qwen2, GPT-2)
     out_bias: bool = False  # bias of the attention output projection
@@ -75,22 +75,18 @@ class Config:
         check(self)
         if self.block_size > self.seq_len:
             raise ValueError(f"block_size={self.block_size} must lie between 1 and the context, seq_len={self.seq_len}")
-        if len(self.rope_scaling) not in (0, 1, 4):
-            raise ValueError(f"rope_scaling takes 1 or 4 numbers, not {self.rope_scaling}")
+        if len(self.rope_scaling) not in (0, 1, 3, 4):
+            raise ValueError(f"rope_scaling takes 1, 3 or 4 numbers, not {self.rope_scaling}")
         self.n_kv_head = self.n_kv_head or self.n_head
         if self.n_embd % self.n_head and not self.head_dim:
-            raise ValueError(
-                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; change one or set head_dim"
-            )
+            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; change one of them")
         self.head_dim = self.head_dim or self.n_embd // self.n_head
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
         if not self.mlp_dim:
             self.mlp_dim = -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp in ("swiglu", "geglu") else 4 * self.n_embd
         if self.position == "rope" and self.rope_dim % 2:
-            raise ValueError(
-                f"rotated channels per head must be even, not {self.rope_dim}: change head_dim or rope_fraction"
-            )
+            raise ValueError(f"rotated channels per head must be even, not {self.rope_dim}: change head_dim")
         self.expert_dim = self.expert_dim or max(1, self.mlp_dim // self.experts_per_token)
         check_settings(self)
 
@@ -132,13 +128,16 @@ def rotary(positions, dim, theta, scaling=()):
     first half of the sines is negative, as rotate() wants them.
 
     scaling  (factor,): positions divided by it; (factor, low, high, context): only the frequencies that turn less than
-             `low` times within the old context, between that and `high` turns gradually less (Llama 3.1)"""
+             `low` times within the old context, between that and `high` turns gradually less (Llama 3.1);
+             (factor, last, width): those from `last` on, the `width` before it gradually less (YaRN, 2309.00071)"""
     freq = 1.0 / theta ** (torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     if scaling:
         keep = 0.0
         if len(scaling) == 4:
             low, high, context = scaling[1:]
             keep = ((context * freq / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+        elif len(scaling) == 3:
+            keep = ((scaling[1] - torch.arange(len(freq), device=freq.device)) / scaling[2]).clamp(0, 1)
         freq = freq * (keep + (1 - keep) / scaling[0])
     angle = positions[:, None, :, None].float() * freq
     cos, sin = angle.cos(), angle.sin()

@@ -34,7 +34,7 @@ class Settings:
     preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
     algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
     plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, of which the usual one is a faster version
-    verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (shifted bd3lm)
+    verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (causal bd3lm)
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
     system: Text = ""  # system prompt of --chat and --template
@@ -157,8 +157,14 @@ def main(argv):
     checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
     checkpoint.tokenizer = tokenizers.with_thoughts(checkpoint.tokenizer, s.thoughts)
     name = s.algorithm or checkpoint.algorithm
-    if s.verify and not (name == "bd3lm" and checkpoint.model.config.shift):
-        sys.exit(f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift")
+    config = checkpoint.model.config
+    if s.verify and not (name == "bd3lm" and (config.shift or config.causal)):
+        sys.exit(
+            f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift, or "
+            "whose clean text is causal"
+        )
+    if name == "ar" and checkpoint.algorithm == "bd3lm" and config.causal:  # whose mask is no begin-of-text
+        checkpoint.tokenizer = replace(checkpoint.tokenizer, mask_id=None)
     algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer

@@ -463,7 +463,7 @@ class Chats:
         if source.tokenizer.template is None:
             sys.exit(f"{source.path} has no chat template; convert_bert.py and convert_ar.py attach one")
         if options.fill is None:
-            fill = 1 if causal else math.lcm(*sizes) or (32 if options.packing else 0)
+            fill = 1 if causal and not any(sizes) else math.lcm(*sizes) or (32 if options.packing else 0)
             options = replace(options, fill=fill)
         for size in sizes:
             if size and (options.fill == 0 or options.fill % size):

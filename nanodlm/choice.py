@@ -133,7 +133,8 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
 
     steps          the `count` (B,) best; with order_temperature drawn without replacement, weights exp(score / it), by
                    adding Gumbel noise from u (B, L) (arXiv 1903.06059)
-    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618, alg. 1); `capped`, of the `count` best
+    threshold      all that reach the threshold (Fast-dLLM, arXiv 2505.22618, alg. 1), and the `least` best (LLaDA2.0,
+                   arXiv 2512.15745); `capped`, of the `count` best
     factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.); `exact`, as
                    its code has it: where the last candidate is the first one to fail, it, too
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
@@ -150,6 +151,7 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
         return top_per_row(level, count, slack)
     best = one_per_row(level, candidates, slack)
     if options.quota == "threshold":
+        best = top_per_row(level, torch.full_like(level[:, 0], options.least, dtype=torch.int64), slack)
         sure = (score >= options.threshold) & candidates
         return (sure & top_per_row(level, count, slack) if options.capped else sure) | best
     ordered = score.sort(1, descending=True).values

@@ -6,6 +6,7 @@ something or is not used for language modelling, is matched by `ignore`; everyth
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,11 +43,32 @@ def rope(c, theta=None):
         "linear": ("factor",),
         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     }
-    if kind not in scaling:
-        raise ValueError(f"rope_type={kind!r} is not supported, only {', '.join(scaling)}")
+    if kind not in (*scaling, "yarn"):
+        raise ValueError(f"rope_type={kind!r} is not supported, only {', '.join(scaling)}, yarn")
     fraction = p.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    numbers = tuple(float(p[k]) for k in scaling[kind])
+    if kind == "yarn":
+        numbers = yarn(p, theta, round((c.get("head_dim") or c["hidden_size"] / c["num_attention_heads"]) * fraction))
+    else:
+        numbers = tuple(float(p[k]) for k in scaling[kind])
     return {"rope_theta": float(theta), "rope_scaling": numbers, "rope_fraction": fraction}
+
+
+def yarn(p, theta, dim):
+    """rotary()'s (factor, last, width) of YaRN (arXiv 2309.00071, section 3.2): frequencies that turn `beta_fast` times
+    or more within the old context stay, those that turn `beta_slow` times or less are divided by the factor."""
+    one, most, every = (p.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    if one != 1 and (one is not None or not most or most != every):
+        raise ValueError(
+            "rope_type='yarn' is supported where it leaves the logits as they are, by attention_factor=1 or equal "
+            f"mscale and mscale_all_dim, not by {one}, {most}, {every}"
+        )
+    need(p, truncate=[True])
+    fast, slow = (
+        dim * math.log(p["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (p.get("beta_fast") or 32, p.get("beta_slow") or 1)
+    )
+    first, last = max(math.floor(fast), 0), min(math.ceil(slow), dim - 1)
+    return float(p["factor"]), float(last), float(last - first or 1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -102,6 +124,17 @@ def fast_dllm(c):
     return qwen2(c, causal=False) | {"block_size": c["bd_size"], "shift": True, "two_way": True}
 
 
+def nemotron(c):
+    """Nemotron-Labs-Diffusion (arXiv 2607.05722): Ministral 3, which reads text causally, as it did, and says the next
+    token there; masks see all of their block, and say their own. Its queries grow from position
+    original_max_position_embeddings on (llama_4_scaling_beta): the context ends there."""
+    need(c, attention_bias=[False], mlp_bias=[False], tie_word_embeddings=[False], sliding_window=[0])
+    need(c, dlm_paradigm=["bidirectional", "block_diff", "autoregressive"])
+    p = c["rope_parameters"]
+    ends = p["original_max_position_embeddings"] if p.get("llama_4_scaling_beta") else c["max_position_embeddings"]
+    return llama(c) | {"seq_len": min(ends, c["max_position_embeddings"]), "block_size": c["block_size"]}
+
+
 LLAMA = {
     "model.embed_tokens": "embed",
     "model.layers.{i}.input_layernorm": "blocks.{i}.attn_norm",
@@ -118,6 +151,8 @@ LLAMA = {
     "model.norm": "norm",
     "lm_head.weight": "head_weight",
 }
+
+NEMOTRON = {name.replace("model.", "encoder.").replace("lm_", "diffusion_"): ours for name, ours in LLAMA.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -447,12 +482,13 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
     **dict.fromkeys(("LLaDAMoEModelLM", "LLaDAMoEModel"), Family(llada_moe, LLADA_MOE, preset="llada")),
-    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="bd3lm"),
+    "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="llada2"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
     "SDARForCausalLM": Family(lambda c: sdar(c, qwen3), LLAMA, "bd3lm", "sdar"),
     "SDARMoeForCausalLM": Family(lambda c: sdar(c, qwen3_moe), LLAMA | EXPERTS, "bd3lm", "sdar"),
     "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, "bd3lm", "fast_dllm_v2"),
+    "NemotronLabsDiffusionModel": Family(nemotron, NEMOTRON, algorithm="bd3lm", preset="nemotron"),
     "A2DLlamaLMHeadModel": A2D,
     "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),
     "A2DQwen3LMHeadModel": replace(A2D, config=lambda c: qwen3(c, causal=False)),

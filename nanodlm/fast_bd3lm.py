@@ -73,9 +73,10 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 class SampleOptions(decode.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
+    overhang: bool = False  # bd3lm: the last block is written to its end, and cut there where the text ends (LLaDA2.x)
     cache: Literal["kept", "parts", "block", "none"] = "kept"  # bd3lm: parts: with sub_block; block, none: to compare
     sub_block: Whole = 0  # bd3lm: reveal a block in parts of this many tokens, left to right; 0 means all of it at once
-    opening: Literal["rule", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own (Fast-dLLM v2)
+    opening: Literal["rule", "first", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own
 
     def __post_init__(self):
         if self.compile:
@@ -91,10 +92,11 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, device):
+def reader_of_blocks(model, x, hole, origin, ends, size, window, options, mask_id, device):
     """What decode() asks for logits at positions of blocks, given what is stored of those before: a function of rows r
     (R,), positions (R, W) and wanted (bool, R, W). x (B, L) are the canvases and hole (bool, B, L) what is to be filled
-    in, of the host, ends (B,) where each is over. The cache keeps what a row's finished blocks are."""
+    in, of the host, origin (B,) where each's block 0 begins, ends (B,) where it is over. The cache keeps what a row's
+    finished blocks are."""
     o, config = options, model.config
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
@@ -109,42 +111,48 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
             live = r
         # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
         active = wanted.any(1)
-        start = position[:, 0] // size * size  # of the block, of which these may be a part
+        zero = origin[r]
+        start = (position[:, 0] - zero) // size * size + zero  # of the block, of which these may be a part
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache != "none")
         begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
-        end = stop = torch.minimum(start + size, ends[r])
+        opening = pending & (o.opening == "first")  # what is clean says the first hole's token, and no mask is read
+        clean = torch.where(opening, position.gather(1, wanted.long().argmax(1, keepdim=True))[:, 0], start)
+        stop = torch.minimum(start + size, ends[r])
+        end, alone = torch.where(opening, clean, stop), torch.zeros_like(active)
         if config.shift and config.two_way:  # what the block before predicts is read as that is stored: no more passes
             alone = ~(wanted & (position != start[:, None])).any(1) & (start > 0)
             end = torch.where(alone, torch.minimum(start + 1, end), end)
-        else:
-            alone = torch.zeros_like(active)
         if o.cache == "parts":  # a pass over a part alone, as soon as its first token is known
             part = (seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
             seen_whole[r] = torch.where(active & ~alone, start, seen_whole[r])
             begin, end = torch.where(part, position[:, 0], begin), torch.where(part, position[:, -1] + 1, end)
-        first_end = torch.where(active, torch.minimum((begin // size + 1) * size, ends[r]), x.shape[1])
+        first_end = torch.minimum(((begin - zero) // size + 1) * size + zero, ends[r])
+        first_end = torch.where(active, first_end, x.shape[1])
         T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
         cache.visible = slice(max(0, lowest), int(stop.max()))
         p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
         i, j = wanted.nonzero(as_tuple=True)
-        rows = i * T + position[i, j] - begin[i]
+        rows = i * T + position[i, j] - begin[i] - opening[i].long()
         ids = x[r[:, None], p.clamp(min=0)]
         if o.cfg_scale:
             given = ~hole[r[:, None], p.clamp(min=0)]
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
             p = p.repeat(2, 1)
-        ids, p, rows, last = (to(v, device) for v in (ids, p, rows, ends[r].repeat(copies)))
-        k = torch.arange(x.shape[1], device=device)[cache.visible]
-        q_block = p[:, :, None] // size
-        q_end = torch.minimum((q_block + 1) * size, last[:, None, None])
-        seen = k <= p[:, :, None] if config.shift and not config.two_way else k // size <= q_block
-        mask = seen & (k >= q_end - window) | (q_block < 0)  # (R, T, S)
+        of_rows = (v.repeat(copies)[:, None, None] for v in (ends[r], zero, clean))
+        ids, p, rows, last, zero, clean = (to(v, device) for v in (ids, p, rows, *of_rows))
+        k, q = torch.arange(x.shape[1], device=device)[cache.visible], p[:, :, None]
+        q_block, k_block = (q - zero) // size, (k - zero) // size
+        seen = k_block <= q_block  # (R, T, S)
+        if config.causal or config.shift and not config.two_way:
+            seen = k <= q if config.shift else (k <= q) | seen & (q >= clean)
+        q_end = torch.minimum((q_block + 1) * size + zero, last)
+        mask = seen & (k >= q_end - window) | (q < 0)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        more = pending & ~alone if o.cache != "none" else torch.zeros_like(pending)
-        return decode.reader(model, hidden, o.cfg_scale, o.exact), more.long()
+        more = (pending & ~opening & ~alone).long() * (o.cache != "none")
+        return decode.reader(model, hidden, o.cfg_scale, o.exact), more
 
     return logits_at
 
@@ -155,15 +163,16 @@ def generate(
 ):
     """Continue or fill in each prompt (1-D int64 tensor) block by block; arguments and result are fast_mdlm.generate's.
 
-    Blocks lie where they lay in training, so a prompt's last tokens share a block with the first new ones. A block is
-    denoised while it attends to the cached keys and values of what is finished. In the first step of the next block
+    Blocks lie where bd3lm.generate has them: as in training, or behind a causal network's prompt. A block is denoised
+    while it attends to the cached keys and values of what is finished. In the first step of the next block
     the finished one goes through the network once more, now clean, and is stored: no token is ever encoded again.
     Every row has its own block and step, and leaves the batch, and the cache, when it is finished. BD3LM, alg. 2.
 
     A text may be longer than the context; what lies before the window is then out of sight.
 
     num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
-    that does not fuse it with the next step.
+    that does not fuse it with the next step. With opening=first, for causal networks, it is: what is stored says the
+    block's first token, as the autoregressive network that it is, before masks say the others (2607.05722).
     """
     o, config = options, model.config
     size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
@@ -172,23 +181,31 @@ def generate(
     part_of(size, o)
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if o.opening == "first" and (config.shift or not config.causal):
+        raise ValueError("opening=first asks clean text for its next token, which this network does not say")
     if config.block_size not in (0, size):
         warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
     if not any(len(p) + o.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
     device = next(model.parameters()).device  # all else is of the host (decode.py)
     x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
-    lengths = real.sum(1)
-    ends = whole_blocks(lengths, size, config.seq_len)
+    lengths, hole = real.sum(1), (x == mask_id) & real
+    origin = hole.long().argmax(1) % size * (config.causal and not config.shift)
+    ends = origin + whole_blocks(lengths - origin, size, config.seq_len - origin)
     if config.position == "learned" and ends.max() > config.seq_len:
         raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
     # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
     more = int(ends.max()) - x.shape[1]
-    x, hole = F.pad(x, (0, more), value=mask_id), F.pad((x == mask_id) & real, (0, more))
+    x, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
+    at, over = torch.arange(x.shape[1]), lengths
+    if o.overhang:  # unless there is nothing to write
+        hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
+        over = torch.where(hole.any(1), ends, lengths)
 
-    logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device)
-    o, origin = replace(o, block_size=size), torch.zeros_like(lengths)  # blocks are counted from the start of the text
+    logits_at = reader_of_blocks(model, x, hole, origin, ends, size, window, o, mask_id, device)
+    o = replace(o, block_size=size)
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    out = decode.decode(model, x, hole, lengths, origin, o, logits_at, **keys)
-    out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
+    out = decode.decode(model, x, hole, over, origin, o, logits_at, **keys)
+    out.tokens = [tokens[:n].to(p.device) for tokens, n, p in zip(out.tokens, lengths.tolist(), prompts)]
+    out.trace = [[e for e in events if e[1] < n] for events, n in zip(out.trace, lengths.tolist())]
     return out

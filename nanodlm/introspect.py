@@ -10,6 +10,11 @@ What masks draft behind a draft that does not stand is lost. So each draft has a
 the text up to there and nothing else (behind="every"): whatever stands, there are new drafts that know all of it. In
 the published algorithm masks stand behind the last draft alone (behind="last"): it reads fewer tokens per pass, and
 after a draft that did not stand a pass has nothing to judge.
+
+Masks of other networks see all of their group, and say what stands in their own place (Nemotron-Labs-Diffusion, arXiv
+2607.05722): the first of them, in the place of the token that is judged, says nothing new. Its linear self-speculation
+gives a group a pass of its own (behind="alone"), which begins with the last token, now known; the quadratic one is
+behind="every".
 """
 
 import contextlib
@@ -34,7 +39,8 @@ CAUSAL = True
 class SampleOptions:
     max_new_tokens: Whole = 256  # tokens generated after each prompt
     draft: Whole = 0  # tokens drafted per pass; 0 means those of a block, as trained, but its first
-    behind: Literal["every", "last"] = "every"  # masks stand behind each draft, or (as published) behind the last
+    behind: Literal["auto", "every", "last", "alone"] = "auto"  # masks stand behind each draft, behind the last (as
+    # published), or in a pass of their own (Nemotron's, as published); auto: alone for such networks, every for others
     accept: Literal["ratio", "same"] = "ratio"  # a draft stands by chance p / q; or if ar would have drawn it, too
     temperature: Amount = 1.0  # of the token draw; 0 takes the most probable token
     top_k: Whole = 0  # draw among the k most probable tokens; 0 means all
@@ -61,6 +67,24 @@ class Row:
     events: list = field(default_factory=list)
 
 
+class Way(NamedTuple):
+    """How drafts are made."""
+
+    size: int  # how many at once
+    behind: str
+    own: int  # 1: masks see all of their group, and say what stands in their own place; the group's first is not asked
+
+    @property
+    def width(self):
+        """Tokens of a group."""
+        return self.size + self.own
+
+    @property
+    def slots(self):
+        """Slots of the cache that are the groups': several stand at one position. They lie in front of the text's."""
+        return self.width * (self.size + 1 if self.behind == "every" else 1)
+
+
 class Plan(NamedTuple):
     """What a pass reads of a row, each int64 (T,)."""
 
@@ -69,26 +93,26 @@ class Plan(NamedTuple):
     slot: torch.Tensor  # of the cache, where keys and values go
     sees: torch.Tensor  # how many tokens of the text each sees
     group: torch.Tensor  # of masks, which see each other; -1: text
-    place: torch.Tensor  # within the group
+    until: torch.Tensor  # the last place within the group that it sees
 
 
-def num_slots(options, size):
-    """How many slots of the cache are the masks': several stand at one position. They lie in front of the text's."""
-    return size * (size + 1 if options.behind == "every" else 1)
-
-
-def plan(row, options, size, mask_id):
+def plan(row, way, mask_id):
     """The tokens that are new or drafted, then the groups of masks, each of as many as there is room for. The text's
     last token is not read: nothing is written behind it."""
     known, last = row.length + row.drafts, len(row.x) - 1
-    first, groups = (row.length, row.drafts + 1) if options.behind == "every" else (known, 1)
-    spans = [(row.stored, min(known, last)), *((i, min(i + size, last)) for i in range(first, first + groups))]
-    position = torch.cat([torch.arange(a, max(a, b)) for a, b in spans])
-    group = torch.cat([torch.full((max(0, b - a),), g) for g, (a, b) in enumerate(spans, -1)])
+    first, groups = (row.length, row.drafts + 1) if way.behind == "every" else (known, 1)
+    if way.behind == "alone":  # a pass that drafts, where there is more than one token to write, or one that judges
+        first, groups = row.length - 1, int(row.forwards > 0 and not row.drafts and row.length < last)
+    spans = [(row.stored, row.stored if way.behind == "alone" and groups else min(known, last))]
+    spans += [(i, min(i + way.size, last) + (way.own if i < last else 0)) for i in range(first, first + groups)]
+    counts = [max(0, b - a) for a, b in spans]
+    position = torch.cat([torch.arange(a, a + n) for (a, _), n in zip(spans, counts)])
+    group = torch.arange(-1, groups).repeat_interleave(torch.tensor(counts))
     text, place = group < 0, position - first - group
-    ids = torch.where(text, row.x[position], mask_id)
-    slot = torch.where(text, num_slots(options, size) + position, group * size + place)
-    return Plan(ids, position, slot, torch.where(text, position + 1, first + group), group, place)
+    ids = torch.where(text | (position < row.length), row.x[position], mask_id)
+    slot = torch.where(text, way.slots + position, group * way.width + place)
+    until = torch.tensor(counts)[group + 1] - 1 if way.own else place
+    return Plan(ids, position, slot, torch.where(text, position + 1, first + group), group, until)
 
 
 @contextlib.contextmanager
@@ -101,14 +125,14 @@ def unshifted(model):
         model.config = config
 
 
-def read(model, cache, rows, plans, options, size):
+def read(model, cache, rows, plans, way):
     """One pass over the rows. For each, logits (n, V), at least fp32, at its last written token and all behind it."""
     ends = 0, -1, cache.size, 1, -1, 0  # what stands behind a shorter plan: it sees one token, and nobody sees it
-    ids, position, slot, sees, group, place = (pad([*p], end)[0] for p, end in zip(zip(*plans), ends))
-    masks = num_slots(options, size)
+    ids, position, slot, sees, group, until = (pad([*p], end)[0] for p, end in zip(zip(*plans), ends))
+    masks, width = way.slots, way.width
     s = torch.arange(masks + int(sees.max()))
-    sees, group, place = sees[..., None], group[..., None], place[..., None]
-    seen = torch.where(s < masks, (s // size == group) & (s % size <= place), s - masks < sees)
+    sees, group, until = sees[..., None], group[..., None], until[..., None]
+    seen = torch.where(s < masks, (s // width == group) & (s % width <= until), s - masks < sees)
     rows = torch.tensor([row.length - 1 for row in rows])[:, None] <= position
     count = rows.sum(1).tolist()
     ids, position, slot, seen, rows = (to(v, cache.filled.device) for v in (ids, position, slot, seen, rows))
@@ -143,7 +167,7 @@ def judge(logits, drafts, q, u, options):
     return torch.cat([drafts[:stand], draw(rest[None].log(), u(1, stand + 1)[stand:])])
 
 
-def advance(row, group, logits, options, mask_id, clock, trace):
+def advance(row, group, logits, options, way, mask_id, clock, trace):
     """Write, in place, the tokens that a pass says, and the drafts behind them; returns how many are written.
 
     group, logits  of the row's outputs (n,), (n, V)"""
@@ -157,8 +181,8 @@ def advance(row, group, logits, options, mask_id, clock, trace):
     new = judge(logits[: int((group < 0).sum())], drafts, row.q, u, o)
     begin, stand = row.length + len(new), len(new) - 1
     # The masks that saw what is written, but for its last token, in whose place they begin.
-    mine = stand if o.behind == "every" else 0 if stand == row.drafts else -2
-    ahead = logits[(group == mine).to(logits.device)]
+    mine = stand if way.behind == "every" else 0 if stand == row.drafts or way.behind == "alone" else -2
+    ahead = logits[(group == mine).to(logits.device)][way.own :]
     drafted = choose_tokens(ahead, u(2 if ratio else 1, len(ahead), begin), o.temperature, o.top_k, o.top_p)
     tokens, end = torch.cat([new, drafted]), begin + len(ahead)
     if trace:
@@ -192,7 +216,10 @@ def generate(
             raise ValueError("this model has no begin-of-text: give it a prompt of at least one token")
         if (p == mask_id).any():
             raise ValueError("what is judged is written from left to right, so it cannot fill in masks: use bd3lm")
-    size = max(1, min(o.draft or config.block_size - 1, o.max_new_tokens - 1))
+    own, behind = int(not config.shift), o.behind if o.behind != "auto" else "every" if config.shift else "alone"
+    if behind == "alone" and not own:
+        raise ValueError("behind=alone is of masks that say their own tokens, as Nemotron's do: use every or last")
+    way = Way(max(1, min(o.draft or config.block_size - 1, o.max_new_tokens - 1)), behind, own)
     xs = [F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     numbers = range(len(xs)) if numbers is None else numbers.tolist()
     rows = [Row(x, len(p), len(p), number) for x, p, number in zip(xs, prompts, numbers)]
@@ -201,13 +228,13 @@ def generate(
     live, clock = [row for row in rows if o.max_new_tokens], 0
     if live:
         check_length(model, pad(xs, mask_id)[0])
-        cache = model.cache(len(live), num_slots(o, size) + max(map(len, xs)))
+        cache = model.cache(len(live), way.slots + max(map(len, xs)))
         cache.filled[:] = True  # who sees whom is said by read() alone
     while live:
-        plans, going = [plan(row, o, size, mask_id) for row in live], []
-        for i, (row, logits) in enumerate(zip(live, read(model, cache, live, plans, o, size))):
+        plans, going = [plan(row, way, mask_id) for row in live], []
+        for i, (row, logits) in enumerate(zip(live, read(model, cache, live, plans, way))):
             logits[:, banned] = -torch.inf
-            for _ in range(advance(row, plans[i].group[-len(logits) :], logits, o, mask_id, clock, trace)):
+            for _ in range(advance(row, plans[i].group[-len(logits) :], logits, o, way, mask_id, clock, trace)):
                 row.length += 1
                 over = row.length == len(row.x) or int(row.x[row.length - 1]) in ends_text
                 if over or until and until(row.x[: row.length], row.begin, 1):

@@ -43,7 +43,7 @@ def settle(checkpoint, algorithm, said, name=""):
     own = checkpoint.facts.get("preset")
     name = name or own or "none"
     preset = read(name, algorithm)
-    if name == own:
+    if name == own or hasattr(algorithm.SampleOptions, "lookahead"):  # ours have all but a few, which mean nothing else
         preset = part(preset, algorithm.SampleOptions)
     if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
         preset.pop("block_size", None)
@@ -106,6 +106,8 @@ def idle(options):
         idle_too = ("schedule",) if getattr(options, "capped", False) else ("steps", "schedule")
         found |= dict.fromkeys(idle_too, f"quota={quota}, which reveals whatever is sure enough")
     found |= {name: f"quota={quota}" for name in SURE if quota and name != quota}
+    if getattr(options, "edit_threshold", 1) == 1:
+        found["edit_steps"] = "edit_threshold=1, which edits nothing"
     if not remask:
         found |= dict.fromkeys(("remask_from", "remask_until"), "remask=0")
     if hasattr(options, "window"):

@@ -103,13 +103,14 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={seq_len}")
     if block_size and config.shift and min(sizes) < 2:
         sys.exit("block_size=1 of a shifted network is autoregression, which it is already; blocks begin at 2")
-    if "clean_weight" in said and not config.shift:
+    own = bool(block_size and source and source.algorithm == s.algorithm and config.causal)  # bd3lm of causal text
+    if "clean_weight" in said and not config.shift and not own:
         sys.exit("clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true); leave it out")
     if block_size and source and not isinstance(source.model, Transformer):
         sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
     if s.anneal_iters and (block_size or not hasattr(algorithm.LossOptions, "see_ahead")):
         sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
-    return replace(config, causal=algorithm.CAUSAL, block_size=block_size)
+    return replace(config, causal=algorithm.CAUSAL or own, block_size=block_size)
 
 
 def network_of(s, config, source, packing=False, say=print):

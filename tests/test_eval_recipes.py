@@ -23,7 +23,10 @@ PRESETS = dict.fromkeys(("dream_base", "dream_instruct"), "dream") | dict.fromke
 PRESETS |= dict.fromkeys(("fastdllm", "llada15", "llada_base", "llada_instruct", "modernbert_chat"), "llada")
 PRESETS = {
     f"eval_{name}": preset
-    for name, preset in (PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": ""}).items()
+    for name, preset in (
+        PRESETS
+        | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": "", "llada2": "llada2", "llada21": "llada2"}
+    ).items()
 }
 BLOCKS = {"eval_sdar": "sdar", "eval_fastdllm_v2": "fast_dllm_v2"}  # decoded by bd3lm
 PRESETS |= BLOCKS
@@ -42,6 +45,12 @@ PUBLISHED = {
     "eval_llada15": """
         gsm8k_cot 83.8 minerva_math 42.6 gpqa_diamond_generative_n_shot 36.9 humaneval_instruct 52.4
         mbpp 42.8 ifeval 66.2""",
+    "eval_llada2": """
+        mmlu_generative 80.53 mmlu_pro 63.22 arc_challenge_chat 93.56 gpqa_diamond_cot_zeroshot 47.98 gsm8k_cot 94.24
+        minerva_math 93.22 humaneval_instruct 86.59 mbpp_instruct 81.5 ifeval 80.78""",
+    "eval_llada21": """
+        mmlu_pro 64.84 gpqa_diamond_cot_zeroshot 53.28 ifeval 83.18 bbh 80.58 mmlu_pro_speed 63.42
+        gpqa_diamond_speed 48.36 ifeval_speed 81.33 bbh_speed 78.42""",
     "eval_illada": """
         mmlu 74.8 bbh 71.3 arc_challenge 60.8 arc_challenge_likelihood 60.2 hellaswag 76.6
         hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k_cot 81.9 minerva_math 38.4 humaneval
@@ -95,6 +104,8 @@ PUBLISHED["eval_fastdllm"] = {label: score for label, (score, _) in FAST.items()
 TOLD = {
     "eval_llada_instruct": ["HellaSwag (74.6"],
     "eval_qwen3_mdlm": ["HellaSwag (42.1"],
+    "eval_llada2": ["87.69, 95.93, 61.98, 95.44, 94.51 and 88.29", "2.55 tokens per forward"],
+    "eval_llada21": ["63.90, 3.12", "62.07, 5.34", "2.41, speed 4.22", "76.59, 67.30, 83.55 and 88.69"],
     "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
     "eval_sdar": ["MathBench (76.9"],
@@ -125,7 +136,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", *BLOCKS.values()) else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2", *BLOCKS.values()) else fast_mdlm
 
 
 def rows(recipe, index, *argv):
@@ -300,6 +311,12 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
             assert o == diffusion_gemma.SampleOptions(32768) and row.options.thoughts == (
                 "empty" if label.endswith("without_thoughts") else "think"
             )
+            continue
+        if PRESETS[recipe] == "llada2":
+            rules = dict(eval_llada2=(0.95, 1.0), eval_llada21=(0.5, 0.0) if label.endswith("_speed") else (0.7, 0.5))
+            assert (o.threshold, o.edit_threshold, o.edit_steps) == (*rules[recipe], 16)
+            assert (o.quota, o.measure, o.temperature, o.block_size) == ("threshold", "token", 0.0, 32)
+            assert o.overhang and o.max_new_tokens == 4096 and not o.exact
             continue
         if recipe == "eval_dream_instruct":
             assert (o.temperature, o.top_p) == (0.1, 0.9)

@@ -279,7 +279,7 @@ BAD = [
     (dict(change={"llama.expert_count": 8}), "a mixture of experts is not supported"),
     (
         dict(change={"llama.rope.scaling.type": "yarn"}),
-        "rope_type='yarn' is not supported, only default, linear, llama3",
+        "rope_type='yarn' is supported where it leaves the logits as they are",
     ),
     (dict(change={"llama.rope.dimension_count": 8}), "RoPE turns 8 of 16 channels, which is not supported"),
     (dict(change={"split.count": 3}), "it holds a part of a model; join the parts"),

@@ -1,5 +1,6 @@
 """Introspective decoding: what is written is what the autoregressive model writes, token for token or by chance."""
 
+import contextlib
 import io
 import itertools
 import math
@@ -21,22 +22,49 @@ from nanodlm.introspect import SampleOptions
 
 M = 11  # the mask's id
 PROMPTS = [ids(1, 2, 4), ids(9), ids(6, 7, 8, 10, 0, 3)]
-BOTH = dict(behind=["every", "last"], accept=["ratio", "same"])
-BOTH = [dict(zip(BOTH, values)) for values in itertools.product(*BOTH.values())]
+KINDS = [("ahead", "every"), ("ahead", "last"), ("own", "every"), ("own", "last"), ("own", "alone")]
+WAYS = [dict(masks=m, behind=b, accept=a) for (m, b), a in itertools.product(KINDS, ["ratio", "same"])]
 
 
-def network(seed, **more):
-    """Causal, and in float64, where longer passes round too little to matter."""
-    return transformer(seed, **dict(vocab_size=12, causal=True, block_size=4) | more)
+def network(seed, masks="ahead", **more):
+    """In float64, where longer passes round too little to matter. What masks say: the token behind them, and they see
+    what comes before (I-DLM's), or their own, and they see each other (Nemotron's)."""
+    kind = dict(shift=True) if masks == "ahead" else dict(causal=True)
+    return transformer(seed, **dict(vocab_size=12, block_size=4) | kind | more)
+
+
+@contextlib.contextmanager
+def autoregressive(net):
+    """The network as ar.py has it."""
+    net.config, config = replace(net.config, shift=False, causal=True), net.config
+    yield
+    net.config = config
 
 
 def plain(net, x, o, row, size):
-    """introspect.generate for a row, its specification: each output by a pass of its own over what it is to see."""
+    """introspect.generate for a row, its specification: each output by a pass of its own over what it is to see. The
+    network is the autoregressive one."""
+    own = not net.config.shift
+    with autoregressive(net):
+        return plainly(net, x, o, row, size, own)
+
+
+def plainly(net, x, o, row, size, own):
     end, drafts, passes = len(x) + o.max_new_tokens, [], 0
 
     def logits(text, masks=0):
         z = net(torch.cat([text, torch.full((masks,), M)])[None])[0, -1:]
         return z.index_fill(1, ids(M, *o.suppress), -math.inf)
+
+    def ahead(i, n):
+        """What a mask says of place len(x) + i, of n to be drafted."""
+        if not own:
+            return logits(x[:-1], i + 1)
+        known, masks = (x, n) if o.behind == "alone" else (x[:-1], n + 1)
+        z = torch.cat([known, torch.full((masks,), M)])
+        k = torch.arange(len(z))
+        seen = (k <= k[:, None]) | (k[:, None] >= len(x) - 1)  # a group begins with the last token, or in its place
+        return net(z[None], mask=seen[None])[0, len(x) + i][None].index_fill(1, ids(M, *o.suppress), -math.inf)
 
     def pick(z, place, purpose):
         u = noise.uniform(o.seed, ids(row), place, purpose)
@@ -61,32 +89,33 @@ def plain(net, x, o, row, size):
             x = torch.cat([x, ids(token)])
             if not stood:
                 break
-        drafts = []
-        for i in range(min(size, end - len(x)) if stood or o.behind == "every" else 0):
-            z = logits(x[:-1], i + 1)
+        drafts, n = [], min(size, end - len(x)) if stood or o.behind != "last" else 0
+        if o.behind == "alone":
+            n, passes = (n, passes + 1) if end - len(x) > 1 else (0, passes)
+        for i in range(n):
+            z = ahead(i, n)
             drafts.append((pick(z, len(x) + i, 2 if ratio else 1), chances(z) if ratio else None))
     return x, passes
 
 
-@pytest.mark.parametrize("keys", BOTH, ids=lambda k: "-".join(k.values()))
-def test_every_row_of_a_batch_is_what_the_plain_algorithm_writes_for_it_alone(keys):
+@pytest.mark.parametrize("way", WAYS, ids=lambda k: "-".join(k.values()))
+def test_every_row_of_a_batch_is_what_the_plain_algorithm_writes_for_it_alone(way):
     kinds = dict(temperature=0.0), dict(temperature=1.0, seed=3), dict(temperature=0.7, top_k=6, top_p=0.95, seed=1)
-    total, fewer = 0, 0
-    for seed, (draft, more) in enumerate([(1, dict(position="learned")), (4, dict(shift=True, causal=False)), (0, {})]):
-        net = network(seed, **more)
+    total, fewer, (masks, behind, accept) = 0, 0, way.values()
+    for seed, (draft, more) in enumerate([(1, dict(position="learned")), (4, {}), (0, {})]):
+        net = network(seed, masks, **more)
         for kind in kinds:
-            o = SampleOptions(7, draft=draft, suppress=(8,), **kind, **keys)
+            o = SampleOptions(7, draft=draft, suppress=(8,), behind=behind, accept=accept, **kind)
             out = introspect.generate(net, PROMPTS, o, mask_id=M)
-            net.config, config = replace(net.config, shift=False, causal=True), net.config
             for row, prompt in enumerate(PROMPTS):
                 expected, passes = plain(net, prompt, o, row, draft or 3)
                 assert torch.equal(out.tokens[row], expected) and out.num_forwards[row] == passes
                 total, fewer = total + 7, fewer + 7 - passes
             if not o.temperature or o.accept == "same":
                 options = ar.SampleOptions(7, suppress=(8, M), **kind)
-                assert all(map(torch.equal, out.tokens, ar.generate(net, PROMPTS, options, mask_id=None).tokens))
-            net.config = config
-    assert total / 8 < fewer < total / 2  # some drafts stood, others did not
+                with autoregressive(net):
+                    assert all(map(torch.equal, out.tokens, ar.generate(net, PROMPTS, options, mask_id=None).tokens))
+    assert (behind == "alone" or total / 8 < fewer) and fewer < total / 2  # some drafts stood, others did not
 
 
 def one_run(simulate, path):
@@ -109,11 +138,11 @@ def one_run(simulate, path):
     return simulate(pick), chance, others
 
 
-@pytest.mark.parametrize("behind", ["every", "last"])
-def test_what_is_written_has_exactly_the_autoregressive_models_distribution(behind, monkeypatch):
+@pytest.mark.parametrize("masks, behind", KINDS)
+def test_what_is_written_has_exactly_the_autoregressive_models_distribution(masks, behind, monkeypatch):
     """All outcomes of all draws of the code itself, drafts and judgements, are listed with their probabilities: summed
     by text they are what the chain rule says, with a filter and a temperature, and where a text may end early."""
-    net = network(4, vocab_size=4, n_layer=1)
+    net = network(4, masks, vocab_size=4, n_layer=1)
     net.head_weight.data *= 0.5
     keys = dict(temperature=0.8, top_p=0.97)
     found, passes = {}, set()
@@ -142,7 +171,7 @@ def test_what_is_written_has_exactly_the_autoregressive_models_distribution(behi
         text = tuple(out.tokens[0].tolist())
         found[text] = found.get(text, 0.0) + chance
         passes.add(out.num_forwards[0])
-    assert passes == {1, 2, 3} and abs(sum(found.values()) - 1) < 1e-9
+    assert passes == ({1, 3, 4} if behind == "alone" else {1, 2, 3}) and abs(sum(found.values()) - 1) < 1e-9
 
     def exact(text, left):
         if not left or text[-1] == 2:
@@ -152,26 +181,30 @@ def test_what_is_written_has_exactly_the_autoregressive_models_distribution(behi
         parts = [{t: p[i] * v for t, v in exact([*text, i], left - 1).items()} for i in range(3) if p[i]]
         return {t: v for part in parts for t, v in part.items()}
 
-    expected = exact([0, 1], 3)
+    with autoregressive(net):
+        expected = exact([0, 1], 3)
     assert expected.keys() == found.keys() and len(expected) > 8
     assert max(abs(expected[t] - found[t]) for t in expected) < 1e-9
 
 
-@pytest.mark.parametrize("keys", BOTH, ids=lambda k: "-".join(k.values()))
-def test_a_text_ends_where_the_autoregressive_one_does_and_its_trace_tells_how_it_came(keys):
+@pytest.mark.parametrize("way", WAYS, ids=lambda k: "-".join(k.values()))
+def test_a_text_ends_where_the_autoregressive_one_does_and_its_trace_tells_how_it_came(way):
     """At an end-of-text, or where `until` says so, though drafts beyond it stood; each row by its number."""
-    net, drafts, again = network(0), 0, 0
-    o = SampleOptions(12, temperature=0.9, seed=5, **keys)
+    (masks, behind, accept), drafts, again = way.values(), 0, 0
+    net = network(0, masks)
+    o = SampleOptions(12, temperature=0.9, seed=5, behind=behind, accept=accept)
     o = o if o.accept == "same" else replace(o, temperature=0.0)
     theirs = ar.SampleOptions(12, temperature=o.temperature, seed=5, suppress=(M,))
-    free = ar.generate(net, PROMPTS, theirs, mask_id=None).tokens
+    with autoregressive(net):
+        free = ar.generate(net, PROMPTS, theirs, mask_id=None).tokens
     three = (
         dict(until=lambda x, begin, most: len(x) - begin >= 3 and int(x[-1]) != 3),
         dict(eos_id=[int(free[0][5]), 4]),
     )
     for ends in ({}, *three):
         numbers, seen = ids(7, 0, 2), []
-        expected = ar.generate(net, PROMPTS, theirs, mask_id=None, numbers=numbers, **ends).tokens
+        with autoregressive(net):
+            expected = ar.generate(net, PROMPTS, theirs, mask_id=None, numbers=numbers, **ends).tokens
         more = dict(mask_id=M, numbers=numbers, trace=True, watch=seen.append, **ends)
         out = introspect.generate(net, PROMPTS, o, **more)
         assert all(map(torch.equal, out.tokens, expected))
@@ -186,7 +219,7 @@ def test_a_text_ends_where_the_autoregressive_one_does_and_its_trace_tells_how_i
                 length = len(tokens)
                 assert torch.equal(now[row][:length], canvas[:length])
             assert torch.equal(canvas[:length], tokens)
-    assert drafts > 20 and (again > 3 if o.behind == "last" else again == 0)
+    assert drafts > 20 and (again == 0 if o.behind == "every" else again > 3)
 
 
 def speaker(path, question, answer, stumbles):
@@ -225,13 +258,16 @@ def test_verify_is_an_option_of_sample_and_of_chat(tmp_path, capsys, monkeypatch
 def test_bad_input_is_refused_with_the_value_and_the_way_out(tmp_path):
     for net, prompt, words in (
         (transformer(0), [1], "sees what comes after a token.*use bd3lm"),
+        (network(0), [1], "behind=alone is of masks that say their own tokens.*use every or last"),
         (network(0, window=4), [1], "a sliding window of 4 tokens: use ar"),
         (network(0), [], "a prompt of at least one token"),
         (network(0), [1, M, 2], "cannot fill in masks: use bd3lm"),
         (network(0, position="learned"), [1] * 12, "exceed the 16 learned positions"),
     ):
         with pytest.raises(ValueError, match=words):
-            introspect.generate(net, [prompt], SampleOptions(5), mask_id=M)
+            introspect.generate(
+                net, [prompt], SampleOptions(5, behind="alone" if "alone" in words else "auto"), mask_id=M
+            )
     none = introspect.generate(network(0), PROMPTS, SampleOptions(0), mask_id=M)
     assert all(map(torch.equal, none.tokens, PROMPTS)) and none.num_forwards == [0] * 3
     path, _ = speaker(tmp_path, "what", "a fox", False)

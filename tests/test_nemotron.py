@@ -1,0 +1,145 @@
+"""Nemotron-Labs-Diffusion as published (arXiv 2607.05722): the same logits, and the same tokens in its three modes.
+
+golden/nemotron.json holds what the published code gave for a tiny network on 2026-11-29 (torch 2.13, transformers 5.17,
+CPU, fp32): `generate`, `ar_generate` and `linear_spec_generate` of the hub's modeling_nemotron_labs_diffusion.py, as
+publicly stored, on transformers' own Ministral 3, whose attention has the switch that NVIDIA's copy of it has (that
+copy, modeling_ministral.py, could not be had): in diffusion a block sees all that is given, or else what comes before.
+The pass of training has that file's block_diff mask. Weights are functions of their names.
+"""
+
+import json
+import math
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ar
+import bd3lm
+from model import Config, Transformer
+from nanodlm import families, fast_bd3lm, introspect, noise
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "nemotron.json").read_text())
+MASK, NEW = 63, 24
+PROMPTS = [torch.tensor(p) for p in GOLDEN["prompts"]]
+PUBLISHED = dict(quota="threshold", measure="token", temperature=0.0, opening="first")
+
+
+def weight(name, shape):
+    """The head says eight of the tokens more loudly, so that some drafts stand, and never the mask."""
+    n = math.prod(shape)
+    u = noise.uniform(0, zlib.crc32(name.encode()), torch.arange(n)).view(shape) - 0.5
+    if len(shape) == 1:
+        return 1 + 0.4 * u
+    w = (2.2 if "embed" in name else 1.2) * u
+    if "head" in name:
+        w[8:] /= 4
+        w[MASK] = 0
+    return w
+
+
+def network():
+    family = families.FAMILIES["NemotronLabsDiffusionModel"]
+    model = Transformer(Config(**family.config(GOLDEN["config"]))).eval()
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for theirs, (ours,) in families.their_names(family, own, model.config.n_layer).items():
+            own[ours].copy_(weight(theirs, tuple(own[ours].shape)))
+    return model
+
+
+NET = network()
+
+
+def tokens(out):
+    return [t.tolist() for t in out.tokens]
+
+
+@torch.no_grad()
+def test_the_logits_are_the_published_codes_in_both_kinds_of_attention():
+    """A text is read causally; behind it a block sees all of itself. Ragged, in one batch and with a cache."""
+    blocks = [torch.tensor(case["block"]) for case in GOLDEN["logits"]]
+    n = max(map(len, PROMPTS))
+    text = torch.stack([torch.nn.functional.pad(p, (0, n - len(p))) for p in PROMPTS])
+    lengths, at = torch.tensor([len(p) for p in PROMPTS]), torch.arange(n)
+    real = at < lengths[:, None]
+    cache = NET.cache(3, n + 8)
+    causal = NET(text, mask=real, positions=at.expand(3, n), cache=cache)
+    k, where = torch.arange(n + 8), lengths[:, None] + torch.arange(8)
+    inside = NET(
+        torch.stack(blocks), mask=(k < lengths[:, None] + 8)[:, None].expand(3, 8, -1), positions=where, cache=cache
+    )
+    for i, case in enumerate(GOLDEN["logits"]):
+        for mine, theirs in ((causal[i, : lengths[i]], case["causal"]), (inside[i], case["inside"])):
+            assert (mine - torch.tensor(theirs)).abs().max() < 1e-5 + 5e-6  # they are written with five digits
+
+
+@pytest.mark.parametrize("case", GOLDEN["generate"], ids=lambda c: f"{c['block_length']} {c['threshold']} {c['eos']}")
+def test_diffusion_gives_the_published_tokens_in_as_many_forwards(case):
+    """What the text before a block says of its first token, then what is sure. In one ragged batch, which the published
+    code does not have."""
+    size, threshold = case["block_length"], case["threshold"]
+    o = fast_bd3lm.SampleOptions(NEW, size, **PUBLISHED | dict(threshold=threshold or 0.0))
+    o = o if threshold is not None else replace(o, quota="steps")
+    ends = dict(mask_id=MASK, eos_id=case["eos"])
+    net = Transformer(replace(NET.config, block_size=size))
+    net.load_state_dict(NET.state_dict())
+    out = fast_bd3lm.generate(net, PROMPTS, o, **ends)
+    assert tokens(out) == case["ids"]
+    for x, prompt, mine, theirs in zip(out.tokens, PROMPTS, out.num_forwards, case["nfe"]):
+        first = (len(x) - len(prompt)) % size == 1 and int(x[-1]) == case["eos"]  # then it reads masks behind it, too
+        assert mine == theirs - first
+
+
+@pytest.mark.parametrize("case", GOLDEN["speculate"], ids=lambda c: f"{c['block_length']} {c['eos']}")
+def test_self_speculation_writes_the_published_tokens_and_those_of_autoregression(case):
+    """The published code goes on to the end of a block, and drafts where there is one token to write."""
+    o = introspect.SampleOptions(NEW, draft=case["block_length"] - 1, temperature=0.0)
+    ends = dict(mask_id=MASK, eos_id=case["eos"])
+    out = introspect.generate(NET, PROMPTS, o, **ends)
+    theirs = ar.generate(NET, PROMPTS, ar.SampleOptions(NEW, temperature=0.0), mask_id=None, eos_id=case["eos"])
+    assert tokens(out) == tokens(theirs)
+    for mine, full, prompt, trail, passes in zip(tokens(out), case["ids"], PROMPTS, case["trail"], out.num_forwards):
+        assert mine == full[: len(prompt) + NEW]
+        before, needed = [(nfe, n) for nfe, n in trail if n < len(mine) - len(prompt)][-1], len(mine) - len(prompt)
+        assert passes in (before[0] + 2, before[0] + (needed - before[1] == 1 and needed == NEW))
+    quadratic = introspect.generate(NET, PROMPTS, replace(o, behind="every"), **ends)
+    assert tokens(quadratic) == tokens(out) and sum(quadratic.num_forwards) < sum(out.num_forwards)
+    if case["eos"] is None:
+        assert tokens(out) == GOLDEN["ar"]
+
+
+@pytest.mark.parametrize("opening", ["rule", "first"])
+@pytest.mark.parametrize("size", [4, 8])
+def test_the_plain_sampler_is_the_specification_of_blocks_behind_causal_text(size, opening):
+    """Without the published opening; in a batch, with holes in the prompt, beyond the context. With it, nothing that is
+    kept changes anything."""
+    texts = [*PROMPTS, torch.tensor([5, 6, MASK, MASK, 7, 8, MASK, 9, 10, 11, MASK, MASK])]
+    net = Transformer(replace(NET.config, block_size=size, seq_len=24)).double()
+    net.load_state_dict(NET.state_dict())
+    keys = dict(quota="threshold", threshold=0.1, temperature=0.7, seed=3)
+    if opening == "rule":
+        expected = bd3lm.generate(net, texts, bd3lm.SampleOptions(20, **keys), mask_id=MASK, eos_id=[4])
+    o = fast_bd3lm.SampleOptions(20, opening=opening, **keys)
+    for cache in ("kept", "block", "none")[: 3 if opening == "rule" else 2]:
+        out = fast_bd3lm.generate(net, texts, replace(o, cache=cache), mask_id=MASK, eos_id=[4])
+        expected = expected if opening == "rule" or cache == "block" else out
+        assert tokens(out) == tokens(expected)
+
+
+def test_the_pass_of_training_is_the_published_one():
+    """Noised blocks behind clean text that is read causally, and what it says of the next token (the joint loss)."""
+    case = GOLDEN["training"]
+    x0, hidden = torch.tensor(case["x0"]), torch.tensor(case["hidden"])
+    clean = torch.ones_like(hidden).index_fill(1, torch.tensor([0]), False)
+    xt, size = torch.where(hidden, MASK, x0), case["block_size"]
+    both = bd3lm.hidden_nll(NET, xt, x0, hidden, size, MASK, clean=clean)
+    expected = torch.tensor(case["hidden_nll"] + case["clean_nll"])
+    assert (both - expected).abs().max() < 1e-5 + 5e-6
+    alone = bd3lm.hidden_nll(NET, xt, x0, hidden, size, MASK)
+    assert torch.equal(alone, both[: len(alone)]) or (alone - both[: len(alone)]).abs().max() < 1e-5
+    o = bd3lm.LossOptions(block_size=4, clean_weight=1 / 0.3)
+    a, b = (bd3lm.loss(NET, x0, replace(o, clean_weight=w), mask_id=MASK) for w in (0.0, 1 / 0.3))
+    assert abs((b - a) - sum(case["clean_nll"]) / 0.3 / x0.numel()) < 1e-4
