@@ -68,6 +68,16 @@ def dream(c):
     return llama(c, None, causal=False) | {"qkv_bias": True, "out_bias": False, "shift": True}
 
 
+def sdar(c, parent):
+    """Qwen3, no shift (github.com/JetAstra/SDAR); in blocks of 4, unless config.json, or a name, says others."""
+    return parent(c, causal=False) | {"block_size": c.get("block_size") or 4}
+
+
+def fast_dllm(c):
+    """Qwen2.5 that sees its blocks both ways and keeps the shift (github.com/NVlabs/Fast-dLLM, v2/)."""
+    return qwen2(c, causal=False) | {"block_size": c["bd_size"], "shift": True, "two_way": True}
+
+
 def nemotron(c):
     """Nemotron-Labs-Diffusion (arXiv 2607.05722): Ministral 3, which reads text causally, as it did, and says the next
     token there; masks see all of their block, and say their own. Its queries grow from position
@@ -164,10 +174,11 @@ EXPERTS = {
     "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "blocks.{i}.mlp.down.{e}",
 }
 
-LLADA_MOE = LLAMA | EXPERTS
-LLADA_MOE |= {
-    f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
-}
+LLADA_MOE = (
+    LLAMA
+    | EXPERTS
+    | {f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
+)
 
 LLADA2 = {
     "model.word_embeddings": "embed",
@@ -179,10 +190,7 @@ LLADA2 = {
     "model.layers.{i}.mlp.gate.expert_bias": "blocks.{i}.mlp.router_bias",
     **{n: ours for n, ours in LLAMA.items() if ".attn" not in ours and ours != "embed"},
     **EXPERTS,
-}
-LLADA2 |= {
-    f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
-}
+} | {f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -288,7 +296,6 @@ GPT2 = {
 # the table, by the `architectures` of config.json; model_type is not unique: LLaDA's mixture of experts says llada, too
 
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
-LLADA_MOE_FAMILY = Family(llada_moe, LLADA_MOE, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")
 A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
 AR_GPT2 = Family(
@@ -304,11 +311,13 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
-    "LLaDAMoEModelLM": LLADA_MOE_FAMILY,
-    "LLaDAMoEModel": LLADA_MOE_FAMILY,
+    **dict.fromkeys(("LLaDAMoEModelLM", "LLaDAMoEModel"), Family(llada_moe, LLADA_MOE, preset="llada")),
     "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="llada2"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
+    "SDARForCausalLM": Family(lambda c: sdar(c, qwen3), LLAMA, "bd3lm", "sdar"),
+    "SDARMoeForCausalLM": Family(lambda c: sdar(c, qwen3_moe), LLAMA | EXPERTS, "bd3lm", "sdar"),
+    "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, "bd3lm", "fast_dllm_v2"),
     "NemotronLabsDiffusionModel": Family(nemotron, NEMOTRON, algorithm="bd3lm", preset="nemotron"),
     "A2DLlamaLMHeadModel": A2D,
     "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),
