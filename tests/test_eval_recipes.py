@@ -23,7 +23,9 @@ PRESETS = dict.fromkeys(("dream_base", "dream_instruct"), "dream") | dict.fromke
 PRESETS |= dict.fromkeys(("fastdllm", "llada15", "llada_base", "llada_instruct", "modernbert_chat"), "llada")
 PRESETS = {
     f"eval_{name}": preset
-    for name, preset in (PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": ""}).items()
+    for name, preset in (
+        PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": "", "nemotron": "nemotron"}
+    ).items()
 }
 
 # Label or task, and what is published, as the papers and repositories that the docstrings name have it.
@@ -59,6 +61,9 @@ PUBLISHED = {
     "eval_qwen3_bd3lm": """
         gsm8k_cot 46.3 bbh 26.6 minerva_math 12.9 mmlu_generative 39.1 mmlu_pro 13.8 humaneval_instruct
         46.3 mbpp_instruct 38.2""",
+    "eval_nemotron": """
+        gpqa_diamond_cot_zeroshot 43.94 ifeval 68.32 mmlu_generative 78.71 humaneval_instruct 78.66
+        mbpp_instruct 83.86 minerva_math500 85.8 gsm8k_cot 93.03""",
     "eval_diffusion_gemma": """
         gpqa_diamond_cot_zeroshot 73.2 gpqa_diamond_without_thoughts - mmlu_pro 77.6""",
     "eval_modernbert_chat": """
@@ -91,6 +96,13 @@ TOLD = {
     "eval_qwen3_mdlm": ["HellaSwag (42.1"],
     "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
+    "eval_nemotron": [
+        "LiveCodeBench 26.16",
+        "AIME 2024 46.67",
+        "GPQA 44.44",
+        "GSM8K 94.01",
+        "81.71  84.92  87.60  93.78",
+    ],
     "eval_modernbert_chat": [
         *("GSM8K 9.3", "BBH 25.6", "MATH 3.6", "MMLU 29.6", "HellaSwag 40.9", "LAMBADA 46.3"),
         *("WinoGrande 49.0", "C-Eval 26.5", "CMMLU 26.5", "--checkpoint=dllm-hub/ModernBERT-large-chat-v0.1"),
@@ -117,7 +129,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] == "bd3lm" else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "nemotron") else fast_mdlm
 
 
 def rows(recipe, index, *argv):
@@ -302,7 +314,9 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
         assert o.steps == (o.max_new_tokens if dream else 0), label
         assert (o.order, o.measure) == (("entropy", "draw") if dream else ("confidence", "token"))
         assert o.schedule == ("dream" if dream else "linear")
-        assert o.quota == ("threshold" if "_parallel" in label or "_both" in label or "_dual" in label else "steps")
+        sure = recipe == "eval_nemotron" or any(word in label for word in ("_parallel", "_both", "_dual"))
+        assert o.quota == ("threshold" if sure else "steps")
+        assert getattr(o, "opening", "rule") == ("first" if recipe == "eval_nemotron" else "rule")
         assert o.lookahead == (PRESETS[recipe] != "illada")
         assert not o.cfg_scale and not o.exact
 
