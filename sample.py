@@ -66,7 +66,7 @@ def masks(hole):
 
 
 def canvas_of(s, tokenizer):
-    """The ids to start from, int64 (T,), masks where there are holes."""
+    """The ids to start from, int64 (T,), masks where there are holes; and which holes may begin with a space."""
     if s.prompt and s.infill:
         sys.exit("use --prompt (text to continue) or --infill (text with [MASK] holes), not both")
     if s.infill and tokenizer.mask_id is None:
@@ -76,16 +76,17 @@ def canvas_of(s, tokenizer):
             sys.exit("--template needs --prompt, and a checkpoint with a chat template")
         try:
             asked = [{"role": "user", "content": s.prompt}]
-            return torch.tensor(chat.ask(tokenizer, s.system, asked))
+            return torch.tensor(chat.ask(tokenizer, s.system, asked)), []
         except ValueError as e:
             sys.exit(str(e))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
     parts = re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]
     holes = {i: masks(part) for i, part in enumerate(parts) if s.infill and re.fullmatch(HOLE, part)}
-    ids = [*before, *tokenizers.fill_in(tokenizer, [holes.get(i, part) for i, part in enumerate(parts)], "the prompt")]
+    parts = [holes.get(i, part) for i, part in enumerate(parts)]
+    ids, left = tokenizers.fill_in(tokenizer, parts, "the prompt", before)
     if s.infill and tokenizer.mask_id not in ids:
         sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
-    return torch.tensor([*ids, *(behind if s.infill else ())], dtype=torch.int64)
+    return torch.tensor([*ids, *(behind if s.infill else ())], dtype=torch.int64), left
 
 
 def options_of(values, s, checkpoint, algorithm):
@@ -178,7 +179,7 @@ def main(argv):
 
     made = sum(map(masks, re.findall(HOLE, s.infill))) if s.infill else options.max_new_tokens
     memory.to_sample(s.num_samples, made, model.config, device)
-    canvas = canvas_of(s, tokenizer)
+    canvas, left = canvas_of(s, tokenizer)
     options = fit(s, values, options, canvas, model.config.seq_len, tokenizer.mask_id)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     watch = replay.live(tokenizer, delay=s.delay) if s.watch else None
@@ -189,16 +190,17 @@ def main(argv):
         out = algorithm.generate(model, [canvas.to(device)] * s.num_samples, options, **keys)
     except ValueError as e:
         sys.exit(str(e))
-    show(s, options, canvas, out, time.time() - start, checkpoint)
+    show(s, options, canvas, left, out, time.time() - start, checkpoint)
 
 
-def show(s, options, canvas, out, seconds, checkpoint):
+def show(s, options, canvas, left, out, seconds, checkpoint):
     """Print the samples and what they took, and write the pages that were asked for."""
     tokenizer = checkpoint.tokenizer
     for i, tokens in enumerate(out.tokens):
         print(f"--- sample {i + 1} " + "-" * 60)
         n, ids = len(tokens) if s.infill else len(canvas), tokens.tolist()
-        print(console.visible(tokenizer.decode(ids[:n]) + texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]))
+        text = texts.filled_in(tokenizer, ids[:n], left) + texts.answer(tokenizer, ids[:n], ids[n:], [s.stop])[0]
+        print(console.visible(text))
     mask_id = -1 if tokenizer.mask_id is None else tokenizer.mask_id
     made = sum(len(t) for t in out.tokens) - s.num_samples * int((canvas != mask_id).sum())
     forwards = sum(out.num_forwards)

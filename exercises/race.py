@@ -94,7 +94,7 @@ def settle(s, kind, tokenizer, seq_len):
         steps = dict(quota="steps", steps=-(-s.max_new_tokens // s.per_step))
         keys |= steps if s.threshold is None else dict(quota="threshold", threshold=s.threshold)
     options = algorithms.engine(algorithms.load(name)).SampleOptions(**keys)
-    prompt = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
+    prompt, _ = sample.canvas_of(sample.Settings(prompt=s.prompt), tokenizer)
     return sample.fit(sample.Settings(), asdict(s), options, prompt, seq_len, tokenizer.mask_id), prompt
 
 

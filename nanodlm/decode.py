@@ -14,9 +14,12 @@ import torch
 
 from mdlm import Output, certainty, mask_rate
 from model import fp32
-from nanodlm.bounds import Above0, Amount, Seed, Steps, Unit, Whole, check
+from nanodlm import levenshtein
+from nanodlm.bounds import Above0, Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
 from nanodlm.noise import shares, to, uniform
+
+BLIND = ("random", "left_to_right")  # orders that look at no logits
 
 
 @dataclass
@@ -24,13 +27,17 @@ class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
     block_size: Whole = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
     steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
-    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
+    order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
     threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure
     capped: bool = False  # quota=threshold: … but so far no more than equal steps would have; at least one a step
+    least: Size = 1  # quota=threshold: … but at least this many a step, the surest (LLaDA2.0)
     factor: Amount = 1.0  # quota=factor: larger reveals more at once
     entropy_bound: Amount = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
+    edit_threshold: Unit = 1.0  # a token of the block gives way to another that is surer than this; 1: none (LLaDA2.1)
+    edit_steps: Whole = 16  # edit_threshold: steps of a block, at most, once nothing in it is hidden
+    edit_ids: tuple[Whole, ...] = ()  # … ids of two tokens that delete one, and open a place before it (LLaDA2.2)
     remask: Unit = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
     remask_from: Unit = 1.0  # … only while t is below this
     remask_until: Unit = 0.0  # … and above this
@@ -51,7 +58,7 @@ class SampleOptions:
 
     def __post_init__(self):
         check(self)
-        if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
+        if self.order in BLIND and self.quota in ("threshold", "factor", "entropy_bound"):
             raise ValueError(
                 f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
             )
@@ -61,6 +68,22 @@ class SampleOptions:
             raise ValueError(f"remask={self.remask} is defined for quota=ancestral only, not quota={self.quota}")
         if self.capped and self.quota != "threshold":
             raise ValueError(f"capped=True is defined for quota=threshold only, not quota={self.quota}")
+        if self.least > 1 and (self.capped or self.quota != "threshold"):
+            why = "capped=True, which says at most" if self.capped else f"quota={self.quota}"
+            raise ValueError(f"least={self.least} is defined for quota=threshold only, not {why}")
+        edited = self.edit_threshold < 1
+        if edited and (self.order != "confidence" or self.quota == "ancestral"):
+            why = f"order={self.order}" if self.order != "confidence" else "quota=ancestral, which has remask"
+            raise ValueError(f"edit_threshold={self.edit_threshold} needs order=confidence, not {why}")
+        if self.edit_ids and (len(self.edit_ids) != 2 or self.temperature or self.quota != "threshold" or not edited):
+            raise ValueError(
+                f"edit_ids={self.edit_ids} must be two ids, beside quota=threshold, temperature=0 and an edit_threshold"
+            )
+        if self.threshold < self.edit_threshold < 1 and self.quota == "threshold":
+            raise ValueError(
+                f"edit_threshold={self.edit_threshold} is above threshold={self.threshold}: no token may need more "
+                "certainty to be replaced than to be written; lower the first, or raise the second"
+            )
         if self.opening == "first" and (self.cache == "none" or self.quota == "ancestral"):
             why = f"cache={self.cache}" if self.quota != "ancestral" else "quota=ancestral"
             raise ValueError(f"opening=first is of what is cached: Dream's (Fast-dLLM) and Nemotron's, not {why}")
@@ -153,14 +176,15 @@ def decode(
     given = (at < lengths[:, None]) & ~hole
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
 
-    size = o.block_size or L
+    size = getattr(o, "sub_block", 0) or o.block_size or L
     blocks, num_blocks, holes = blocks_with_holes(hole, origin, size)
     most = shares(o.steps, holes)  # steps of each block
     window = torch.arange(min(size, int((lengths - origin).max())))
     current = torch.zeros(B, dtype=torch.int64)  # the row is in block blocks[i, current[i]]
-    step = torch.zeros_like(current)  # within that block
-    forwards = torch.zeros_like(current)
-    events, clock = [[] for _ in range(B)], 0
+    step, after = torch.zeros_like(current), torch.zeros_like(current)  # within that block; once nothing was hidden
+    forwards, events, clock = torch.zeros_like(current), [[] for _ in range(B if trace else 0)], 0
+    edited, moving = o.edit_threshold < 1, {}
+    levenshtein.check(o, given, hole)
 
     alive, ends = hole.any(1), lengths.clone()
     while alive.any():
@@ -168,44 +192,48 @@ def decode(
         position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
         index = r[:, None], position.clamp(max=L - 1)
         in_block = hole[index] & (position < L)
-        xr = x[index]
-        hidden = (xr == mask_id) & in_block
-        steps = most[r, current[r]] if o.steps else in_block.sum(1).clamp(min=1)
+        in_block, lead = first_alone(in_block, x[index] == mask_id, position - origin[r, None], o)
+        hidden = (x[index] == mask_id) & in_block
+        shown = in_block & ~hidden if edited else torch.zeros_like(hidden)  # and may change
+        steps = torch.where(lead, 1, most[r, current[r]]) if o.steps else in_block.sum(1).clamp(min=1)
         key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
         wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
 
-        if wanted.any():
-            read, more = logits_at(r, position, wanted)
-            forwards[r] += wanted.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
-            chosen, tokens, chance = choose(model, read, wanted, position, key, count, o, mask_id, trace)
-            xr = xr.masked_scatter(chosen, tokens)
-            i, j = chosen.nonzero(as_tuple=True)
-            if not len(i):  # or this would go on for ever
+        looked, chosen = wanted | shown, torch.zeros_like(hidden)
+        if looked.any():
+            read, more = logits_at(r, position, looked)
+            forwards[r] += looked.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
+            old = torch.where(shown, x[index], mask_id)
+            if o.edit_ids:
+                chosen, tokens, chance = levenshtein.choose(model, read, looked, old, o, mask_id, moving, r)
+            else:
+                chosen, tokens, chance = choose(model, read, looked, old, position, key, count, o, mask_id, trace)
+            if wanted.any() and not chosen.any() and not o.edit_ids:  # or this would go on for ever
                 raise ValueError("no token can be chosen: the network's logits are not finite numbers")
-            x[r[i], position[i, j]] = tokens
-            if trace:
-                record(events, clock, r[i], position[i, j], tokens, chance)
-        if o.remask and drop.any():
-            xr = xr.masked_fill(drop, mask_id)
-            i, j = drop.nonzero(as_tuple=True)
-            x[r[i], position[i, j]] = mask_id
-            if trace:
-                record(events, clock, r[i], position[i, j], torch.full_like(i, mask_id), torch.zeros(len(i)))
+            write(x, r, position, chosen, tokens, chance, events, clock)
+        write(x, r, position, drop, torch.tensor(mask_id), torch.tensor(0.0), events, clock)
         clock += 1
         if watch is not None:
             watch([row[:n].clone() for row, n in zip(x, lengths)])
 
-        # A block is done when nothing in it is hidden; with remasking, when its steps are over.
+        # A block is done when nothing in it is hidden; with remasking, when its steps are over; with edits, when the
+        # network, having seen all of it, changes nothing, or has had its steps for that.
         step[r] += 1
-        done = ~((xr == mask_id) & in_block).any(1)
+        done = ~((x[index] == mask_id) & in_block).any(1)
         if o.remask:
             done &= step[r] >= steps
-        current[r] += done
+        if o.edit_ids:
+            done = levenshtein.done(moving, r)
+        elif edited:
+            done &= settled(~hidden.any(1), chosen, after, r, o.edit_steps)
+            after[r] = torch.where(done, 0, after[r])
         step[r] = torch.where(done, 0, step[r])
+        done &= ~lead
+        current[r] += done
         alive[r] = current[r] < num_blocks[r]
         if eos_id is not None:
             ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
-            alive[r] &= ~(ended & (done | (o.remask == 0)))
+            alive[r] &= ~(ended & done if o.remask or edited else ended)
         for i in r[done & alive[r]].tolist() if until else ():
             begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
             if until(x[i, :end], begin, size):
@@ -213,7 +241,13 @@ def decode(
 
     if eos_id is not None:
         ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
-    return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events if trace else [])
+    return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events)
+
+
+def settled(full, chosen, after, r, most):
+    """Which rows r need no more edits: what was full (bool, R) did not change, or was so `most` times (after (B,))."""
+    after[r] += full
+    return full & ~chosen.any(1) | (after[r] >= most)
 
 
 def blocks_with_holes(hole, origin, size):
@@ -227,11 +261,21 @@ def blocks_with_holes(hole, origin, size):
     return blocks[:, :most], (holes > 0).sum(1), holes.gather(1, blocks)[:, :most]
 
 
+def first_alone(in_block, masked, position, options):
+    """opening=next: in_block (bool, R, W) as long as a block's first token is hidden that one, then all but it; and the
+    rows (bool, R) of which that is so."""
+    if options.opening != "next":
+        return in_block, torch.zeros(len(in_block), dtype=torch.bool)
+    first = in_block & (position % options.block_size == 0)
+    lead = (first & masked).any(1)
+    return in_block & torch.where(lead[:, None], first, ~first), lead
+
+
 def without_logits(options, key, position, hidden, in_block, step, steps):
     """What can be said of a step without logits, so that logits are computed for few positions: which may be revealed,
     bool (R, W); how many will be (R,), or None; which are hidden again, bool (R, W)."""
     o, drop = options, torch.zeros_like(hidden)
-    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
+    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else -position.double()
     if o.quota == "ancestral":
         if o.schedule == "dream":
             t, s = (dream_time(step + i, steps) for i in (0, 1))
@@ -246,14 +290,16 @@ def without_logits(options, key, position, hidden, in_block, step, steps):
     if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
         count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
         hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
-    if o.order == "random":
+    if o.order in BLIND:
         return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
     return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
 
 
-def choose(model, read, wanted, position, key, count, options, mask_id, trace):
+def choose(model, read, wanted, old, position, key, count, options, mask_id, trace):
     """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
-    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers.
+    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers. Those that hold a token
+    already (`old`, int64 (R, W), masks elsewhere) take another of which the network is surer than edit_threshold
+    (LLaDA2.1, arXiv 2602.08676, eq. 2).
 
     Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
     o, V, n = options, model.config.vocab_size, int(wanted.sum())
@@ -267,10 +313,10 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
         return to_host(*(torch.cat(column) for column in zip(*found)))
 
     index = torch.arange(n)
-    if o.order == "random" or o.quota == "ancestral":
+    if o.order in BLIND or o.quota == "ancestral":
         tokens, chance = drawn(index)
         return wanted, tokens, chance
-    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0
+    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0 or o.edit_threshold < 1
     if first:
         tokens, sure, chance = drawn(index)
     else:  # draw only for those that are chosen, from the same logits where there is room for all
@@ -284,7 +330,10 @@ def choose(model, read, wanted, position, key, count, options, mask_id, trace):
         read = logits.__getitem__ if n <= size else read
     w = uniform(*key, 2, position) if o.order_temperature else None
     slack = 0.0 if o.exact else resolution(model)
-    chosen = choose_positions(scatter(sure, wanted), wanted, o, count, w, slack)
+    sure, shown = scatter(sure, wanted), wanted & (old != mask_id)
+    chosen = choose_positions(sure, wanted & ~shown, o, count, w, slack)
+    if o.edit_threshold < 1:
+        chosen |= shown & (sure > o.edit_threshold) & (old != old.masked_scatter(wanted, tokens))
     index = chosen[wanted].nonzero()[:, 0]
     if first:
         return chosen, tokens[index], chance[index]
@@ -308,7 +357,11 @@ def stop_position(x, hole, tail, mask_id, eos_id):
     return torch.where(end < first_mask, end, L)
 
 
-def record(events, clock, *columns):
-    """Append what happened (rows, positions, tokens, probabilities, each (N,)) to each row's trace."""
-    for row, *event in zip(*(c.tolist() for c in columns)):
+def write(x, r, position, where, tokens, chance, events, clock):
+    """Put tokens, (n,) or one, where (bool, R, W) says, into rows r of x, and with their probabilities into each row's
+    trace, if there is one."""
+    i, j = where.nonzero(as_tuple=True)
+    x[r[i], position[i, j]] = tokens
+    columns = (r[i], position[i, j], tokens.expand(len(i)), chance.expand(len(i)))
+    for row, *event in zip(*(c.tolist() for c in columns)) if events else ():
         events[row].append((clock, *event))

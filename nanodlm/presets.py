@@ -43,7 +43,7 @@ def settle(checkpoint, algorithm, said, name=""):
     own = checkpoint.facts.get("preset")
     name = name or own or "none"
     preset = read(name, algorithm)
-    if name == own:
+    if name == own or hasattr(algorithm.SampleOptions, "lookahead"):  # ours have all but a few, which mean nothing else
         preset = part(preset, algorithm.SampleOptions)
     if getattr(checkpoint.model.config, "block_size", 0):  # blocks as trained go before those of a preset
         preset.pop("block_size", None)
@@ -68,7 +68,7 @@ def implied(preset, said):
 def refuse_idle(options, said, config):
     """Exit where something was said that does nothing beside the other options, which a preset may say, or that names
     token ids that the network (model.Config) does not have."""
-    for name in ("suppress", "last"):
+    for name in ("suppress", "last", "edit_ids"):
         for i in getattr(options, name, ()):
             if i >= config.vocab_size:
                 sys.exit(f"{name}={i} is not one of the checkpoint's {config.vocab_size} token ids")
@@ -96,8 +96,8 @@ def idle(options):
         found["accept"] = "temperature=0, where a draft stands if it is the most probable token"
     if order in ("margin", "entropy") and measure == "token":
         found["measure"] = f"order={order}, which looks at no token"
-    if order == "random":
-        found |= dict.fromkeys(("measure", "order_temperature", "last"), "order=random")
+    if order in ("random", "left_to_right"):
+        found |= dict.fromkeys(("measure", "order_temperature", "last"), f"order={order}")
     if quota == "ancestral":
         found |= dict.fromkeys(("order", "measure", "last"), "quota=ancestral, which draws positions at random")
     if quota != "steps":
@@ -106,6 +106,8 @@ def idle(options):
         idle_too = ("schedule",) if getattr(options, "capped", False) else ("steps", "schedule")
         found |= dict.fromkeys(idle_too, f"quota={quota}, which reveals whatever is sure enough")
     found |= {name: f"quota={quota}" for name in SURE if quota and name != quota}
+    if getattr(options, "edit_threshold", 1) == 1:
+        found["edit_steps"] = "edit_threshold=1, which edits nothing"
     if not remask:
         found |= dict.fromkeys(("remask_from", "remask_until"), "remask=0")
     if hasattr(options, "window"):

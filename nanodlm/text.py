@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import string
 
 # ------------------------------------------------------------------------------------------------------------------
 # 1 · the text of new tokens
@@ -37,6 +38,26 @@ def answer(tokenizer, before, new, stops=()):
     if end is None:
         return "".join(text for _, text in plain), False
     return "".join(text[: max(0, end - at)] for at, text in plain), True
+
+
+def is_of_next_word(tokenizer, text):
+    """Whether the space that ends a text would be in the next word's first token, as in byte-level BPE, where no such
+    word ever stood behind a space of its own; or has no token at all."""
+    if tokenizer.spec["kind"] == "char":
+        return False
+    spaced = tokenizer.encode(text)
+    if tokenizer.mask_takes_space or spaced == tokenizer.encode(text[:-1]):  # RoBERTa's mask: a space and a word
+        return True
+    return any(tokenizer.encode(text + letter)[: len(spaced)] != spaced for letter in string.ascii_lowercase)
+
+
+def filled_in(tokenizer, ids, left):
+    """The text of ids where holes were; `left`: the places, slices, of those that a space in front was left to."""
+    word = tokenizer.encode("a") if left else []
+    for hole in reversed(left):
+        if not continuation(tokenizer, ids[: hole.start], ids[hole]).startswith(" "):
+            ids = [*ids[: hole.start], *tokenizer.encode("a ")[len(word) :], *ids[hole.start :]]
+    return tokenizer.decode(ids)
 
 
 def spelled(tokenizer, before, new, thinking=False):

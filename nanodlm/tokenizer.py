@@ -67,21 +67,23 @@ def encode(tokenizer, text, what):
         sys.exit(f"{what} does not fit the vocabulary: {e}")
 
 
-def fill_in(tokenizer, parts, what):
-    """The ids of a text with holes: its parts are texts, and how many masks a hole has. It is encoded as one text where
-    the mask can be written; by itself a part would begin as a text does, with SentencePiece's space."""
-    mask = tokenizer.controls.get(tokenizer.mask_id)
-    if mask and not tokenizer.mask_takes_space:
-        return encode(tokenizer, "".join(mask * part if isinstance(part, int) else part for part in parts), what)
-    ids = []
-    for i, part in enumerate(parts):
+def fill_in(tokenizer, parts, what, frame=()):
+    """The ids of a text with holes, behind those of `frame`: its parts are texts, and how many masks a hole has. It is
+    encoded as one text where the mask can be written; by itself a part would begin as a text does, with SentencePiece's
+    space. And the places, slices, of the holes that a space in front of them is left to, where words bring their own:
+    the first token that is filled in should begin with it, and where it does not, text.filled_in() writes the space."""
+    mask, ids, left, text = tokenizer.controls.get(tokenizer.mask_id), [*frame], [], ""
+    for part, hole in zip(parts, [*parts[1:], ""]):
         if isinstance(part, int):
-            ids += [tokenizer.mask_id] * part
+            text, ids = text + (mask or "") * part, ids + [tokenizer.mask_id] * part
             continue
-        if tokenizer.mask_takes_space and i + 1 < len(parts):
-            part = part.removesuffix(" ")  # RoBERTa's and ModernBERT's mask stands for a word with the space before it
-        ids += encode(tokenizer, part, what)
-    return ids
+        leave = isinstance(hole, int) and part.endswith(" ") and texts.is_of_next_word(tokenizer, part)
+        part = part[:-1] if leave else part
+        text += part
+        whole = mask and not tokenizer.mask_takes_space
+        ids = [*frame, *encode(tokenizer, text, what)] if whole else ids + encode(tokenizer, part, what)
+        left += [slice(len(ids), len(ids) + hole)] if leave else []
+    return ids, left
 
 
 def end_of_text(tokenizer, what):
@@ -253,6 +255,7 @@ def hf_tokenizer(spec, directory):
     stops |= dict.fromkeys(vocab[t] for t in END_OF_TURN if t in vocab)
     mask = next(iter(ids_of("mask_token_id", hf.mask_token_id)), None)
     mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
+    mask = vocab.get("|<MASK>|") if mask is None else mask  # Fast-dLLM v2
 
     controls = texts.controls_of(hf)
     found = texts.pattern(token.content for token in controls.values())

@@ -4,7 +4,8 @@
     python tests/bad_inputs.py train      … of one command
     python tests/bad_inputs.py --every=8  … of every eighth input
 
-The processes are forked, so that an input costs what it costs, not the imports. test_fuzz.py draws some of the same.
+The processes are forked, so that an input costs what it costs, not the imports. What is stopped (Ctrl-C, `timeout`)
+says what it has counted so far. test_fuzz.py draws some of the same.
 """
 
 import contextlib
@@ -137,9 +138,14 @@ def attempt(name, paths, more=(), seconds=SECONDS, prepare=None):
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
-    end = time.time() + seconds
-    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.time() < end:
-        time.sleep(0.005)
+    end, found = time.time() + seconds, (0, 0)
+    try:
+        while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.time() < end:
+            time.sleep(0.005)
+    except KeyboardInterrupt:
+        os.killpg(child, signal.SIGKILL)
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     if found == (0, 0):
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -255,10 +261,8 @@ def tried_checkpoint(name, paths, spoil):
     return attempt("sample", paths, ["--checkpoint=bad", *prompt], prepare=prepare)
 
 
-def main(argv):
-    torch.set_num_threads(1)
-    counts, wrong, every = {}, [], int(next((word[8:] for word in argv if word.startswith("--every=")), 1))
-    argv = [word for word in argv if not word.startswith("--")]
+def count(argv, every, counts, wrong):
+    """Try them all; how each ended goes into `counts`, and what is not acceptable into `wrong`."""
     with tempfile.TemporaryDirectory() as where:
         paths = make(where)
         for name in argv or ("mdlm", "llama", "bert", "adapter"):
@@ -275,8 +279,19 @@ def main(argv):
                 if not acceptable(key, what, text):
                     wrong.append((name, words, content, what, text[-1500:]))
                     print(name, *map(ascii, words), repr(content), what, text[-300:], sep=" | ", flush=True)
-    print(counts, f"{len(wrong)} of them are not acceptable")
-    return bool(wrong)
+
+
+def main(argv):
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    counts, wrong, stopped = {}, [], False
+    every = int(next((word[8:] for word in argv if word.startswith("--every=")), 1))
+    try:
+        count([word for word in argv if not word.startswith("--")], every, counts, wrong)
+    except KeyboardInterrupt:
+        stopped = True
+    print("stopped early:" * stopped, counts, f"{len(wrong)} of them are not acceptable", flush=True)
+    return stopped or bool(wrong)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ mdlm.py's sampler is the specification of the orders and quotas that it has. Thi
 has: blocks of a whole canvas, the prefix and dual caches (the keys and values of every layer kept by hand), guidance,
 remasking, filters, the measures of certainty, tokens that are suppressed or come last, the factor and entropy-bound
 quotas, Dream's schedule, and the published arithmetic. Whatever is fast (batches, caches, positions chosen by tensors,
-logits in parts) must give its tokens."""
+logits in parts) must give its tokens.
+
+And of edits (LLaDA2.1, arXiv 2602.08676, section 2): what is shown is judged as if it were hidden, in the same pass,
+and gives way to another token of which the network is surer than `edit_threshold`; a block is done when, with nothing
+hidden, nothing changes, or after `edit_steps` such passes."""
 
 import functools
 import math
@@ -125,10 +129,10 @@ def pick(sure, o, count, u):
             rate = {i: (math.log(s) if o.order == "entropy" else s) / o.order_temperature for i, s in sure.items()}
             best = sorted(sure, key=lambda i: -math.log(u[i]) * math.exp(-rate[i]))
         return best[:count]
-    n = 1
+    n = min(o.least, len(best))
     for r in range(1, len(best) + 1):
         if o.quota == "threshold" and sure[best[r - 1]] >= o.threshold:
-            n = r
+            n = max(n, r)
         if o.quota == "factor" and sure[best[r - 1]] >= 1 - o.factor / (r + 1):
             n = r
         if o.quota == "entropy_bound" and sum(-math.log(sure[i]) for i in best[: r - 1]) <= o.entropy_bound:
@@ -191,7 +195,7 @@ def alone(net, prompt, o, row=0, stops=()):
         inside = [i for i in holes if start <= i < after]
         sizes = [sum((i - holes[0]) // size == k for i in holes) for k in numbers]
         steps = shares_of(o.steps, sizes)[b] if o.steps else len(inside)
-        memories, step, done = None, 0, False
+        memories, step, looks, done = None, 0, 0, False
         while not done:
             hidden = [i for i in inside if canvas[i] == M]
             u, v, w = (noise_at(o.seed, row, step, kind) for kind in range(3))
@@ -209,7 +213,9 @@ def alone(net, prompt, o, row=0, stops=()):
                 chosen = sorted(sorted(hidden, key=lambda i: -u[i])[:count])
             elif o.quota == "steps" and not count:
                 chosen = []
-            if chosen is None or chosen:
+            shown = [i for i in inside if canvas[i] != M] if o.edit_threshold < 1 else []
+            changed = []
+            if chosen is None or chosen or shown:
                 if memories is None or o.cache == "none":
                     memories, span = [Memory(net) for _ in range(2 if o.cfg_scale else 1)], range(end)
                 else:
@@ -218,14 +224,15 @@ def alone(net, prompt, o, row=0, stops=()):
                 logits = [m.read(x, list(span)) for m, x in zip(memories, (canvas, given_hidden))]
                 forwards += len(memories)
                 found = {}
-                for i in hidden if chosen is None else chosen:
+                for i in sorted((hidden if chosen is None else chosen) + shown):
                     row_logits = logits[0][i]
                     if o.cfg_scale:
                         row_logits = logits[1][i] + (o.cfg_scale + 1) * (logits[0][i] - logits[1][i])
                     found[i] = judge(row_logits, v[i], o)
                 if chosen is None:
-                    chosen = sorted(pick({i: sure for i, (_, sure, _) in found.items()}, o, count, w))
-                for i in chosen:
+                    chosen = pick({i: sure for i, (_, sure, _) in found.items() if i in hidden}, o, count, w)
+                changed = [i for i in shown if found[i][0] != canvas[i] and found[i][1] > o.edit_threshold]
+                for i in sorted(chosen + changed):
                     canvas[i] = found[i][0]
                     events.append((i, found[i][0], found[i][2]))
             for i in again:
@@ -233,6 +240,9 @@ def alone(net, prompt, o, row=0, stops=()):
                 events.append((i, M, 0.0))
             step += 1
             done = all(canvas[i] != M for i in inside) and (not o.remask or step >= steps)
-            if end_of_text() and (done or not o.remask):
+            if o.edit_threshold < 1 and done:
+                looks += len(shown) == len(inside)
+                done = looks >= o.edit_steps or len(shown) == len(inside) and not changed
+            if end_of_text() and (done or not o.remask and o.edit_threshold == 1):
                 return canvas[: end_of_text()].tolist(), forwards, events
     return canvas[: end_of_text() or length].tolist(), forwards, events

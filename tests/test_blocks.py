@@ -78,6 +78,7 @@ QUOTAS = {
     "cosine": dict(steps=5, schedule="cosine"),
     "threshold": dict(quota="threshold", threshold=0.4),
     "factor": dict(quota="factor", factor=1.2),
+    "edits": dict(quota="threshold", threshold=0.35, edit_threshold=0.25, edit_steps=3),
     "ancestral": dict(quota="ancestral", steps=6),
     "remask": dict(quota="ancestral", steps=9, remask=0.4),
     "entropy_bound": dict(quota="entropy_bound", order="entropy", entropy_bound=1.5),

@@ -60,6 +60,13 @@ RULES = {
     "threshold": dict(quota="threshold", threshold=0.45, block_size=4),
     "greedy threshold": dict(quota="threshold", threshold=0.4, measure="token", temperature=0.0, block_size=3),
     "capped": dict(quota="threshold", threshold=0.3, capped=True, steps=5, block_size=4),
+    "at least": dict(quota="threshold", threshold=0.6, least=3, block_size=4),
+    "edits": dict(edit_threshold=0.3, edit_steps=3, steps=6, block_size=4),
+    "edits of all": dict(
+        quota="threshold", threshold=0.35, edit_threshold=0.2, edit_steps=5, temperature=0.0, block_size=3
+    ),
+    "edits as drawn": dict(edit_threshold=0.4, measure="draw", top_k=3, temperature=0.7, edit_steps=4),
+    "edits and factor": dict(quota="factor", edit_threshold=0.25, edit_steps=0, lookahead=False, block_size=3),
     "factor": dict(quota="factor", factor=1.3, block_size=5),
     "entropy bound": dict(quota="entropy_bound", order="entropy", entropy_bound=1.5, block_size=4),
     "ancestral": dict(quota="ancestral", steps=9, block_size=3),
@@ -74,7 +81,7 @@ RULES = {
     "lookahead": dict(lookahead=False, steps=7, block_size=3),
     "lookahead threshold": dict(lookahead=False, quota="threshold", threshold=0.5, block_size=3, cfg_scale=0.5),
 }
-FEW = ["confidence", "remask", "guided", "lookahead threshold"]
+FEW = ["confidence", "remask", "guided", "edits", "lookahead threshold"]
 GRID = [  # `exact` leaves ties to rounding, as the published code does: it is for networks that have none
     (net, rule, cache)
     for net, rule, cache in itertools.product(NETS, RULES, CACHES)
@@ -212,6 +219,7 @@ def cases(draw):
         return draw(st.sampled_from(values))
 
     quota = one_of("steps", "threshold", "factor", "entropy_bound", "ancestral")
+    edited = quota in ("steps", "threshold", "factor") and one_of(False, True)
     orders = ("entropy", "confidence", "margin", "random")[
         : {"threshold": 3, "factor": 3, "entropy_bound": 1}.get(quota)
     ]
@@ -219,10 +227,13 @@ def cases(draw):
         max_new_tokens=one_of(NEW, 3, 1, 0),
         block_size=one_of(3, 0, 1, 4, 20),
         steps=one_of(7, 0, 1, 2, 19),
-        order=one_of(*orders),
+        order="confidence" if edited else one_of(*orders),
         quota=quota,
         schedule=one_of("dream", *SCHEDULES),
-        threshold=one_of(0.4, 0.0, 2.0),
+        threshold=one_of(0.4, 0.9, 2.0) if edited else one_of(0.4, 0.0, 2.0),
+        least=one_of(1, 3) if quota == "threshold" else 1,
+        edit_threshold=one_of(0.0, 0.2, 0.4) if edited else 1.0,
+        edit_steps=one_of(2, 0, 7),
         factor=one_of(1.0, 0.0, 3.0),
         entropy_bound=one_of(0.5, 0.0, 5.0),
         remask=one_of(0.0, 0.3, 1.0) if quota == "ancestral" else 0.0,
@@ -257,7 +268,7 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
 
     def watch(rows):
         ticks.append(len(rows))
-        assert len(ticks) <= max(o.steps, CONTEXT) + 2 * CONTEXT, "does not end"
+        assert len(ticks) <= max(o.steps, CONTEXT) + (2 + o.edit_steps) * CONTEXT, "does not end"
 
     out = fast_mdlm.generate(NETS[net], prompts, o, mask_id=M, eos_id=stops, trace=True, watch=watch)
     assert len(out.tokens) == len(out.num_forwards) == len(out.trace) == len(prompts)
@@ -269,13 +280,14 @@ def test_every_sampler_ends_without_masks_and_keeps_what_was_given(case):
         stop = [i for i in range(tail, n) if row[i] in ends]
         assert n == (stop[0] + 1 if stop else len(canvas))
         holes = int((~here).sum())
-        limit = max(o.steps, holes) + CONTEXT if o.remask else holes
+        edited = o.edit_threshold < 1
+        limit = max(o.steps, holes) + CONTEXT * (1 + o.edit_steps) if o.remask or edited else holes
         assert forwards <= limit * (2 if o.cfg_scale else 1) and (forwards > 0) == (holes > 0)
         for _, position, token, _ in events:
             assert not here[position]
             canvas[position] = token
-        assert torch.equal(canvas[:n], row) and (o.remask or len({e[1] for e in events}) == len(events))
-        assert o.remask or stop or len(events) == holes
+        assert torch.equal(canvas[:n], row) and (o.remask or edited or len({e[1] for e in events}) == len(events))
+        assert o.remask or edited or stop or len(events) == holes
 
 
 # ---- what is paid, and what is kept ----------------------------------------------------------------------------------

@@ -24,9 +24,19 @@ PRESETS |= dict.fromkeys(("fastdllm", "llada15", "llada_base", "llada_instruct",
 PRESETS = {
     f"eval_{name}": preset
     for name, preset in (
-        PRESETS | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": "", "nemotron": "nemotron"}
+        PRESETS
+        | {
+            "qwen3_bd3lm": "bd3lm",
+            "qwen3_mdlm": "mdlm",
+            "diffusion_gemma": "",
+            "llada2": "llada2",
+            "llada21": "llada2",
+            "nemotron": "nemotron",
+        }
     ).items()
 }
+BLOCKS = {"eval_sdar": "sdar", "eval_fastdllm_v2": "fast_dllm_v2"}  # decoded by bd3lm
+PRESETS |= BLOCKS
 
 # Label or task, and what is published, as the papers and repositories that the docstrings name have it.
 PUBLISHED = {
@@ -42,13 +52,19 @@ PUBLISHED = {
     "eval_llada15": """
         gsm8k_cot 83.8 minerva_math 42.6 gpqa_diamond_generative_n_shot 36.9 humaneval_instruct 52.4
         mbpp 42.8 ifeval 66.2""",
+    "eval_llada2": """
+        mmlu_generative 80.53 mmlu_pro 63.22 arc_challenge_chat 93.56 gpqa_diamond_cot_zeroshot 47.98 gsm8k_cot 94.24
+        minerva_math 93.22 humaneval_instruct 86.59 mbpp_instruct 81.5 ifeval 80.78""",
+    "eval_llada21": """
+        mmlu_pro 64.84 gpqa_diamond_cot_zeroshot 53.28 ifeval 83.18 bbh 80.58 mmlu_pro_speed 63.42
+        gpqa_diamond_speed 48.36 ifeval_speed 81.33 bbh_speed 78.42""",
     "eval_illada": """
         mmlu 74.8 bbh 71.3 arc_challenge 60.8 arc_challenge_likelihood 60.2 hellaswag 76.6
-        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k 81.9 minerva_math 38.4 humaneval
+        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k_cot 81.9 minerva_math 38.4 humaneval
         50 mbpp 57.8""",
     "eval_illada_instruct": """
         mmlu_generative 71.6 mmlu_pro 52.3 mmlu_redux_generative 76.4 gsm8k_cot 89 minerva_math 56.7
-        humaneval_instruct 65.9 mbpp 58""",
+        humaneval_instruct 65.9 mbpp_instruct 58""",
     "eval_dream_base": """
         mmlu 69.5 arc_challenge 59.9 arc_easy 83.9 hellaswag 73.3 winogrande 74.8 piqa 75.8 gsm8k_cot
         77.2 minerva_math 39.6 bbh 57.9 gpqa_main_n_shot 36.6 humaneval 57.9 mbpp 56.2 race 44.7""",
@@ -61,6 +77,10 @@ PUBLISHED = {
     "eval_qwen3_bd3lm": """
         gsm8k_cot 46.3 bbh 26.6 minerva_math 12.9 mmlu_generative 39.1 mmlu_pro 13.8 humaneval_instruct
         46.3 mbpp_instruct 38.2""",
+    "eval_sdar": """
+        mmlu_generative 78.6 gsm8k_cot 91.3 minerva_math500 78.6 humaneval_instruct 78.7 mbpp_instruct 72""",
+    "eval_fastdllm_v2": """
+        humaneval_instruct 63.4 mbpp_instruct 63 gsm8k_cot 83.7 minerva_math 61.6 ifeval 61.4 mmlu_generative 66.6""",
     "eval_nemotron": """
         gpqa_diamond_cot_zeroshot 43.94 ifeval 68.32 mmlu_generative 78.71 humaneval_instruct 78.66
         mbpp_instruct 83.86 minerva_math500 85.8 gsm8k_cot 93.03""",
@@ -94,8 +114,12 @@ PUBLISHED["eval_fastdllm"] = {label: score for label, (score, _) in FAST.items()
 TOLD = {
     "eval_llada_instruct": ["HellaSwag (74.6"],
     "eval_qwen3_mdlm": ["HellaSwag (42.1"],
+    "eval_llada2": ["87.69, 95.93, 61.98, 95.44, 94.51 and 88.29", "2.55 tokens per forward"],
+    "eval_llada21": ["63.90, 3.12", "62.07, 5.34", "2.41, speed 4.22", "76.59, 67.30, 83.55 and 88.69"],
     "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
+    "eval_sdar": ["MathBench (76.9"],
+    "eval_fastdllm_v2": ["(31.9)", "+ 58.5 and 52.3"],
     "eval_nemotron": [
         "LiveCodeBench 26.16",
         "AIME 2024 46.67",
@@ -129,7 +153,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "nemotron") else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2", "nemotron", *BLOCKS.values()) else fast_mdlm
 
 
 def rows(recipe, index, *argv):
@@ -305,6 +329,12 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
                 "empty" if label.endswith("without_thoughts") else "think"
             )
             continue
+        if PRESETS[recipe] == "llada2":
+            rules = dict(eval_llada2=(0.95, 1.0), eval_llada21=(0.5, 0.0) if label.endswith("_speed") else (0.7, 0.5))
+            assert (o.threshold, o.edit_threshold, o.edit_steps) == (*rules[recipe], 16)
+            assert (o.quota, o.measure, o.temperature, o.block_size) == ("threshold", "token", 0.0, 32)
+            assert o.overhang and o.max_new_tokens == 4096 and not o.exact
+            continue
         if recipe == "eval_dream_instruct":
             assert (o.temperature, o.top_p) == (0.1, 0.9)
         elif recipe == "eval_dream_base":
@@ -370,15 +400,16 @@ def test_illada(recipes):
         sees(row, method="llada" if likelihood else "illada", apply_chat_template=False)
         if likelihood:
             sees(row, mc_samples=128, mc_batch=8)
-    for name in ("bbh", "gsm8k", "minerva_math", "mbpp"):
+        sees(row, seen_end=label in ("mmlu", "arc_challenge", "hellaswag", "piqa"))
+    for name in ("bbh", "gsm8k_cot", "minerva_math", "mbpp"):
         sees(r[name], max_new_tokens=1024, block_size=32)
     sees(r["humaneval"], max_new_tokens=512, block_size=512)
     r = recipes["eval_illada_instruct"]
     lengths = {label: (row.sampling.max_new_tokens, row.sampling.block_size) for label, row in r.items()}
-    assert lengths.pop("mmlu_redux_generative") == lengths["mmlu_generative"] == (4, 4)
+    assert lengths["mmlu_redux_generative"] == (4, 4) and lengths["mmlu_generative"] == (3, 3)
     assert lengths["gsm8k_cot"] == lengths["humaneval_instruct"] == (2048, 32)
     assert lengths["minerva_math"] == lengths["mmlu_pro"] == (4096, 32)
-    assert lengths["mbpp"] == (2048, 16)
+    assert lengths["mbpp_instruct"] == (2048, 16)
 
 
 def test_dream(recipes):

@@ -104,6 +104,9 @@ DESCENDANTS = {
     "llada2": ("LLaDA2MoeModelLM", "glm4-moe", None, False),
     "illada": ("ILLaDAForCausalLM", "llama", 2e4, False),
     "dream": ("DreamModel", "qwen2", 1e6, True),
+    "sdar": ("SDARForCausalLM", "qwen3", 1e6, False),
+    "sdar-moe": ("SDARMoeForCausalLM", "qwen3-moe", 1e6, False),
+    "fast-dllm": ("Fast_dLLM_QwenForCausalLM", "qwen2", 1e6, True),
     "a2d-llama": ("A2DLlamaLMHeadModel", "llama, biases, tied, llama3", None, False),
     "a2d-qwen2": ("A2DQwen2LMHeadModel", "qwen2", None, False),
     "a2d-qwen3": ("A2DQwen3LMHeadModel", "qwen3", None, False),
@@ -265,7 +268,8 @@ def write(name, path):
         config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
     hf = random_model(cls, config)
     hf.save_pretrained(path)
-    edit_json(path, lambda c: c.update(architectures=[architecture], model_type=name, mask_token_id=MASK))
+    own = {"bd_size": 8} if name == "fast-dllm" else {}
+    edit_json(path, lambda c: c.update(architectures=[architecture], model_type=name, mask_token_id=MASK, **own))
     if theta:
         edit_json(path, flat_rope)
     rewrite = {"LLaDAModelLM": as_llada, "LLaDAMoEModelLM": as_llada_moe, "LLaDA2MoeModelLM": as_llada2}
@@ -506,12 +510,14 @@ def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name
     assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
-BLOCKS = {"llada2": "bd3lm", "nemotron": "bd3lm"}
+BLOCKS = dict.fromkeys(("llada2", "sdar", "sdar-moe", "fast-dllm", "nemotron"), "bd3lm")
 PRESETS = {
     "llada": "llada",
-    "llada2": "bd3lm",
+    "llada2": "llada2",
     "illada": "illada",
     "dream": "dream",
+    "sdar": "sdar",
+    "fast": "fast_dllm_v2",
     "a2d": "mdlm",
     "modernbert": "llada",
     "nemotron": "nemotron",
@@ -537,6 +543,18 @@ def test_a_model_converted_to_blocks_is_known_by_its_own_name(original, tmp_path
     shutil.copytree(original("a2d-qwen3")[1], tmp_path / directory)
     checkpoint = ckpt.load(tmp_path / directory)
     assert (checkpoint.algorithm, checkpoint.facts["preset"]) == (algorithm, algorithm)
+
+
+@pytest.mark.parametrize("directory, size", [("SDAR-8B-Chat", 4), ("SDAR-8B-Chat-b8", 8)])
+def test_sdars_blocks_are_those_of_its_config_or_else_its_name(original, tmp_path, directory, size):
+    """And are kept, whatever a checkpoint that was trained on from it is called."""
+    path = shutil.copytree(original("sdar")[1], tmp_path / directory)
+    found = ckpt.load(path)
+    assert (found.model.config.block_size, found.facts["preset"]) == (size, "sdar")
+    again = ckpt.load(save(found, tmp_path / "mine"))
+    assert (again.algorithm, again.model.config.block_size, again.facts["preset"]) == ("bd3lm", size, "sdar")
+    edit_json(path, put("block_size", 2))
+    assert ckpt.load(path).model.config.block_size == 2
 
 
 @pytest.mark.parametrize("key", ["block_size", "bd_size"])
@@ -789,6 +807,7 @@ NEEDED = {
     "llada-moe": "num_experts num_experts_per_tok expert_intermediate_size moe_layer_freq qk_layernorm",
     "llada2": "n_group topk_group routed_scaling_factor first_k_dense_replace moe_intermediate_size",
     "illada": "hidden_size rms_norm_eps rope_theta vocab_size",
+    "fast-dllm": "bd_size hidden_size",
     "dream": "num_hidden_layers num_attention_heads intermediate_size max_position_embeddings rope_theta",
     "gpt2": "vocab_size n_layer n_head n_embd layer_norm_epsilon",
     "bert": "hidden_size intermediate_size layer_norm_eps type_vocab_size max_position_embeddings",

@@ -3,6 +3,7 @@ library's, what a person wrote gives no control token, new tokens go on with the
 what is learnt is the answers with their ends."""
 
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -149,6 +150,34 @@ def test_new_tokens_go_on_with_the_text_before_them(made, kind, before, new, tex
     n = len(os.path.commonprefix([old, whole]))
     assert texts.continuation(tok, before, new) == whole[n:]
     assert whole[:n] == old or not said or kind not in EXACT
+
+
+GIVING = [kind for kind in EXACT if kind != "byte-level, a space in front"]  # which puts one behind each hole, too
+fills = st.lists(st.integers(0, 400), min_size=5, max_size=5)
+
+
+@some
+@given(st.sampled_from(GIVING), st.sampled_from(["a word", "apart", "with a space"]), words, words, words, fills)
+def test_what_is_given_around_holes_stays_and_a_space_in_front_is_of_the_word_behind(
+    made, kind, mask, before, between, behind, new
+):
+    """Whatever is filled in: the given texts are there to the character, once, in their order; and the tokens in front
+    of a hole are those of the text that goes on with a word."""
+    hf, tok = made(kind)
+    if mask == "apart":  # no word of a text, as in our own vocabularies
+        tok = replace(tok, mask_id=len(hf), controls={i: t for i, t in tok.controls.items() if i != tok.mask_id})
+    tok = replace(tok, mask_takes_space=mask == "with a space")
+    ids, left = tokenizers.fill_in(tok, [before, 2, between, 3, behind], "the text", [hf.bos_token_id])
+    holes = [i for i, token in enumerate(ids) if token == tok.mask_id]
+    assert len(holes) == 5 and ids[0] == hf.bos_token_id
+    for i, token in zip(holes, new):
+        ids[i] = token % len(hf) if "\ufffd" not in tok.decode([token % len(hf)]) else tok.encode("a")[0]
+    said = texts.filled_in(tok, ids, left)
+    assert re.fullmatch(".*".join(map(re.escape, (before, between, behind))), said, re.DOTALL)
+    if before.endswith(" "):
+        whole, n = tok.encode(before + "a fox"), holes[0] - 1
+        assert whole[:n] == ids[1 : n + 1]
+        assert texts.filled_in(tok, ids[: n + 1] + whole[n:], left[:1]) == before + "a fox"
 
 
 @some
