@@ -15,7 +15,7 @@ MBPP           81.50                                         mbpp_instruct: the 
 So no row repeats a published one to the letter: decoding is as published, prompts and reading of answers are not. The
 flash model, --checkpoint=inclusionAI/LLaDA2.0-flash, has for these six 87.69, 95.93, 61.98, 95.44, 94.51 and 88.29, for
 MMLU-Pro 73.36, GSM8K 96.06 and IFEval 81.70. The authors' comparison of thresholds has 2.55 tokens per forward at 0.95
-(figure 4). Left out is what lm-eval has no task for, as LiveCodeBench, or which is not answered by writing, as HellaSwag.
+(figure 4). Left out is what lm-eval has no task for, as LiveCodeBench, or what is not written, as HellaSwag.
 
 Hardware   python eval.py config/eval_llada2.py --run_code
            --run_code allows HumanEval and MBPP to run what the model wrote. 16 B parameters, 33 GB. Not run by us.

@@ -14,6 +14,7 @@ import torch
 
 from mdlm import Output, certainty, mask_rate
 from model import fp32
+from nanodlm import levenshtein
 from nanodlm.bounds import Above0, Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
 from nanodlm.noise import shares, to, uniform
@@ -36,6 +37,7 @@ class SampleOptions:
     entropy_bound: Amount = 0.1  # quota=entropy_bound: nats of joint uncertainty accepted per step
     edit_threshold: Unit = 1.0  # a token of the block gives way to another that is surer than this; 1: none (LLaDA2.1)
     edit_steps: Whole = 16  # edit_threshold: steps of a block, at most, once nothing in it is hidden
+    edit_ids: tuple[Whole, ...] = ()  # … ids of two tokens that delete one, and open a place before it (LLaDA2.2)
     remask: Unit = 0.0  # quota=ancestral: hide revealed tokens again with at most this probability per step (ReMDM)
     remask_from: Unit = 1.0  # … only while t is below this
     remask_until: Unit = 0.0  # … and above this
@@ -69,9 +71,14 @@ class SampleOptions:
         if self.least > 1 and (self.capped or self.quota != "threshold"):
             why = "capped=True, which says at most" if self.capped else f"quota={self.quota}"
             raise ValueError(f"least={self.least} is defined for quota=threshold only, not {why}")
-        if self.edit_threshold < 1 and (self.order != "confidence" or self.quota == "ancestral"):
+        edited = self.edit_threshold < 1
+        if edited and (self.order != "confidence" or self.quota == "ancestral"):
             why = f"order={self.order}" if self.order != "confidence" else "quota=ancestral, which has remask"
             raise ValueError(f"edit_threshold={self.edit_threshold} needs order=confidence, not {why}")
+        if self.edit_ids and (len(self.edit_ids) != 2 or self.temperature or self.quota != "threshold" or not edited):
+            raise ValueError(
+                f"edit_ids={self.edit_ids} must be two ids, beside quota=threshold, temperature=0 and an edit_threshold"
+            )
         if self.threshold < self.edit_threshold < 1 and self.quota == "threshold":
             raise ValueError(
                 f"edit_threshold={self.edit_threshold} is above threshold={self.threshold}: no token may need more "
@@ -176,7 +183,8 @@ def decode(
     current = torch.zeros(B, dtype=torch.int64)  # the row is in block blocks[i, current[i]]
     step, after = torch.zeros_like(current), torch.zeros_like(current)  # within that block; once nothing was hidden
     forwards, events, clock = torch.zeros_like(current), [[] for _ in range(B if trace else 0)], 0
-    edited = o.edit_threshold < 1
+    edited, moving = o.edit_threshold < 1, {}
+    levenshtein.check(o, given, hole)
 
     alive, ends = hole.any(1), lengths.clone()
     while alive.any():
@@ -196,13 +204,14 @@ def decode(
             read, more = logits_at(r, position, looked)
             forwards[r] += looked.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
             old = torch.where(shown, x[index], mask_id)
-            chosen, tokens, chance = choose(model, read, looked, old, position, key, count, o, mask_id, trace)
-            if wanted.any() and not chosen.any():  # or this would go on for ever
+            if o.edit_ids:
+                chosen, tokens, chance = levenshtein.choose(model, read, looked, old, o, mask_id, moving, r)
+            else:
+                chosen, tokens, chance = choose(model, read, looked, old, position, key, count, o, mask_id, trace)
+            if wanted.any() and not chosen.any() and not o.edit_ids:  # or this would go on for ever
                 raise ValueError("no token can be chosen: the network's logits are not finite numbers")
             write(x, r, position, chosen, tokens, chance, events, clock)
-        if o.remask and drop.any():
-            n = int(drop.sum())
-            write(x, r, position, drop, torch.full((n,), mask_id), torch.zeros(n), events, clock)
+        write(x, r, position, drop, torch.tensor(mask_id), torch.tensor(0.0), events, clock)
         clock += 1
         if watch is not None:
             watch([row[:n].clone() for row, n in zip(x, lengths)])
@@ -213,10 +222,10 @@ def decode(
         done = ~((x[index] == mask_id) & in_block).any(1)
         if o.remask:
             done &= step[r] >= steps
-        if edited:
-            full = ~hidden.any(1)
-            after[r] += full
-            done &= full & ~chosen.any(1) | (after[r] >= o.edit_steps)
+        if o.edit_ids:
+            done = levenshtein.done(moving, r)
+        elif edited:
+            done &= settled(~hidden.any(1), chosen, after, r, o.edit_steps)
             after[r] = torch.where(done, 0, after[r])
         step[r] = torch.where(done, 0, step[r])
         done &= ~lead
@@ -233,6 +242,12 @@ def decode(
     if eos_id is not None:
         ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
     return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events)
+
+
+def settled(full, chosen, after, r, most):
+    """Which rows r need no more edits: what was full (bool, R) did not change, or was so `most` times (after (B,))."""
+    after[r] += full
+    return full & ~chosen.any(1) | (after[r] >= most)
 
 
 def blocks_with_holes(hole, origin, size):
@@ -343,9 +358,10 @@ def stop_position(x, hole, tail, mask_id, eos_id):
 
 
 def write(x, r, position, where, tokens, chance, events, clock):
-    """Put tokens (n,), where (bool, R, W) says, into rows r of x, and with their probabilities into each row's trace,
-    if there is one."""
+    """Put tokens, (n,) or one, where (bool, R, W) says, into rows r of x, and with their probabilities into each row's
+    trace, if there is one."""
     i, j = where.nonzero(as_tuple=True)
     x[r[i], position[i, j]] = tokens
-    for row, *event in zip(*(c.tolist() for c in (r[i], position[i, j], tokens, chance))) if events else ():
+    columns = (r[i], position[i, j], tokens.expand(len(i)), chance.expand(len(i)))
+    for row, *event in zip(*(c.tolist() for c in columns)) if events else ():
         events[row].append((clock, *event))

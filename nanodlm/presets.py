@@ -68,7 +68,7 @@ def implied(preset, said):
 def refuse_idle(options, said, config):
     """Exit where something was said that does nothing beside the other options, which a preset may say, or that names
     token ids that the network (model.Config) does not have."""
-    for name in ("suppress", "last"):
+    for name in ("suppress", "last", "edit_ids"):
         for i in getattr(options, name, ()):
             if i >= config.vocab_size:
                 sys.exit(f"{name}={i} is not one of the checkpoint's {config.vocab_size} token ids")

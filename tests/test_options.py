@@ -25,7 +25,8 @@ RUNS = """
 --temperature=1 --top_p=0.5 | --measure=draw | --order_temperature=0.5 | --cfg_scale=0.5 | --suppress=3,4 |
 --last=5 | --block_size=2 --lookahead=false | --cache=dual | --exact |
 --threshold=0.8 --steps=2 --capped | --threshold=0.8 --least=2 | --threshold=0.8 --edit_threshold=0.5 |
---edit_threshold=0.5 --edit_steps=2 | --cache=prefix --opening=first | --seed=3 | --plain
+--edit_threshold=0.5 --edit_steps=2 | --threshold=0.8 --edit_threshold=0.5 --temperature=0 --edit_ids=3,4 |
+--cache=prefix --opening=first | --seed=3 | --plain
 """  # with what else each takes in front of it
 RUNS = {words.rpartition("--")[2].partition("=")[0].strip(): words.strip() for words in RUNS.split("|")}
 REFUSED = {
@@ -47,6 +48,7 @@ REFUSED = {
     "--edit_threshold=0.5 --order=margin": "edit_threshold=0.5 needs order=confidence, not order=margin",
     "--edit_threshold=0.5 --quota=ancestral": "edit_threshold=0.5 needs order=confidence, not quota=ancestral",
     "--edit_threshold=1.5": "edit_threshold = .1.5. .* from 0 to 1",
+    "--threshold=0.8 --edit_threshold=0.5 --temperature=0 --edit_ids=3": "edit_ids=.3,. must be two ids",
     "--least=2": "least=2 is defined for quota=threshold only, not quota=steps",
     "--threshold=0.8 --capped --steps=2 --least=2": "least=2 .* not capped=True, which says at most",
     "--threshold=0.8 --steps=2": "steps=2 .* quota=threshold",
