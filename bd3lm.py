@@ -94,7 +94,9 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     if config.shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
     if clean is not None and not shift and not causal:
-        raise ValueError("clean_weight is of a shifted or causal network: in others, clean tokens see their block")
+        raise ValueError(
+            "clean_weight is of a shifted network, or a causal one: in others clean tokens see their block"
+        )
     number, position = None, torch.arange(L, device=xt.device).expand(B, -1)
     if packed:
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2

@@ -92,12 +92,12 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-def reader_of_blocks(model, x, hole, origin, ends, size, window, options, mask_id, device):
+def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, device, origin=None):
     """What decode() asks for logits at positions of blocks, given what is stored of those before: a function of rows r
     (R,), positions (R, W) and wanted (bool, R, W). x (B, L) are the canvases and hole (bool, B, L) what is to be filled
-    in, of the host, origin (B,) where each's block 0 begins, ends (B,) where it is over. The cache keeps what a row's
-    finished blocks are."""
-    o, config = options, model.config
+    in, of the host, ends (B,) where each is over, origin (B,) where its block 0 begins, if not at 0. The cache keeps
+    what a row's finished blocks are."""
+    o, config, origin = options, model.config, torch.zeros_like(ends) if origin is None else origin
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
     stored = torch.zeros_like(ends)  # tokens of each row that are in the cache for good: whole blocks
@@ -202,7 +202,7 @@ def generate(
         hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
         over = torch.where(hole.any(1), ends, lengths)
 
-    logits_at = reader_of_blocks(model, x, hole, origin, ends, size, window, o, mask_id, device)
+    logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device, origin)
     o = replace(o, block_size=size)
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
     out = decode.decode(model, x, hole, over, origin, o, logits_at, **keys)

@@ -25,7 +25,14 @@ PRESETS = {
     f"eval_{name}": preset
     for name, preset in (
         PRESETS
-        | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": "", "llada2": "llada2", "llada21": "llada2"}
+        | {
+            "qwen3_bd3lm": "bd3lm",
+            "qwen3_mdlm": "mdlm",
+            "diffusion_gemma": "",
+            "llada2": "llada2",
+            "llada21": "llada2",
+            "nemotron": "nemotron",
+        }
     ).items()
 }
 BLOCKS = {"eval_sdar": "sdar", "eval_fastdllm_v2": "fast_dllm_v2"}  # decoded by bd3lm
@@ -74,6 +81,9 @@ PUBLISHED = {
         mmlu_generative 78.6 gsm8k_cot 91.3 minerva_math500 78.6 humaneval_instruct 78.7 mbpp_instruct 72""",
     "eval_fastdllm_v2": """
         humaneval_instruct 63.4 mbpp_instruct 63 gsm8k_cot 83.7 minerva_math 61.6 ifeval 61.4 mmlu_generative 66.6""",
+    "eval_nemotron": """
+        gpqa_diamond_cot_zeroshot 43.94 ifeval 68.32 mmlu_generative 78.71 humaneval_instruct 78.66
+        mbpp_instruct 83.86 minerva_math500 85.8 gsm8k_cot 93.03""",
     "eval_diffusion_gemma": """
         gpqa_diamond_cot_zeroshot 73.2 gpqa_diamond_without_thoughts - mmlu_pro 77.6""",
     "eval_modernbert_chat": """
@@ -110,6 +120,13 @@ TOLD = {
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
     "eval_sdar": ["MathBench (76.9"],
     "eval_fastdllm_v2": ["(31.9)", "+ 58.5 and 52.3"],
+    "eval_nemotron": [
+        "LiveCodeBench 26.16",
+        "AIME 2024 46.67",
+        "GPQA 44.44",
+        "GSM8K 94.01",
+        "81.71  84.92  87.60  93.78",
+    ],
     "eval_modernbert_chat": [
         *("GSM8K 9.3", "BBH 25.6", "MATH 3.6", "MMLU 29.6", "HellaSwag 40.9", "LAMBADA 46.3"),
         *("WinoGrande 49.0", "C-Eval 26.5", "CMMLU 26.5", "--checkpoint=dllm-hub/ModernBERT-large-chat-v0.1"),
@@ -136,7 +153,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2", *BLOCKS.values()) else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2", "nemotron", *BLOCKS.values()) else fast_mdlm
 
 
 def rows(recipe, index, *argv):
@@ -327,7 +344,9 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
         assert o.steps == (o.max_new_tokens if dream else 0), label
         assert (o.order, o.measure) == (("entropy", "draw") if dream else ("confidence", "token"))
         assert o.schedule == ("dream" if dream else "linear")
-        assert o.quota == ("threshold" if "_parallel" in label or "_both" in label or "_dual" in label else "steps")
+        sure = recipe == "eval_nemotron" or any(word in label for word in ("_parallel", "_both", "_dual"))
+        assert o.quota == ("threshold" if sure else "steps")
+        assert getattr(o, "opening", "rule") == ("first" if recipe == "eval_nemotron" else "rule")
         assert o.lookahead == (PRESETS[recipe] != "illada")
         assert not o.cfg_scale and not o.exact
 

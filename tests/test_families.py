@@ -51,6 +51,8 @@ BIASED = dict(attention_bias=True, mlp_bias=True)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 LLAMA3 = dict(rope_parameters=LLAMA3 | dict(original_max_position_embeddings=16))
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)
+YARN |= dict(original_max_position_embeddings=32, llama_4_scaling_beta=0.1)
 TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
 MODERN_BIASED = MODERN_SIZES | BIASED | UNTIED | dict(norm_bias=True, classifier_bias=True)
 MODERN_BIASED |= dict(global_attn_every_n_layers=2)
@@ -90,6 +92,7 @@ FALLBACK = {
 PARENTS = {
     "qwen2, tied": kind("Qwen2ForCausalLM", SIZES | TIED, num_key_value_heads=2, **FAR),
     "llama, theta": kind("LlamaForCausalLM", SIZES, **FAR, rms_norm_eps=1e-4),
+    "ministral": kind("Ministral3ForCausalLM", SIZES, num_key_value_heads=2, head_dim=8, rope_parameters=YARN),
     "qwen3-moe, plain": kind("Qwen3MoeForCausalLM", MOE_SIZES, num_experts=6, norm_topk_prob=False, head_dim=4),
     "glm4-moe": kind("Glm4MoeForCausalLM", GLM_SIZES),  # which is what LLaDA 2 is, but for attention and names
 }
@@ -108,6 +111,7 @@ DESCENDANTS = {
     "a2d-qwen2": ("A2DQwen2LMHeadModel", "qwen2", None, False),
     "a2d-qwen3": ("A2DQwen3LMHeadModel", "qwen3", None, False),
     "a2d-gpt2": ("A2DGPT2LMHeadModel", "gpt2", None, False),
+    "nemotron": ("NemotronLabsDiffusionModel", "ministral", None, False),  # which stays causal where nothing is masked
 }
 LIVE = {**CAUSAL, **MASKED}
 ALL = [*LIVE, *DESCENDANTS]
@@ -245,6 +249,12 @@ def as_llada2(path, parent):
     edit_json(path, flat_rope, *drop, lambda c: c.update(content, rope_scaling=None))
 
 
+def as_nemotron(path, parent):
+    """Rewrite a checkpoint of Ministral 3 under Nemotron-Labs-Diffusion's names."""
+    edit_tensors(path, rename(("^model", "encoder"), ("lm_head", "diffusion_head")))
+    edit_json(path, lambda c: c.update(block_size=8, dlm_paradigm="bidirectional"))
+
+
 def write(name, path):
     """Write the checkpoint of that name and its tokenizer; returns the model of `transformers` that it was made of."""
     if name not in DESCENDANTS:
@@ -263,6 +273,7 @@ def write(name, path):
     if theta:
         edit_json(path, flat_rope)
     rewrite = {"LLaDAModelLM": as_llada, "LLaDAMoEModelLM": as_llada_moe, "LLaDA2MoeModelLM": as_llada2}
+    rewrite["NemotronLabsDiffusionModel"] = as_nemotron
     if architecture in rewrite:
         rewrite[architecture](path, hf)
     (path / "generation_config.json").unlink(missing_ok=True)
@@ -307,6 +318,7 @@ def reference(name, hf, ids, real):
     if name not in DESCENDANTS:
         return hf(input_ids=ids, attention_mask=real.long()).logits
     seen = torch.zeros(len(ids), 1, *[ids.shape[1]] * 2).masked_fill(~real[:, None, None], -torch.inf)
+    seen = seen + torch.full_like(seen[0, 0], -torch.inf).triu(1) if name == "nemotron" else seen
     logits = hf(input_ids=ids, attention_mask=seen).logits
     return torch.cat([logits[:, :1], logits[:, :-1]], 1) if DESCENDANTS[name][3] else logits
 
@@ -498,16 +510,17 @@ def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name
     assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
-BLOCKS = dict.fromkeys(("llada2", "sdar", "sdar-moe", "fast-dllm"), "bd3lm")
+BLOCKS = dict.fromkeys(("llada2", "sdar", "sdar-moe", "fast-dllm", "nemotron"), "bd3lm")
 PRESETS = {
     "llada": "llada",
-    "llada2": "bd3lm",
+    "llada2": "llada2",
     "illada": "illada",
     "dream": "dream",
     "sdar": "sdar",
     "fast": "fast_dllm_v2",
     "a2d": "mdlm",
     "modernbert": "llada",
+    "nemotron": "nemotron",
 }
 
 
@@ -517,7 +530,7 @@ def test_every_family_is_tested_here_and_decoded_as_its_authors_do(original):
     for name in (*ALL, *FALLBACK):
         c, causal = original(name)[2], name in (*CAUSAL, "gpt-neox", "opt")
         algorithm = "ar" if causal else BLOCKS.get(name, "mdlm")
-        assert (c.algorithm, c.model.config.causal) == (algorithm, causal)
+        assert (c.algorithm, c.model.config.causal) == (algorithm, causal or name == "nemotron")
         assert c.facts.get("preset", "") == PRESETS.get(re.split("[-,]", name)[0], "")
 
 
@@ -799,6 +812,7 @@ NEEDED = {
     "gpt2": "vocab_size n_layer n_head n_embd layer_norm_epsilon",
     "bert": "hidden_size intermediate_size layer_norm_eps type_vocab_size max_position_embeddings",
     "roberta": "pad_token_id layer_norm_eps",
+    "nemotron": "block_size rope_parameters hidden_size",
     "modernbert": "hidden_size local_attention norm_eps norm_bias attention_bias decoder_bias",
 }
 # name: settings that our network does not have
@@ -816,13 +830,16 @@ UNSUPPORTED = {
     "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key", tie_word_embeddings=False),
     "roberta": dict(is_decoder=True, tie_word_embeddings=False),  # whose bias is it then? transformers 4 and 5 differ
     "modernbert": dict(hidden_activation="silu"),
+    "nemotron": dict(attention_bias=True, tie_word_embeddings=True, dlm_paradigm="sbd_block_diff", sliding_window=8),
 }
-YARN, FULL, SLIDING = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}, "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
 # name, what config.json says (None: nothing), and what is said of it
 UNFIT = [(name, key, None, f"'{key}'") for name, keys in NEEDED.items() for key in keys.split()]
 UNFIT += [(n, k, v, f"{k}={v!r} is not supported") for n, values in UNSUPPORTED.items() for k, v in values.items()]
 UNFIT += [
-    ("llama", "rope_parameters", YARN, "rope_type='yarn'"),
+    ("llama", "rope_parameters", YARN | {"mscale": None}, "rope_type='yarn' is supported where it leaves the logits"),
+    ("nemotron", "rope_parameters.mscale", 0.7, "equal mscale and mscale_all_dim, not by None, 0.7, 1.0"),
+    ("nemotron", "rope_parameters.truncate", False, "truncate=False is not supported"),
     ("dream", "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_type='yarn'"),
     ("illada", "rope_scaling", {"rope_type": "dynamic", "factor": 4.0}, "rope_type='dynamic'"),
     ("modernbert", "rope_parameters.full_attention.rope_type", "linear", "rope_type='linear'"),

@@ -1,6 +1,13 @@
-"""What released families say of rotary positions: config.json → model.Config, for model.rotary()."""
+"""What a released config.json says that several families share: what our network has not, and rotary positions."""
 
 import math
+
+
+def need(c, **values):
+    """Refuse a config.json that asks for what our network does not have."""
+    for key, allowed in values.items():
+        if c.get(key) not in (None, *allowed):
+            raise ValueError(f"{key}={c[key]!r} is not supported, only {' or '.join(map(repr, allowed))}")
 
 
 def rope(c, theta=None):
