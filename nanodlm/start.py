@@ -104,7 +104,7 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     if block_size and config.shift and min(sizes) < 2:
         sys.exit("block_size=1 of a shifted network is autoregression, which it is already; blocks begin at 2")
     own = bool(block_size and source and source.algorithm == s.algorithm and config.causal)  # bd3lm of causal text
-    if "clean_weight" in said and not config.shift and not own:
+    if "clean_weight" in said and (not config.shift or config.two_way) and not own:
         sys.exit(
             "clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true), or of a checkpoint "
             "that reads clean text causally; leave it out"
