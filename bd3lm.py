@@ -39,7 +39,8 @@ PASSES = 2  # a training step takes nearly two passes over the text
 #
 # A shifted network (config.shift), in which output i - 1 predicts token i, is an autoregressive one that also reads
 # masks (I-DLM, arXiv 2604.11035): everyone sees itself and what comes before it, and an input is of the block of the
-# token that it predicts. So a block is noised from the token before it on, clean, to its last but one.
+# token that it predicts. So a block is noised from the token before it on, clean, to its last but one. Where it sees
+# all of its block (config.two_way; Fast-dLLM v2, arXiv 2509.26328), the clean block before predicts a block's first.
 #
 # In a causal network (config.causal) that is none of these, clean text alone sees only what comes before it, and says
 # the next token; the rest is as above (Nemotron-Labs-Diffusion, arXiv 2607.05722). It is an autoregressive one, too.
@@ -89,11 +90,13 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
     config, packed = network.config, texts is not None and texts.packed
-    shift, causal = config.shift, config.causal
-    if shift and block_size == 1:
+    shift, two_way, causal = config.shift and not config.two_way, config.shift and config.two_way, config.causal
+    if config.shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
     if clean is not None and not shift and not causal:
-        raise ValueError("clean_weight is of a shifted or causal network: in others, clean tokens see their block")
+        raise ValueError(
+            "clean_weight is of a shifted network, or a causal one: in others clean tokens see their block"
+        )
     number, position = None, torch.arange(L, device=xt.device).expand(B, -1)
     if packed:
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
@@ -104,6 +107,9 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
         return network.apart(model, xt, x0, rows, block_size, mask_id, number, position, targets)
     flex = xt.is_cuda and not config.dropout and config.head_dim >= 16  # which FlexAttention needs
     kind = "dense" if config.window else "flex" if flex else "tiles"
+    if two_way:  # the first token of a block is asked of the clean half, at which the one before it has seen its block
+        at, column = rows + rows // L * L, rows % L
+        rows, clean = at + L * ((column > 0) & (column % block_size == 0)), rows[:0]
     n = L if packed or clean is not None else clean_length(L, block_size)  # packed: each text has a last block
     if packed:
         rule, kind = rule_of(L, block_size, shift, number, causal), "dense" if kind == "tiles" else kind
@@ -112,7 +118,8 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
         mask = attention(L, block_size, xt.device, kind, shift, clean is not None, causal)
     if clean is not None:  # then both halves go on behind the last attention
         clean = clean + clean // L * L + L - int(not shift)  # where it is said, which a shifted network knows
-        rows, mask = torch.cat([rows + rows // L * L, clean]), (mask[0], mask[0])
+        rows = rows if two_way else torch.cat([rows + rows // L * L, clean])
+        mask = (mask[0], mask[0])
     ids, positions = torch.cat([xt, x0[:, :n]], 1), torch.cat([position, position[:, :n]], 1)
     return cross_entropy.nll(model, targets, mask_id, ids, mask=mask, positions=positions, rows=rows)
 
@@ -253,6 +260,15 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 class SampleOptions(mdlm.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained
     window: Whole = 0  # a block sees this many tokens, its own included; 0 means the context it was trained on
+    sub_block: Whole = 0  # reveal a block in parts of this many tokens, from left to right; 0 means all of it at once
+    opening: Literal["rule", "next"] = "rule"  # next: a block's first token is a part of its own (Fast-dLLM v2)
+
+
+def part_of(size, options):
+    """Tokens of a part of a block."""
+    if options.sub_block and size % options.sub_block:
+        raise ValueError(f"sub_block={options.sub_block} must divide the block, {size} tokens")
+    return options.sub_block or size
 
 
 def whole_blocks(length, size, seq_len):
@@ -269,7 +285,7 @@ def logits_of(model, x, block, size, window, origin=0):
     number = (i - origin) // size
     end = (origin + (number + 1) * size).clamp(max=len(x))[:, None]
     seen = number[:, None] >= number
-    if config.shift or config.causal:
+    if config.causal or config.shift and not config.two_way:
         seen = i[:, None] >= i if config.shift else (i[:, None] >= i) | (number[:, None] == block)
     mask, mine = (seen & (i >= end - window))[None], (position - origin) // size == block
     return mine, lambda x, at: model(x[None, : len(i)], mask=mask.to(x.device), rows=at)
@@ -289,27 +305,32 @@ def generate(
     until   called when a block is done: (the row so far, its prompt's length, how many are new, at most); true ends it
     """
     o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
-    window = o.window or model.config.seq_len
+    window, part = o.window or model.config.seq_len, part_of(size, o)
     xs = [F.pad(noise.home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
         origin = int(hole.long().argmax()) % size if model.config.causal and not model.config.shift else 0
-        blocks, holes = ((hole.nonzero()[:, 0] - origin) // size).unique(return_counts=True)
+        parts, holes = ((hole.nonzero()[:, 0] - origin) // part).unique(return_counts=True)
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
         more = origin + whole_blocks(len(x) - origin, size, model.config.seq_len - origin) - len(x)
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
         xs[i] = x = canvas[: len(x)]
-        for block, steps in zip(blocks.tolist(), noise.shares(o.steps, holes).tolist()):
-            mine, logits_at = logits_of(model, canvas, block, size, window, origin)
-            keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]), steps=o.steps and steps)
-            for at, logp in mdlm.denoise(model, logits_at, canvas, hole & mine, o, **keys):
-                forwards += len(at) > 0
-                events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
-                clock += 1
-                if watch is not None:
-                    watch([x.clone() for x in xs])
-            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), origin + (block + 1) * size
-            if end < len(x) or until and block != blocks[-1] and until(x[:done], len(prompt), size):
+        position = torch.arange(len(canvas)) - origin
+        first = (position % size == 0) & (o.opening == "next")
+        for k, steps in zip(parts.tolist(), noise.shares(o.steps, holes).tolist()):
+            _, logits_at = logits_of(model, canvas, k * part // size, size, window, origin)
+            mine, keys = hole & (position // part == k), dict(row=i if numbers is None else int(numbers[i]))
+            for now, n in ((mine & first, 1), (mine & ~first, steps)):
+                for at, logp in mdlm.denoise(
+                    model, logits_at, canvas, now, o, mask_id=mask_id, steps=o.steps and n, **keys
+                ):
+                    forwards += len(at) > 0
+                    events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
+                    clock += 1
+                    if watch is not None:
+                        watch([x.clone() for x in xs])
+            end, done = mdlm.end_of_text(x, hole[: len(x)], mask_id, eos_id), origin + (k + 1) * part
+            if end < len(x) or until and k != parts[-1] and until(x[:done], len(prompt), part):
                 end = min(end, done)
                 break
         out.tokens.append(x[:end].to(prompt.device))

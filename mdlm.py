@@ -175,7 +175,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
     steps: Steps = 0  # denoising steps; 0 means one token per step
-    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
+    order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
     threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure (Fast-dLLM, arXiv 2505.22618)
@@ -184,7 +184,7 @@ class SampleOptions:
 
     def __post_init__(self):
         check(self)
-        if self.order == "random" and self.quota == "threshold":
+        if self.order in ("random", "left_to_right") and self.quota == "threshold":
             raise ValueError("quota=threshold needs a measure of certainty: use order=confidence, margin or entropy")
         mask_rate(torch.ones(1), self.schedule)
 
@@ -242,8 +242,8 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
             t, s = (1 - torch.tensor(step + i).double() / steps for i in (0, 1))
             rate_t, rate_s = mask_rate(t, o.schedule)[0], mask_rate(s, o.schedule)[0] if step + 1 < steps else 0.0
             at = at[u < (rate_t - rate_s) / rate_t]
-        elif o.order == "random":  # LLaDA's random remasking (alg. 4), by an exact count
-            at = at[surest(u, count)]
+        elif o.order in ("random", "left_to_right"):  # LLaDA's random remasking (alg. 4)
+            at = at[surest(u if o.order == "random" else -at.double(), count)]
         elif o.quota == "steps" and not count:
             at = at[:0]
         logp = at.double()
@@ -253,7 +253,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
             v = uniform(o.seed, row, step, 1, at)
             tokens = draw(logits, v, o.temperature) if answer is None else answer[at]
             logp = logits.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-            if o.order != "random" and o.quota != "ancestral":  # LLaDA, alg. 5; Fast-dLLM, alg. 1
+            if o.order not in ("random", "left_to_right") and o.quota != "ancestral":  # LLaDA, alg. 5
                 sure = certainty(logits, o.order).double()
                 level = (1 + sure) / 2 if o.order == "margin" else sure  # how a difference of probabilities rounds
                 now = surest(level, count if o.quota == "steps" else 1, torch.finfo(weights.dtype).eps)

@@ -69,6 +69,7 @@ class Config:
     router_bias: bool = False  # a bias of the scores, for the choice alone, that keeps experts equally busy
     router_groups: tuple[Size, ...] = ()  # (groups of experts, how many of these a token may choose from)
     router_scale: Positive = 1.0  # of the weights
+    two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else nothing behind it
 
     def __post_init__(self):
         check(self)
@@ -166,8 +167,7 @@ class Attention(nn.Module):
         self.v = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
         self.out = nn.Linear(c.n_head * c.head_dim, c.n_embd, bias=c.out_bias)
         if c.qk_norm:
-            self.q_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
-            self.k_norm = Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps))
+            self.q_norm, self.k_norm = (Norm(c.head_dim, Config(norm="rms", norm_eps=c.norm_eps)) for _ in "qk")
 
     def forward(self, x, mask, is_causal, rope, cache, slots):
         B, T, _ = x.shape

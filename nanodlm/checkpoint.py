@@ -191,7 +191,9 @@ def load_released(path, content, device, dtype, pickle, whole):
     algorithm = facts.get("algorithm", algorithm)
     if family and not model.config.causal and "algorithm" not in facts:
         size, said = blocks_of(content, parts[-3 if parts[-2] == "snapshots" else -1])
-        if said:
+        if said and algorithm == "bd3lm":
+            model.config = replace(model.config, block_size=size or model.config.block_size)
+        elif said:
             algorithm, facts["preset"], model.config = "bd3lm", "bd3lm", replace(model.config, block_size=size)
             hub.say(f"{path} is decoded by bd3lm: {said}")
     if algorithm == "diffusion_gemma":  # which has no mask: a hole in a text is an id that no token has
@@ -214,6 +216,8 @@ def blocks_of(content, name):
     for key in ("block_size", "block_length", "bd_size"):
         if type(content.get(key)) is int and content[key] > 0:
             return content[key], f"its config.json has {key}={content[key]}"
+    if found := re.fullmatch(r".*SDAR.*-b(\d+)", name):  # those of blocks of 4 have no such name
+        return int(found[1]), "so its name says, and its config.json has no block_size"
     return 0, "so its name says, and its config.json has no block_size" if "bd3lm" in name.lower() else ""
 
 

@@ -60,7 +60,7 @@ def look(logits, u, options, mask_id, dtype, trace):
         allowed = logits.clone()
         allowed[:, mask_id] = -torch.inf
         chance = allowed.softmax(-1).gather(1, tokens[:, None])[:, 0]
-    if o.order == "random" or o.quota == "ancestral":
+    if o.order in ("random", "left_to_right") or o.quota == "ancestral":
         return tokens, chance
     weights[:, mask_id] = mask_weight
     if o.measure == "draw":
@@ -138,7 +138,8 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
     factor         the best r, for the largest r whose r-th score is at least 1 - factor / (r + 1) (ibid.); `exact`, as
                    its code has it: where the last candidate is the first one to fail, it, too
     entropy_bound  the longest run of ascending entropies whose sum without the largest stays within the bound
-                   (EB-Sampler, arXiv 2505.24857, eq. 2)
+                   (EB-Sampler, arXiv 2505.24857, eq. 2); `exact`, as SDAR's engine has it: the sum with it, too, and
+                   stays below
     """
     score = score.double().masked_fill(~candidates, -torch.inf)
     level = (1 + score) / 2 if options.order == "margin" else score  # how a difference of two probabilities rounds
@@ -161,7 +162,8 @@ def choose_positions(score, candidates, options, count, u=None, slack=0.0):
             r = r.clamp(min=1) + (r.clamp(min=1) + 1 == candidates.sum(1))
         return top_per_row(level, r, slack) | best
     entropy = -ordered.clamp(min=1e-300).log()  # the score is exp(-H)
-    ok = (entropy.cumsum(1) - entropy <= options.entropy_bound) & (ordered > -torch.inf)
+    sums, bound = entropy.cumsum(1), options.entropy_bound
+    ok = (sums < bound if options.exact else sums - entropy <= bound) & (ordered > -torch.inf)
     return top_per_row(level, ok.cumprod(1).sum(1), slack) | best
 
 

@@ -19,13 +19,15 @@ from nanodlm.bounds import Above0, Amount, Seed, Size, Steps, Unit, Whole, check
 from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
 from nanodlm.noise import shares, to, uniform
 
+BLIND = ("random", "left_to_right")  # orders that look at no logits
+
 
 @dataclass
 class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
     block_size: Whole = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
     steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
-    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"  # which positions are revealed first
+    order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
     threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure
@@ -56,7 +58,7 @@ class SampleOptions:
 
     def __post_init__(self):
         check(self)
-        if self.order == "random" and self.quota in ("threshold", "factor", "entropy_bound"):
+        if self.order in BLIND and self.quota in ("threshold", "factor", "entropy_bound"):
             raise ValueError(
                 f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
             )
@@ -174,7 +176,7 @@ def decode(
     given = (at < lengths[:, None]) & ~hole
     tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
 
-    size = o.block_size or L
+    size = getattr(o, "sub_block", 0) or o.block_size or L
     blocks, num_blocks, holes = blocks_with_holes(hole, origin, size)
     most = shares(o.steps, holes)  # steps of each block
     window = torch.arange(min(size, int((lengths - origin).max())))
@@ -190,9 +192,10 @@ def decode(
         position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
         index = r[:, None], position.clamp(max=L - 1)
         in_block = hole[index] & (position < L)
+        in_block, lead = first_alone(in_block, x[index] == mask_id, position - origin[r, None], o)
         hidden = (x[index] == mask_id) & in_block
         shown = in_block & ~hidden if edited else torch.zeros_like(hidden)  # and may change
-        steps = most[r, current[r]] if o.steps else in_block.sum(1).clamp(min=1)
+        steps = torch.where(lead, 1, most[r, current[r]]) if o.steps else in_block.sum(1).clamp(min=1)
         key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
         wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
 
@@ -224,8 +227,9 @@ def decode(
         elif edited:
             done &= settled(~hidden.any(1), chosen, after, r, o.edit_steps)
             after[r] = torch.where(done, 0, after[r])
-        current[r] += done
         step[r] = torch.where(done, 0, step[r])
+        done &= ~lead
+        current[r] += done
         alive[r] = current[r] < num_blocks[r]
         if eos_id is not None:
             ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
@@ -257,11 +261,21 @@ def blocks_with_holes(hole, origin, size):
     return blocks[:, :most], (holes > 0).sum(1), holes.gather(1, blocks)[:, :most]
 
 
+def first_alone(in_block, masked, position, options):
+    """opening=next: in_block (bool, R, W) as long as a block's first token is hidden that one, then all but it; and the
+    rows (bool, R) of which that is so."""
+    if options.opening != "next":
+        return in_block, torch.zeros(len(in_block), dtype=torch.bool)
+    first = in_block & (position % options.block_size == 0)
+    lead = (first & masked).any(1)
+    return in_block & torch.where(lead[:, None], first, ~first), lead
+
+
 def without_logits(options, key, position, hidden, in_block, step, steps):
     """What can be said of a step without logits, so that logits are computed for few positions: which may be revealed,
     bool (R, W); how many will be (R,), or None; which are hidden again, bool (R, W)."""
     o, drop = options, torch.zeros_like(hidden)
-    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else None
+    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else -position.double()
     if o.quota == "ancestral":
         if o.schedule == "dream":
             t, s = (dream_time(step + i, steps) for i in (0, 1))
@@ -276,7 +290,7 @@ def without_logits(options, key, position, hidden, in_block, step, steps):
     if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
         count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
         hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
-    if o.order == "random":
+    if o.order in BLIND:
         return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
     return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
 
@@ -299,7 +313,7 @@ def choose(model, read, wanted, old, position, key, count, options, mask_id, tra
         return to_host(*(torch.cat(column) for column in zip(*found)))
 
     index = torch.arange(n)
-    if o.order == "random" or o.quota == "ancestral":
+    if o.order in BLIND or o.quota == "ancestral":
         tokens, chance = drawn(index)
         return wanted, tokens, chance
     first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0 or o.edit_threshold < 1

@@ -6,10 +6,12 @@ something or is not used for language modelling, is matched by `ignore`; everyth
 """
 
 import itertools
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from nanodlm.config_json import need, rope
+from nanodlm.encoders import BERT, MODERNBERT, ROBERTA, bert, modernbert, roberta
 
 
 @dataclass(frozen=True)
@@ -21,54 +23,6 @@ class Family:
     prefix: str = ""  # some files leave this out in front of all names
     transposed: str = ""  # regex of the matrices that are stored (in, out)
     ignore: str = r".*\.rotary_emb\.inv_freq"
-
-
-def need(c, **values):
-    """Refuse a config.json that asks for what our network does not have."""
-    for key, allowed in values.items():
-        if c.get(key) not in (None, *allowed):
-            raise ValueError(f"{key}={c[key]!r} is not supported, only {' or '.join(map(repr, allowed))}")
-
-
-def rope(c, theta=None):
-    """rope_theta and rope_scaling of a config.json, old (rope_theta, rope_scaling) or new (rope_parameters)."""
-    new = c.get("rope_parameters")
-    p = new or c.get("rope_scaling") or {}
-    theta = p["rope_theta"] if "rope_theta" in p else c.get("rope_theta", theta)
-    if theta is None:
-        raise KeyError("rope_theta")
-    kind = p.get("rope_type", p.get("type", "default"))
-    scaling = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }
-    if kind not in (*scaling, "yarn"):
-        raise ValueError(f"rope_type={kind!r} is not supported, only {', '.join(scaling)}, yarn")
-    fraction = p.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    if kind == "yarn":
-        numbers = yarn(p, theta, round((c.get("head_dim") or c["hidden_size"] / c["num_attention_heads"]) * fraction))
-    else:
-        numbers = tuple(float(p[k]) for k in scaling[kind])
-    return {"rope_theta": float(theta), "rope_scaling": numbers, "rope_fraction": fraction}
-
-
-def yarn(p, theta, dim):
-    """rotary()'s (factor, last, width) of YaRN (arXiv 2309.00071, section 3.2): frequencies that turn `beta_fast` times
-    or more within the old context stay, those that turn `beta_slow` times or less are divided by the factor."""
-    one, most, every = (p.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
-    if one != 1 and (one is not None or not most or most != every):
-        raise ValueError(
-            "rope_type='yarn' is supported where it leaves the logits as they are, by attention_factor=1 or equal "
-            f"mscale and mscale_all_dim, not by {one}, {most}, {every}"
-        )
-    need(p, truncate=[True])
-    fast, slow = (
-        dim * math.log(p["original_max_position_embeddings"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
-        for turns in (p.get("beta_fast") or 32, p.get("beta_slow") or 1)
-    )
-    first, last = max(math.floor(fast), 0), min(math.ceil(slow), dim - 1)
-    return float(p["factor"]), float(last), float(last - first or 1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -112,6 +66,16 @@ def qwen3(c, causal=True):
 def dream(c):
     """Output i - 1 predicts token i: Dream was made from an autoregressive Qwen2.5 and keeps its shift."""
     return llama(c, None, causal=False) | {"qkv_bias": True, "out_bias": False, "shift": True}
+
+
+def sdar(c, parent):
+    """Qwen3, no shift (github.com/JetAstra/SDAR); in blocks of 4, unless config.json, or a name, says others."""
+    return parent(c, causal=False) | {"block_size": c.get("block_size") or 4}
+
+
+def fast_dllm(c):
+    """Qwen2.5 that sees its blocks both ways and keeps the shift (github.com/NVlabs/Fast-dLLM, v2/)."""
+    return qwen2(c, causal=False) | {"block_size": c["bd_size"], "shift": True, "two_way": True}
 
 
 def nemotron(c):
@@ -210,10 +174,11 @@ EXPERTS = {
     "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "blocks.{i}.mlp.down.{e}",
 }
 
-LLADA_MOE = LLAMA | EXPERTS
-LLADA_MOE |= {
-    f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
-}
+LLADA_MOE = (
+    LLAMA
+    | EXPERTS
+    | {f"model.layers.{{i}}.shared_expert.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
+)
 
 LLADA2 = {
     "model.word_embeddings": "embed",
@@ -225,10 +190,7 @@ LLADA2 = {
     "model.layers.{i}.mlp.gate.expert_bias": "blocks.{i}.mlp.router_bias",
     **{n: ours for n, ours in LLAMA.items() if ".attn" not in ours and ours != "embed"},
     **EXPERTS,
-}
-LLADA2 |= {
-    f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")
-}
+} | {f"model.layers.{{i}}.mlp.shared_experts.{m}_proj": f"blocks.{{i}}.mlp.shared.{m}" for m in ("gate", "up", "down")}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -331,134 +293,9 @@ GPT2 = {
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# BERT, RoBERTa, ModernBERT
-
-
-def bert(c):
-    need(c, hidden_act=["gelu"], position_embedding_type=["absolute"], is_decoder=[False], add_cross_attention=[False])
-    need(c, tie_word_embeddings=[True])  # an untied head's bias is the shared one in transformers 4, its own in 5
-    return {
-        "vocab_size": c["vocab_size"],
-        "seq_len": c["max_position_embeddings"],
-        "n_layer": c["num_hidden_layers"],
-        "n_head": c["num_attention_heads"],
-        "n_embd": c["hidden_size"],
-        "mlp": "gelu",
-        "mlp_dim": c["intermediate_size"],
-        "norm": "layer",
-        "norm_eps": c["layer_norm_eps"],
-        "norm_bias": True,
-        "norm_after": True,
-        "norm_embed": True,
-        "position": "learned",
-        "token_types": c["type_vocab_size"],
-        "qk_norm": False,
-        "qkv_bias": True,
-        "out_bias": True,
-        "mlp_bias": True,
-        "head_dense": "bias",
-        "head_bias": True,
-        "tied": True,
-    }
-
-
-def roberta(c):
-    """Positions are counted from pad_token_id + 1, so the table's first rows belong to none."""
-    offset = c["pad_token_id"] + 1
-    return bert(c) | {"seq_len": c["max_position_embeddings"] - offset, "position_offset": offset}
-
-
-def modernbert(c):
-    need(c, hidden_activation=["gelu"], classifier_activation=["gelu"])
-    p, layers = c.get("rope_parameters"), c["num_hidden_layers"]
-    thetas = [p[k]["rope_theta"] for k in ("full_attention", "sliding_attention")] if p else None
-    thetas = thetas or [c["global_rope_theta"], c.get("local_rope_theta") or c["global_rope_theta"]]
-    for kind in (p or {}).values():
-        need(kind, rope_type=["default"])
-    need(c, rope_scaling=[None])
-    if not c.get("layer_types"):
-        every = c["global_attn_every_n_layers"]
-    else:
-        full = [kind == "full_attention" for kind in c["layer_types"]]
-        fits = [n for n in range(1, layers + 1) if full == [i % n == 0 for i in range(layers)]]
-        if not fits:
-            raise ValueError("layer_types is not supported, only full_attention in every n-th layer from the first on")
-        every = fits[0]
-    return {
-        "vocab_size": c["vocab_size"],
-        "seq_len": c["max_position_embeddings"],
-        "n_layer": layers,
-        "n_head": c["num_attention_heads"],
-        "n_embd": c["hidden_size"],
-        "mlp": "geglu",
-        "mlp_dim": c["intermediate_size"],
-        "norm": "layer",
-        "norm_eps": c["norm_eps"],
-        "norm_bias": c["norm_bias"],
-        "norm_embed": True,
-        "norm_first": False,
-        "rope_theta": float(thetas[0]),
-        "local_rope_theta": float(thetas[1]),
-        "window": c["local_attention"] // 2,
-        "global_every": every,
-        "qk_norm": False,
-        "qkv_bias": c["attention_bias"],
-        "out_bias": c["attention_bias"],
-        "mlp_bias": c["mlp_bias"],
-        "head_dense": "bias" if c["classifier_bias"] else "plain",
-        "head_bias": c["decoder_bias"],
-        "tied": c.get("tie_word_embeddings", True),
-    }
-
-
-BERT = {
-    "bert.embeddings.word_embeddings": "embed",
-    "bert.embeddings.position_embeddings": "pos_embed",
-    "bert.embeddings.token_type_embeddings": "type_embed",
-    "bert.embeddings.LayerNorm": "embed_norm",
-    "bert.encoder.layer.{i}.attention.self.query": "blocks.{i}.attn.q",
-    "bert.encoder.layer.{i}.attention.self.key": "blocks.{i}.attn.k",
-    "bert.encoder.layer.{i}.attention.self.value": "blocks.{i}.attn.v",
-    "bert.encoder.layer.{i}.attention.output.dense": "blocks.{i}.attn.out",
-    "bert.encoder.layer.{i}.attention.output.LayerNorm": "blocks.{i}.attn_norm",
-    "bert.encoder.layer.{i}.intermediate.dense": "blocks.{i}.mlp.up",
-    "bert.encoder.layer.{i}.output.dense": "blocks.{i}.mlp.down",
-    "bert.encoder.layer.{i}.output.LayerNorm": "blocks.{i}.mlp_norm",
-    "cls.predictions.transform.dense": "head_dense",
-    "cls.predictions.transform.LayerNorm": "head_norm",
-    "cls.predictions.decoder.weight": "head_weight",
-    "cls.predictions.bias": "head_bias",
-}
-
-ROBERTA = {name.replace("bert.", "roberta.", 1): ours for name, ours in BERT.items() if name.startswith("bert.")} | {
-    "lm_head.dense": "head_dense",
-    "lm_head.layer_norm": "head_norm",
-    "lm_head.decoder.weight": "head_weight",
-    "lm_head.bias": "head_bias",
-}
-
-MODERNBERT = {
-    "model.embeddings.tok_embeddings": "embed",
-    "model.embeddings.norm": "embed_norm",
-    "model.layers.{i}.attn_norm": "blocks.{i}.attn_norm",
-    "model.layers.{i}.attn.Wqkv": ("blocks.{i}.attn.q", "blocks.{i}.attn.k", "blocks.{i}.attn.v"),
-    "model.layers.{i}.attn.Wo": "blocks.{i}.attn.out",
-    "model.layers.{i}.mlp_norm": "blocks.{i}.mlp_norm",
-    "model.layers.{i}.mlp.Wi": ("blocks.{i}.mlp.gate", "blocks.{i}.mlp.up"),
-    "model.layers.{i}.mlp.Wo": "blocks.{i}.mlp.down",
-    "model.final_norm": "norm",
-    "head.dense": "head_dense",
-    "head.norm": "head_norm",
-    "decoder.weight": "head_weight",
-    "decoder.bias": "head_bias",
-}
-
-
-# ------------------------------------------------------------------------------------------------------------------
 # the table, by the `architectures` of config.json; model_type is not unique: LLaDA's mixture of experts says llada, too
 
 LLADA_FAMILY = Family(llada, LLADA, preset="llada")
-LLADA_MOE_FAMILY = Family(llada_moe, LLADA_MOE, preset="llada")
 AR = Family(llama, LLAMA, algorithm="ar")
 A2D = Family(lambda c: llama(c, causal=False), LLAMA, preset="mdlm")
 AR_GPT2 = Family(
@@ -474,11 +311,13 @@ BERT_IGNORE = r"(.*\.)?position_ids|(.*\.)?pooler\..*|cls\.seq_relationship\..*|
 
 FAMILIES = {
     "LLaDAModelLM": LLADA_FAMILY,
-    "LLaDAMoEModelLM": LLADA_MOE_FAMILY,
-    "LLaDAMoEModel": LLADA_MOE_FAMILY,
+    **dict.fromkeys(("LLaDAMoEModelLM", "LLaDAMoEModel"), Family(llada_moe, LLADA_MOE, preset="llada")),
     "LLaDA2MoeModelLM": Family(llada2, LLADA2, algorithm="bd3lm", preset="llada2"),
     "ILLaDAForCausalLM": Family(lambda c: llama(c, None, causal=False), LLAMA, preset="illada"),
     "DreamModel": Family(dream, LLAMA, preset="dream"),
+    "SDARForCausalLM": Family(lambda c: sdar(c, qwen3), LLAMA, "bd3lm", "sdar"),
+    "SDARMoeForCausalLM": Family(lambda c: sdar(c, qwen3_moe), LLAMA | EXPERTS, "bd3lm", "sdar"),
+    "Fast_dLLM_QwenForCausalLM": Family(fast_dllm, LLAMA, "bd3lm", "fast_dllm_v2"),
     "NemotronLabsDiffusionModel": Family(nemotron, NEMOTRON, algorithm="bd3lm", preset="nemotron"),
     "A2DLlamaLMHeadModel": A2D,
     "A2DQwen2LMHeadModel": replace(A2D, config=lambda c: qwen2(c, causal=False)),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import mdlm
-from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, predict, to_blocks, trained_block_size  # noqa: F401
+from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, part_of, predict, to_blocks, trained_block_size  # noqa: F401
 from mdlm import Output, certainty
 from nanodlm import decode
 from nanodlm.bounds import Whole
@@ -74,11 +74,15 @@ class SampleOptions(decode.SampleOptions):
     block_size: Whole = 0  # tokens of a block; 0 means as trained (bd3lm), or the whole canvas at once (mdlm)
     window: Whole = 0  # bd3lm: a block sees this many tokens, its own included; 0 means the context it was trained on
     overhang: bool = False  # bd3lm: the last block is written to its end, and cut there where the text ends (LLaDA2.x)
-    cache: Literal["kept", "block", "none"] = "kept"  # bd3lm, to compare: encode the prefix anew per block or step
+    cache: Literal["kept", "parts", "block", "none"] = "kept"  # bd3lm: parts: with sub_block; block, none: to compare
+    sub_block: Whole = 0  # bd3lm: reveal a block in parts of this many tokens, left to right; 0 means all of it at once
+    opening: Literal["rule", "first", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own
 
     def __post_init__(self):
         if self.compile:
             raise ValueError("compile does nothing for bd3lm, whose steps have no one shape; leave it out")
+        if self.cache == "parts" and not self.sub_block:
+            raise ValueError("cache=parts needs sub_block, the tokens of a part")
         super().__post_init__()
 
 
@@ -88,15 +92,16 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-def reader_of_blocks(model, x, hole, origin, ends, size, window, options, mask_id, device):
+def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, device, origin=None):
     """What decode() asks for logits at positions of blocks, given what is stored of those before: a function of rows r
     (R,), positions (R, W) and wanted (bool, R, W). x (B, L) are the canvases and hole (bool, B, L) what is to be filled
-    in, of the host, origin (B,) where each's block 0 begins, ends (B,) where it is over. The cache keeps what a row's
-    finished blocks are."""
-    o, config = options, model.config
+    in, of the host, ends (B,) where each is over, origin (B,) where its block 0 begins, if not at 0. The cache keeps
+    what a row's finished blocks are."""
+    o, config, origin = options, model.config, torch.zeros_like(ends) if origin is None else origin
     copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
     cache = model.cache(copies * len(x), x.shape[1])
     stored = torch.zeros_like(ends)  # tokens of each row that are in the cache for good: whole blocks
+    seen_whole = torch.full_like(stored, -1)  # where the block starts over all of which the last such pass went
     live = torch.arange(len(x))  # the rows that the cache holds
 
     def logits_at(r, position, wanted):
@@ -106,17 +111,26 @@ def reader_of_blocks(model, x, hole, origin, ends, size, window, options, mask_i
             live = r
         # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
         active = wanted.any(1)
-        start, zero = position[:, 0], origin[r]
+        zero = origin[r]
+        start = (position[:, 0] - zero) // size * size + zero  # of the block, of which these may be a part
         pending = stored[r] < start
-        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache == "kept")
+        begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache != "none")
         begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
         opening = pending & (o.opening == "first")  # what is clean says the first hole's token, and no mask is read
         clean = torch.where(opening, position.gather(1, wanted.long().argmax(1, keepdim=True))[:, 0], start)
-        end = torch.where(opening, clean, torch.minimum(start + size, ends[r]))
+        stop = torch.minimum(start + size, ends[r])
+        end, alone = torch.where(opening, clean, stop), torch.zeros_like(active)
+        if config.shift and config.two_way:  # what the block before predicts is read as that is stored: no more passes
+            alone = ~(wanted & (position != start[:, None])).any(1) & (start > 0)
+            end = torch.where(alone, torch.minimum(start + 1, end), end)
+        if o.cache == "parts":  # a pass over a part alone, as soon as its first token is known
+            part = (seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
+            seen_whole[r] = torch.where(active & ~alone, start, seen_whole[r])
+            begin, end = torch.where(part, position[:, 0], begin), torch.where(part, position[:, -1] + 1, end)
         first_end = torch.minimum(((begin - zero) // size + 1) * size + zero, ends[r])
         first_end = torch.where(active, first_end, x.shape[1])
         T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
-        cache.visible = slice(max(0, lowest), int(end.max()))
+        cache.visible = slice(max(0, lowest), int(stop.max()))
         p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
         i, j = wanted.nonzero(as_tuple=True)
@@ -131,13 +145,14 @@ def reader_of_blocks(model, x, hole, origin, ends, size, window, options, mask_i
         k, q = torch.arange(x.shape[1], device=device)[cache.visible], p[:, :, None]
         q_block, k_block = (q - zero) // size, (k - zero) // size
         seen = k_block <= q_block  # (R, T, S)
-        if config.shift or config.causal:
+        if config.causal or config.shift and not config.two_way:
             seen = k <= q if config.shift else (k <= q) | seen & (q >= clean)
         q_end = torch.minimum((q_block + 1) * size + zero, last)
         mask = seen & (k >= q_end - window) | (q < 0)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        return decode.reader(model, hidden, o.cfg_scale, o.exact), (pending & ~opening).long() * (o.cache != "none")
+        more = (pending & ~opening & ~alone).long() * (o.cache != "none")
+        return decode.reader(model, hidden, o.cfg_scale, o.exact), more
 
     return logits_at
 
@@ -163,6 +178,7 @@ def generate(
     size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
     if size > config.seq_len:
         raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    part_of(size, o)
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
     if o.opening == "first" and (config.shift or not config.causal):
@@ -186,7 +202,7 @@ def generate(
         hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
         over = torch.where(hole.any(1), ends, lengths)
 
-    logits_at = reader_of_blocks(model, x, hole, origin, ends, size, window, o, mask_id, device)
+    logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device, origin)
     o = replace(o, block_size=size)
     keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
     out = decode.decode(model, x, hole, over, origin, o, logits_at, **keys)

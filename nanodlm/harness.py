@@ -55,7 +55,7 @@ class Harness(LM):
         self.counts, self.used = Counter(), []
         # An autoregressive model without begin-of-text is given an end-of-text instead, and never predicts its first
         # token, so that one more fits. The others need nothing in front. Dream counts an end-of-text behind an answer,
-        # and never hides it.
+        # and never hides it; iLLaDA shows one (seen_end).
         self.alone = self.algorithm.CAUSAL and self.tokenizer.mask_id is None
         self.length = min(options.max_length or math.inf, self.config.seq_len) + int(self.alone)
         self.begin = list(self.tokenizer.frame[0]) if not options.apply_chat_template else []
@@ -67,8 +67,9 @@ class Harness(LM):
             system = [{"role": "system", "content": options.system}] if options.system else []
             a, b = (self.encode(self.apply_chat_template([*system, {"role": "user", "content": x}])) for x in "ab")
             self.front = a[: texts.common(a, b)]  # what a template begins with
-        dream = getattr(likelihood, "method", "") == "dream"
-        self.behind = [tokenizers.end_of_text(self.tokenizer, "method=dream")] if dream else []
+        why = ("method=dream",) if getattr(likelihood, "method", "") == "dream" else ()
+        why += ("seen_end=True",) if getattr(likelihood, "seen_end", False) else ()
+        self.behind = [tokenizers.end_of_text(self.tokenizer, w) for w in why]
 
     def encode(self, text):
         """Ids of a prompt. A template's text has its special tokens, and marks where contents spell one (text.py);

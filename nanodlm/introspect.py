@@ -207,7 +207,7 @@ def generate(
     num_forwards counts passes, the prompt's included. Drafts are in the trace, and on the canvases of watch, as the
     tokens that they may become; where one is dropped, a mask is again."""
     o, config = options, model.config
-    if not (config.causal or config.shift):  # a shifted bd3lm is causal by the masks it is given
+    if not (config.causal or config.shift and not config.two_way):  # a shifted bd3lm is causal by the masks it is given
         raise ValueError("this network sees what comes after a token, so it cannot judge its own drafts: use bd3lm")
     if config.window:
         raise ValueError(f"drafts are not judged through a sliding window of {config.window} tokens: use ar")

@@ -55,9 +55,12 @@ class LikelihoodOptions:
     cfg_scale: Amount = 0.0  # classifier-free guidance, as in SampleOptions; what is measured is then no likelihood
     batch_size: Size = 16  # sequences per forward
     seed: Seed = 0  # of the masks
+    seen_end: bool = False  # illada: behind each target an end-of-text, its last token, is seen and not scored
 
     def __post_init__(self):
         check(self)
+        if self.seen_end and self.method in ("nelbo", "llada", "dream"):
+            raise ValueError(f"seen_end=True is iLLaDA's, with method=illada; method={self.method} does not have it")
 
 
 @evaluating("hidden", "head", "config.vocab_size", "config.position")
@@ -72,6 +75,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
                    dream never hides a target's last token, which must be an end-of-text: append one
     illada         iLLaDA's confidence-based scoring (arXiv 2606.25331): as confidence, but the position whose own token
                    is the likeliest is revealed first. That order looks at the answer, so this is no likelihood
+                   (github.com/ML-GSAI/LLaDA, pull request 134: llh=confidence; seen_end is its padd_eos)
 
     numbers  of the pairs, int64 (N,), from which with the seed alone their masks come; default: their places
     """
@@ -82,7 +86,8 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
     x0, real = pad([home(torch.cat([p, t])) for p, t in zip(prompts, targets)], mask_id)
     check_length(model, x0)
     lengths = torch.tensor([len(p) for p in prompts], device=x0.device)
-    target = real & (torch.arange(x0.shape[1], device=x0.device) >= lengths[:, None])
+    position = torch.arange(x0.shape[1], device=x0.device)
+    target = real & (position >= lengths[:, None]) & (position < real.sum(1, keepdim=True) - int(o.seen_end))
     numbers = numbers.to(x0.device)
     size = max(1, 2**22 // (x0.shape[1] * (o.mc_samples if bound else 1) or 1))  # what follows is a few such tables
     parts = zip(*(v.split(size) for v in (x0, real, target, *([numbers] if bound else []))))
@@ -163,7 +168,7 @@ def chain_rule(model, x0, real, target, options, mask_id):
 
 def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
     """log p of token (Q,) at the state-th (Q,) of the True places of wanted (bool, B, L), and the probability by which
-    the method says how early it reveals each of these; both float64. llada and dream leave the mask token among the
+    the method says how early it reveals each of these; both float64. llada, dream and illada leave the mask among the
     alternatives, as published."""
     scale, rows, device = options.cfg_scale, wanted.flatten().nonzero()[:, 0], next(model.parameters()).device
     if not len(rows):
@@ -174,7 +179,7 @@ def own_tokens(model, xt, real, target, wanted, state, token, mask_id, options):
     sure = torch.zeros(len(rows), dtype=torch.float64, device=xt.device)
     for part in torch.arange(len(rows), device=xt.device).split(max(1, 2**25 // model.config.vocab_size)):
         logits = read(part.to(device))
-        if options.method not in ("llada", "dream"):
+        if options.method not in ("llada", "dream", "illada"):
             logits[:, mask_id] = -torch.inf
         ask = ((state >= part[0]) & (state <= part[-1])).nonzero()[:, 0]
         at, its = (state[ask] - part[0]).to(device), token[ask].to(device)

@@ -96,8 +96,8 @@ def idle(options):
         found["accept"] = "temperature=0, where a draft stands if it is the most probable token"
     if order in ("margin", "entropy") and measure == "token":
         found["measure"] = f"order={order}, which looks at no token"
-    if order == "random":
-        found |= dict.fromkeys(("measure", "order_temperature", "last"), "order=random")
+    if order in ("random", "left_to_right"):
+        found |= dict.fromkeys(("measure", "order_temperature", "last"), f"order={order}")
     if quota == "ancestral":
         found |= dict.fromkeys(("order", "measure", "last"), "quota=ancestral, which draws positions at random")
     if quota != "steps":

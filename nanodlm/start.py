@@ -105,7 +105,10 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit("block_size=1 of a shifted network is autoregression, which it is already; blocks begin at 2")
     own = bool(block_size and source and source.algorithm == s.algorithm and config.causal)  # bd3lm of causal text
     if "clean_weight" in said and not config.shift and not own:
-        sys.exit("clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true); leave it out")
+        sys.exit(
+            "clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true), or of a checkpoint "
+            "that reads clean text causally; leave it out"
+        )
     if block_size and source and not isinstance(source.model, Transformer):
         sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")
     if s.anneal_iters and (block_size or not hasattr(algorithm.LossOptions, "see_ahead")):

@@ -255,6 +255,7 @@ def hf_tokenizer(spec, directory):
     stops |= dict.fromkeys(vocab[t] for t in END_OF_TURN if t in vocab)
     mask = next(iter(ids_of("mask_token_id", hf.mask_token_id)), None)
     mask = vocab.get("<|mdm_mask|>", vocab.get("<|mask|>", vocab.get("<[MASK]>"))) if mask is None else mask
+    mask = vocab.get("|<MASK>|") if mask is None else mask  # Fast-dLLM v2
 
     controls = texts.controls_of(hf)
     found = texts.pattern(token.content for token in controls.values())

@@ -72,6 +72,14 @@ DECODERS = {
     "llama": kind("LlamaForCausalLM", LLAMA, num_key_value_heads=1),
     "qwen2": kind("Qwen2ForCausalLM", LLAMA, num_key_value_heads=2, tie_word_embeddings=True),
     "qwen3": kind("Qwen3ForCausalLM", LLAMA, num_key_value_heads=1, head_dim=8),
+    "qwen3-moe": kind(
+        "Qwen3MoeForCausalLM",
+        LLAMA,
+        num_key_value_heads=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+    ),
     "gpt-neox": kind("GPTNeoXForCausalLM", LLAMA),
     "phi": kind("PhiForCausalLM", LLAMA),
     "llama, spare rows": kind("LlamaForCausalLM", LLAMA, vocab_size=DECODER_VOCAB + 9),
@@ -280,7 +288,7 @@ def test_a_converted_model_gives_its_sources_logits_under_either_mask_and_transf
     same(convert_ar.turn(model, True, False)(ids)[..., :DECODER_VOCAB], causal)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "qwen3", "gpt-neox", "phi"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "qwen3", "qwen3-moe", "gpt-neox", "phi"])
 @torch.no_grad()
 def test_with_its_shift_kept_a_converted_model_gives_its_sources_logits_one_place_later(converted, tmp_path, name):
     hf, out = converted(name, shift=True)

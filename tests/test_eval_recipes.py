@@ -25,9 +25,18 @@ PRESETS = {
     f"eval_{name}": preset
     for name, preset in (
         PRESETS
-        | {"qwen3_bd3lm": "bd3lm", "qwen3_mdlm": "mdlm", "diffusion_gemma": "", "llada2": "llada2", "llada21": "llada2"}
+        | {
+            "qwen3_bd3lm": "bd3lm",
+            "qwen3_mdlm": "mdlm",
+            "diffusion_gemma": "",
+            "llada2": "llada2",
+            "llada21": "llada2",
+            "nemotron": "nemotron",
+        }
     ).items()
 }
+BLOCKS = {"eval_sdar": "sdar", "eval_fastdllm_v2": "fast_dllm_v2"}  # decoded by bd3lm
+PRESETS |= BLOCKS
 
 # Label or task, and what is published, as the papers and repositories that the docstrings name have it.
 PUBLISHED = {
@@ -51,11 +60,11 @@ PUBLISHED = {
         gpqa_diamond_speed 48.36 ifeval_speed 81.33 bbh_speed 78.42""",
     "eval_illada": """
         mmlu 74.8 bbh 71.3 arc_challenge 60.8 arc_challenge_likelihood 60.2 hellaswag 76.6
-        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k 81.9 minerva_math 38.4 humaneval
+        hellaswag_likelihood 74.3 piqa 78.5 piqa_likelihood 77.2 gsm8k_cot 81.9 minerva_math 38.4 humaneval
         50 mbpp 57.8""",
     "eval_illada_instruct": """
         mmlu_generative 71.6 mmlu_pro 52.3 mmlu_redux_generative 76.4 gsm8k_cot 89 minerva_math 56.7
-        humaneval_instruct 65.9 mbpp 58""",
+        humaneval_instruct 65.9 mbpp_instruct 58""",
     "eval_dream_base": """
         mmlu 69.5 arc_challenge 59.9 arc_easy 83.9 hellaswag 73.3 winogrande 74.8 piqa 75.8 gsm8k_cot
         77.2 minerva_math 39.6 bbh 57.9 gpqa_main_n_shot 36.6 humaneval 57.9 mbpp 56.2 race 44.7""",
@@ -68,6 +77,13 @@ PUBLISHED = {
     "eval_qwen3_bd3lm": """
         gsm8k_cot 46.3 bbh 26.6 minerva_math 12.9 mmlu_generative 39.1 mmlu_pro 13.8 humaneval_instruct
         46.3 mbpp_instruct 38.2""",
+    "eval_sdar": """
+        mmlu_generative 78.6 gsm8k_cot 91.3 minerva_math500 78.6 humaneval_instruct 78.7 mbpp_instruct 72""",
+    "eval_fastdllm_v2": """
+        humaneval_instruct 63.4 mbpp_instruct 63 gsm8k_cot 83.7 minerva_math 61.6 ifeval 61.4 mmlu_generative 66.6""",
+    "eval_nemotron": """
+        gpqa_diamond_cot_zeroshot 43.94 ifeval 68.32 mmlu_generative 78.71 humaneval_instruct 78.66
+        mbpp_instruct 83.86 minerva_math500 85.8 gsm8k_cot 93.03""",
     "eval_diffusion_gemma": """
         gpqa_diamond_cot_zeroshot 73.2 gpqa_diamond_without_thoughts - mmlu_pro 77.6""",
     "eval_modernbert_chat": """
@@ -102,6 +118,15 @@ TOLD = {
     "eval_llada21": ["63.90, 3.12", "62.07, 5.34", "2.41, speed 4.22", "76.59, 67.30, 83.55 and 88.69"],
     "eval_diffusion_gemma": ["AIME 2026 (69.1", "LiveCodeBench v6 (69.1"],
     "eval_qwen3_bd3lm": ["HellaSwag (39.3"],
+    "eval_sdar": ["MathBench (76.9"],
+    "eval_fastdllm_v2": ["(31.9)", "+ 58.5 and 52.3"],
+    "eval_nemotron": [
+        "LiveCodeBench 26.16",
+        "AIME 2024 46.67",
+        "GPQA 44.44",
+        "GSM8K 94.01",
+        "81.71  84.92  87.60  93.78",
+    ],
     "eval_modernbert_chat": [
         *("GSM8K 9.3", "BBH 25.6", "MATH 3.6", "MMLU 29.6", "HellaSwag 40.9", "LAMBADA 46.3"),
         *("WinoGrande 49.0", "C-Eval 26.5", "CMMLU 26.5", "--checkpoint=dllm-hub/ModernBERT-large-chat-v0.1"),
@@ -128,7 +153,7 @@ def stand_in(recipe):
     checkpoint = SimpleNamespace(facts={"preset": PRESETS[recipe]}, model=model)
     if recipe == "eval_diffusion_gemma":
         return checkpoint, diffusion_gemma
-    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2") else fast_mdlm
+    return checkpoint, fast_bd3lm if PRESETS[recipe] in ("bd3lm", "llada2", "nemotron", *BLOCKS.values()) else fast_mdlm
 
 
 def rows(recipe, index, *argv):
@@ -319,7 +344,9 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
         assert o.steps == (o.max_new_tokens if dream else 0), label
         assert (o.order, o.measure) == (("entropy", "draw") if dream else ("confidence", "token"))
         assert o.schedule == ("dream" if dream else "linear")
-        assert o.quota == ("threshold" if "_parallel" in label or "_both" in label or "_dual" in label else "steps")
+        sure = recipe == "eval_nemotron" or any(word in label for word in ("_parallel", "_both", "_dual"))
+        assert o.quota == ("threshold" if sure else "steps")
+        assert getattr(o, "opening", "rule") == ("first" if recipe == "eval_nemotron" else "rule")
         assert o.lookahead == (PRESETS[recipe] != "illada")
         assert not o.cfg_scale and not o.exact
 
@@ -373,15 +400,16 @@ def test_illada(recipes):
         sees(row, method="llada" if likelihood else "illada", apply_chat_template=False)
         if likelihood:
             sees(row, mc_samples=128, mc_batch=8)
-    for name in ("bbh", "gsm8k", "minerva_math", "mbpp"):
+        sees(row, seen_end=label in ("mmlu", "arc_challenge", "hellaswag", "piqa"))
+    for name in ("bbh", "gsm8k_cot", "minerva_math", "mbpp"):
         sees(r[name], max_new_tokens=1024, block_size=32)
     sees(r["humaneval"], max_new_tokens=512, block_size=512)
     r = recipes["eval_illada_instruct"]
     lengths = {label: (row.sampling.max_new_tokens, row.sampling.block_size) for label, row in r.items()}
-    assert lengths.pop("mmlu_redux_generative") == lengths["mmlu_generative"] == (4, 4)
+    assert lengths["mmlu_redux_generative"] == (4, 4) and lengths["mmlu_generative"] == (3, 3)
     assert lengths["gsm8k_cot"] == lengths["humaneval_instruct"] == (2048, 32)
     assert lengths["minerva_math"] == lengths["mmlu_pro"] == (4096, 32)
-    assert lengths["mbpp"] == (2048, 16)
+    assert lengths["mbpp_instruct"] == (2048, 16)
 
 
 def test_dream(recipes):

@@ -51,6 +51,8 @@ BIASED = dict(attention_bias=True, mlp_bias=True)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 LLAMA3 = dict(rope_parameters=LLAMA3 | dict(original_max_position_embeddings=16))
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)
+YARN |= dict(original_max_position_embeddings=32, llama_4_scaling_beta=0.1)
 TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
 MODERN_BIASED = MODERN_SIZES | BIASED | UNTIED | dict(norm_bias=True, classifier_bias=True)
 MODERN_BIASED |= dict(global_attn_every_n_layers=2)
@@ -90,6 +92,7 @@ FALLBACK = {
 PARENTS = {
     "qwen2, tied": kind("Qwen2ForCausalLM", SIZES | TIED, num_key_value_heads=2, **FAR),
     "llama, theta": kind("LlamaForCausalLM", SIZES, **FAR, rms_norm_eps=1e-4),
+    "ministral": kind("Ministral3ForCausalLM", SIZES, num_key_value_heads=2, head_dim=8, rope_parameters=YARN),
     "qwen3-moe, plain": kind("Qwen3MoeForCausalLM", MOE_SIZES, num_experts=6, norm_topk_prob=False, head_dim=4),
     "glm4-moe": kind("Glm4MoeForCausalLM", GLM_SIZES),  # which is what LLaDA 2 is, but for attention and names
 }
@@ -101,10 +104,14 @@ DESCENDANTS = {
     "llada2": ("LLaDA2MoeModelLM", "glm4-moe", None, False),
     "illada": ("ILLaDAForCausalLM", "llama", 2e4, False),
     "dream": ("DreamModel", "qwen2", 1e6, True),
+    "sdar": ("SDARForCausalLM", "qwen3", 1e6, False),
+    "sdar-moe": ("SDARMoeForCausalLM", "qwen3-moe", 1e6, False),
+    "fast-dllm": ("Fast_dLLM_QwenForCausalLM", "qwen2", 1e6, True),
     "a2d-llama": ("A2DLlamaLMHeadModel", "llama, biases, tied, llama3", None, False),
     "a2d-qwen2": ("A2DQwen2LMHeadModel", "qwen2", None, False),
     "a2d-qwen3": ("A2DQwen3LMHeadModel", "qwen3", None, False),
     "a2d-gpt2": ("A2DGPT2LMHeadModel", "gpt2", None, False),
+    "nemotron": ("NemotronLabsDiffusionModel", "ministral", None, False),  # which stays causal where nothing is masked
 }
 LIVE = {**CAUSAL, **MASKED}
 ALL = [*LIVE, *DESCENDANTS]
@@ -242,6 +249,12 @@ def as_llada2(path, parent):
     edit_json(path, flat_rope, *drop, lambda c: c.update(content, rope_scaling=None))
 
 
+def as_nemotron(path, parent):
+    """Rewrite a checkpoint of Ministral 3 under Nemotron-Labs-Diffusion's names."""
+    edit_tensors(path, rename(("^model", "encoder"), ("lm_head", "diffusion_head")))
+    edit_json(path, lambda c: c.update(block_size=8, dlm_paradigm="bidirectional"))
+
+
 def write(name, path):
     """Write the checkpoint of that name and its tokenizer; returns the model of `transformers` that it was made of."""
     if name not in DESCENDANTS:
@@ -255,10 +268,12 @@ def write(name, path):
         config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
     hf = random_model(cls, config)
     hf.save_pretrained(path)
-    edit_json(path, lambda c: c.update(architectures=[architecture], model_type=name, mask_token_id=MASK))
+    own = {"bd_size": 8} if name == "fast-dllm" else {}
+    edit_json(path, lambda c: c.update(architectures=[architecture], model_type=name, mask_token_id=MASK, **own))
     if theta:
         edit_json(path, flat_rope)
     rewrite = {"LLaDAModelLM": as_llada, "LLaDAMoEModelLM": as_llada_moe, "LLaDA2MoeModelLM": as_llada2}
+    rewrite["NemotronLabsDiffusionModel"] = as_nemotron
     if architecture in rewrite:
         rewrite[architecture](path, hf)
     (path / "generation_config.json").unlink(missing_ok=True)
@@ -303,6 +318,7 @@ def reference(name, hf, ids, real):
     if name not in DESCENDANTS:
         return hf(input_ids=ids, attention_mask=real.long()).logits
     seen = torch.zeros(len(ids), 1, *[ids.shape[1]] * 2).masked_fill(~real[:, None, None], -torch.inf)
+    seen = seen + torch.full_like(seen[0, 0], -torch.inf).triu(1) if name == "nemotron" else seen
     logits = hf(input_ids=ids, attention_mask=seen).logits
     return torch.cat([logits[:, :1], logits[:, :-1]], 1) if DESCENDANTS[name][3] else logits
 
@@ -494,14 +510,17 @@ def test_a_config_as_older_releases_wrote_it_means_the_same(copy, original, name
     assert ckpt.load(path).model.config == original(name)[2].model.config
 
 
-BLOCKS = {"llada2": "bd3lm"}
+BLOCKS = dict.fromkeys(("llada2", "sdar", "sdar-moe", "fast-dllm", "nemotron"), "bd3lm")
 PRESETS = {
     "llada": "llada",
-    "llada2": "bd3lm",
+    "llada2": "llada2",
     "illada": "illada",
     "dream": "dream",
+    "sdar": "sdar",
+    "fast": "fast_dllm_v2",
     "a2d": "mdlm",
     "modernbert": "llada",
+    "nemotron": "nemotron",
 }
 
 
@@ -511,7 +530,7 @@ def test_every_family_is_tested_here_and_decoded_as_its_authors_do(original):
     for name in (*ALL, *FALLBACK):
         c, causal = original(name)[2], name in (*CAUSAL, "gpt-neox", "opt")
         algorithm = "ar" if causal else BLOCKS.get(name, "mdlm")
-        assert (c.algorithm, c.model.config.causal) == (algorithm, causal)
+        assert (c.algorithm, c.model.config.causal) == (algorithm, causal or name == "nemotron")
         assert c.facts.get("preset", "") == PRESETS.get(re.split("[-,]", name)[0], "")
 
 
@@ -524,6 +543,18 @@ def test_a_model_converted_to_blocks_is_known_by_its_own_name(original, tmp_path
     shutil.copytree(original("a2d-qwen3")[1], tmp_path / directory)
     checkpoint = ckpt.load(tmp_path / directory)
     assert (checkpoint.algorithm, checkpoint.facts["preset"]) == (algorithm, algorithm)
+
+
+@pytest.mark.parametrize("directory, size", [("SDAR-8B-Chat", 4), ("SDAR-8B-Chat-b8", 8)])
+def test_sdars_blocks_are_those_of_its_config_or_else_its_name(original, tmp_path, directory, size):
+    """And are kept, whatever a checkpoint that was trained on from it is called."""
+    path = shutil.copytree(original("sdar")[1], tmp_path / directory)
+    found = ckpt.load(path)
+    assert (found.model.config.block_size, found.facts["preset"]) == (size, "sdar")
+    again = ckpt.load(save(found, tmp_path / "mine"))
+    assert (again.algorithm, again.model.config.block_size, again.facts["preset"]) == ("bd3lm", size, "sdar")
+    edit_json(path, put("block_size", 2))
+    assert ckpt.load(path).model.config.block_size == 2
 
 
 @pytest.mark.parametrize("key", ["block_size", "bd_size"])
@@ -776,10 +807,12 @@ NEEDED = {
     "llada-moe": "num_experts num_experts_per_tok expert_intermediate_size moe_layer_freq qk_layernorm",
     "llada2": "n_group topk_group routed_scaling_factor first_k_dense_replace moe_intermediate_size",
     "illada": "hidden_size rms_norm_eps rope_theta vocab_size",
+    "fast-dllm": "bd_size hidden_size",
     "dream": "num_hidden_layers num_attention_heads intermediate_size max_position_embeddings rope_theta",
     "gpt2": "vocab_size n_layer n_head n_embd layer_norm_epsilon",
     "bert": "hidden_size intermediate_size layer_norm_eps type_vocab_size max_position_embeddings",
     "roberta": "pad_token_id layer_norm_eps",
+    "nemotron": "block_size rope_parameters hidden_size",
     "modernbert": "hidden_size local_attention norm_eps norm_bias attention_bias decoder_bias",
 }
 # name: settings that our network does not have
@@ -797,13 +830,16 @@ UNSUPPORTED = {
     "bert": dict(hidden_act="gelu_new", position_embedding_type="relative_key", tie_word_embeddings=False),
     "roberta": dict(is_decoder=True, tie_word_embeddings=False),  # whose bias is it then? transformers 4 and 5 differ
     "modernbert": dict(hidden_activation="silu"),
+    "nemotron": dict(attention_bias=True, tie_word_embeddings=True, dlm_paradigm="sbd_block_diff", sliding_window=8),
 }
-YARN, FULL, SLIDING = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}, "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
 # name, what config.json says (None: nothing), and what is said of it
 UNFIT = [(name, key, None, f"'{key}'") for name, keys in NEEDED.items() for key in keys.split()]
 UNFIT += [(n, k, v, f"{k}={v!r} is not supported") for n, values in UNSUPPORTED.items() for k, v in values.items()]
 UNFIT += [
-    ("llama", "rope_parameters", YARN, "rope_type='yarn'"),
+    ("llama", "rope_parameters", YARN | {"mscale": None}, "rope_type='yarn' is supported where it leaves the logits"),
+    ("nemotron", "rope_parameters.mscale", 0.7, "equal mscale and mscale_all_dim, not by None, 0.7, 1.0"),
+    ("nemotron", "rope_parameters.truncate", False, "truncate=False is not supported"),
     ("dream", "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_type='yarn'"),
     ("illada", "rope_scaling", {"rope_type": "dynamic", "factor": 4.0}, "rope_type='dynamic'"),
     ("modernbert", "rope_parameters.full_attention.rope_type", "linear", "rope_type='linear'"),

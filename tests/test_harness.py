@@ -194,7 +194,8 @@ def test_deterministic_scores_follow_their_definitions():
     for method in ("left_to_right", "confidence", "illada"):
         canvas, hidden, total = ids(1, MASK, MASK, MASK), [1, 2, 3], 0.0
         while hidden:
-            logp = ARBITRARY(canvas[None])[0, :, :MASK].log_softmax(-1)
+            logits = ARBITRARY(canvas[None])[0]  # iLLaDA's code leaves the mask among the alternatives
+            logp = logits[:, : None if method == "illada" else MASK].log_softmax(-1)
             key = {"left_to_right": -torch.arange(L), "confidence": logp.amax(1)}
             key["illada"] = logp.gather(1, x[:, None])[:, 0]
             best = max(hidden, key=key[method].tolist().__getitem__)

@@ -12,14 +12,22 @@ import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
+import transformers as tf
+import zoo
 
 import ar
 import bd3lm
+import model
+import sample
 from model import Config, Transformer
-from nanodlm import families, fast_bd3lm, introspect, noise
+from nanodlm import checkpoint as ckpt
+from nanodlm import families, fast_bd3lm, introspect, noise, rotary, start
+from nanodlm import tokenizer as tokenizers
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "nemotron.json").read_text())
 MASK, NEW = 63, 24
@@ -42,12 +50,12 @@ def weight(name, shape):
 
 def network():
     family = families.FAMILIES["NemotronLabsDiffusionModel"]
-    model = Transformer(Config(**family.config(GOLDEN["config"]))).eval()
-    own = dict(model.named_parameters())
+    net = Transformer(Config(**family.config(GOLDEN["config"]))).eval()
+    own = dict(net.named_parameters())
     with torch.no_grad():
-        for theirs, (ours,) in families.their_names(family, own, model.config.n_layer).items():
+        for theirs, (ours,) in families.their_names(family, own, net.config.n_layer).items():
             own[ours].copy_(weight(theirs, tuple(own[ours].shape)))
-    return model
+    return net
 
 
 NET = network()
@@ -143,3 +151,83 @@ def test_the_pass_of_training_is_the_published_one():
     o = bd3lm.LossOptions(block_size=4, clean_weight=1 / 0.3)
     a, b = (bd3lm.loss(NET, x0, replace(o, clean_weight=w), mask_id=MASK) for w in (0.0, 1 / 0.3))
     assert abs((b - a) - sum(case["clean_nll"]) / 0.3 / x0.numel()) < 1e-4
+
+
+def test_yarn_is_transformers_own_for_the_released_sizes():
+    """Frequencies of 3B, 8B and 14B alike: config.json's rope_parameters, heads of 128 channels."""
+    rope = GOLDEN["config"]["rope_parameters"] | dict(
+        factor=16.0, original_max_position_embeddings=16384, rope_theta=1e6
+    )
+    config = tf.Ministral3Config(head_dim=128, max_position_embeddings=262144, rope_parameters=dict(rope))
+    frequencies, scale = tf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+    ours = rotary.rope({"head_dim": 128, "rope_parameters": rope})
+    cos, sin = model.rotary(torch.ones(1, 1), 128, ours["rope_theta"], ours["rope_scaling"])
+    assert ours["rope_scaling"] == (16.0, 37.0, 17.0) and scale == 1
+    assert (torch.atan2(sin[0, 0, 0, 64:], cos[0, 0, 0, 64:]) / frequencies - 1).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A checkpoint in the published layout, of a tokenizer with letters."""
+    path = tmp_path_factory.mktemp("nemotron")
+    zoo.write(path / "tokenizer", "byte-level", "chatml", mask_token="<|mask|>", eos_token="<|im_end|>")
+    tok = tokenizers.load({"kind": "hf"}, path / "tokenizer")
+    content = GOLDEN["config"] | dict(vocab_size=tok.vocab_size, mask_token_id=tok.mask_id, eos_token_id=tok.eos_id)
+    facts = {"architecture": content["architectures"][0], "hf_config": content}
+    net = Transformer(Config(**families.FAMILIES[facts["architecture"]].config(content)))
+    torch.manual_seed(3)
+    weights = {n: torch.randn_like(p) * 0.3 if p.dim() > 1 else p for n, p in net.named_parameters()}
+    ckpt.save(path / "own", weights, net.config, tok, path / "tokenizer", "bd3lm", facts)
+    return path / "own"
+
+
+def test_what_is_saved_has_the_published_names_and_settings(path):
+    names = ["encoder.embed_tokens.weight", "encoder.norm.weight", "diffusion_head.weight"]
+    parts = [f"self_attn.{m}_proj" for m in "qkvo"] + [f"mlp.{m}_proj" for m in ("gate", "up", "down")]
+    parts += ["input_layernorm", "post_attention_layernorm"]
+    names += [f"encoder.layers.{i}.{part}.weight" for i in range(2) for part in parts]
+    assert safetensors.torch.load_file(path / "model.safetensors").keys() == set(names)
+    content = json.loads((path / "config.json").read_text())
+    assert (
+        content.items()
+        >= (GOLDEN["config"] | {k: content[k] for k in ("vocab_size", "mask_token_id", "eos_token_id")}).items()
+    )
+    again = ckpt.load(path)
+    assert (again.algorithm, again.facts["preset"], again.model.config.causal) == ("bd3lm", "nemotron", True)
+    assert (again.model.config.block_size, again.model.config.seq_len) == (8, 64)  # where queries begin to grow
+
+
+def test_one_checkpoint_is_sampled_in_three_modes(path, capsys):
+    said = [f"--checkpoint={path}", "--device=cpu", "--prompt=The user asks", "--max_new_tokens=24", "--temperature=0"]
+    said += ["--stop_at_eos=false"]
+    texts = {}
+    for mode in ("", "--algorithm=ar", "--verify", "--verify --behind=every", "--plain"):
+        sample.main([*said, *mode.split()])
+        out = capsys.readouterr().out
+        texts[mode] = out.split("-" * 60)[1], out.splitlines()[-1]
+        assert "preset: nemotron" in out
+    assert texts["--algorithm=ar"][0].split("-----")[0] == texts["--verify"][0].split("-----")[0]
+    assert texts["--verify --behind=every"][0].split("-----")[0] == texts["--verify"][0].split("-----")[0]
+    assert texts[""][0] != texts["--verify"][0] and "24 tokens in 24 forwards" in texts["--algorithm=ar"][1]
+    with pytest.raises(SystemExit, match="--infill .text with .MASK. holes|has no mask token"):
+        sample.main([*said[:2], "--infill=a [MASK] b", "--algorithm=ar"])
+    for words, more in (
+        ("opening=first asks clean text", []),
+        ("cannot judge its own drafts.*clean text is causal", ["--verify"]),
+    ):
+        base = ["--checkpoint=checkpoints/pydocs_mdlm", "--device=cpu", "--max_new_tokens=4", "--block_size=4"]
+        with pytest.raises(SystemExit, match=words):
+            sample.main(
+                [*(base if not more else base[:-1]), *([] if more else ["--algorithm=bd3lm", "--opening=first"]), *more]
+            )
+
+
+def test_training_leaves_clean_text_causal_and_takes_the_joint_loss(path):
+    source = ckpt.load(path)
+    s = SimpleNamespace(algorithm="bd3lm", anneal_iters=0)
+    settled = start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
+    assert settled.causal and settled.block_size == 8
+    source.algorithm = "ar"  # of which bd3lm makes another network
+    with pytest.raises(SystemExit, match="clean_weight is of a shifted network .*, or of a checkpoint that"):
+        start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
+    assert not start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {}).causal

@@ -130,15 +130,27 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(monkeypatch):
         run.settings(dict(budget=("3mim", "")))
 
 
-def test_a_run_spends_its_budget_and_no_more_through_all_its_stages():
+def test_a_run_spends_its_budget_and_no_more_through_all_its_stages_and_goes_on_where_it_was_stopped(tmp_path):
     values = dict(budget=("5e8", ""), n_embd=(16, ""), n_head=(2, ""), seq_len=(32, ""), vocab_size=(50, ""))
     values |= dict(stages=(("0:algorithm=ar seq_len=16", "0.5:algorithm=mdlm seq_len=32"), ""), ema=(0.9, ""))
     values |= dict(sides=(1, ""), conv=(1, ""))
     tokens = (torch.arange(400) % 7).numpy()
     model, log, facts = run.train(values, tokens, 49, say=lambda _: None)
     assert 4.5e8 < facts["flops"] <= 5e8 and log[-1]["loss"] < log[0]["loss"] and not model.config.causal
-    again, _, _ = run.train(values, tokens, 49, say=lambda _: None)
+    values["state"] = str(tmp_path / "run.pt"), ""
+
+    def stop(line):
+        if json.loads(line)["flops"] > 3e8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(values, tokens, 49, say=stop)
+    again, its_log, its_facts = run.train(values, tokens, 49, say=lambda _: None)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert [(x["step"], x["loss"]) for x in its_log] == [(x["step"], x["loss"]) for x in log]
+    assert its_facts["flops"] == facts["flops"]
+    with pytest.raises(SystemExit, match="run.pt is of another run; name another file with --state, or delete it"):
+        run.train(values | dict(seed=(2, "")), tokens, 49)
 
 
 def test_the_tables_say_what_the_records_do():

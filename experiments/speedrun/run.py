@@ -3,6 +3,7 @@
     python experiments/speedrun/run.py experiments/speedrun/base.py --seed=1
     python experiments/speedrun/run.py experiments/speedrun/base.py --budget=1min --conv=2 --name=conv
     python experiments/speedrun/run.py RECIPE.py --seed=1 --record=01-quickstart      keeps it under records/
+    python experiments/speedrun/run.py RECIPE.py --state=out/speedrun/run.pt          goes on where it was stopped
     python experiments/speedrun/run.py --tables                                       brings README.md's up to date
 
 The rules. Text is `pydocs`; a recipe chooses everything else: network, vocabulary, loss, schedule, optimiser. What is
@@ -14,6 +15,7 @@ the bound in bits per byte, and the exact likelihood in confidence order of some
 
 import difflib
 import hashlib
+import io
 import json
 import math
 import platform
@@ -34,10 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.speedrun.network import Levers, Network, forward_flops, muon_flops  # noqa: E402
 from model import Config  # noqa: E402
 from nanodlm import algorithms, attention, configurator, console, corpus, noise, optim  # noqa: E402
-from nanodlm.bounds import Amount, Below1, Positive, Seed, Size, Unit, Whole, Word, check  # noqa: E402
+from nanodlm.bounds import Amount, Below1, Place, Positive, Seed, Size, Unit, Whole, Word, check  # noqa: E402
 from nanodlm.decode import pad  # noqa: E402
 from nanodlm.device import pick_dtype  # noqa: E402
-from nanodlm.files import ROOT, check_directory, replace_file  # noqa: E402
+from nanodlm.files import ROOT, check_directory, check_file, replace_file  # noqa: E402
 from nanodlm.likelihood import mean_and_error  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -72,6 +74,7 @@ class Recipe:
     source: str = ""  # who had the idea
     record: str = ""  # directory of a record, as 01-quickstart, to which this seed is added
     out: str = "out/speedrun"  # bits of every span go there, for comparisons
+    state: Place = ""  # a file that keeps the run at every twentieth of the budget, to go on from if it is there
 
     def __post_init__(self):
         check(self)
@@ -185,6 +188,24 @@ def autocast():
     return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
 
+def identity(values):
+    """What a run is: all that was said of it, but for what becomes of it."""
+    after = ("masks", "exact", "name", "base", "source", "record", "out", "state")
+    return {key: str(value) for key, (value, _) in sorted(values.items()) if key not in after}
+
+
+def resume(file, values, parts, average):
+    """Put what a file kept into the parts of a run and the average of its weights; the rest of it, a dict."""
+    there = torch.load(file, weights_only=True)
+    if there.pop("values") != identity(values):
+        sys.exit(f"{file} is of another run; name another file with --state, or delete it")
+    for name, part in parts.items():
+        part.load_state_dict(there.pop(name))
+    for name, kept in there.pop("average").items():
+        average[name].copy_(kept)
+    return there
+
+
 def train(values, tokens, mask_id, say=print):
     """Spend the budget. Returns the network, with the average of its weights where one is kept, and the log."""
     r, config, levers, _, _ = settings(values, 1.0)  # the network of the end: its tables are there from the beginning
@@ -204,6 +225,11 @@ def train(values, tokens, mask_id, say=print):
 
     hook = model.register_forward_pre_hook(count, with_kwargs=True)
     spent, cost, step, total, begin = 0.0, 0.0, 0, 0.0, time.process_time()
+    file, parts = r.state and Path(r.state), dict(model=model, adamw=adamw, muon=muon)
+    if file and file.exists():
+        there = resume(file, values, parts, average)
+        spent, cost, step, total, log = (there[key] for key in ("spent", "cost", "step", "total", "log"))
+        begin -= there["seconds"]
     while spent + cost <= r.flops:
         done = spent / r.flops
         r, config, _, options, algorithm = settings(values, done)
@@ -230,6 +256,12 @@ def train(values, tokens, mask_id, say=print):
             since = step - (log[-1]["step"] if log else 0)
             log.append(dict(step=step, flops=spent, seconds=round(time.process_time() - begin, 1)))
             log[-1]["loss"], total = round(total / since, 4), 0.0
+            if file:
+                there = dict(spent=spent, cost=cost, step=step, total=total, log=log, average=average)
+                there |= dict(values=identity(values), seconds=time.process_time() - begin)
+                content = io.BytesIO()
+                torch.save(there | {name: part.state_dict() for name, part in parts.items()}, content)
+                replace_file(file, content.getvalue())
             say(json.dumps(log[-1]))
     hook.remove()
     if not math.isfinite(loss.item()):
@@ -350,6 +382,7 @@ def main(argv):
     tokenizer = corpus.load_tokenizer(path, meta)
     values["vocab_size"] = tokenizer.vocab_size, "the vocabulary"
     check_directory(r.out, "out")
+    check_file(r.state, "state")
     texts = spans()
     model, log, facts = train(values, np.array(corpus.load_tokens(path, "train", meta)), tokenizer.mask_id)
     *_, algorithm = settings(values, 1.0)
@@ -374,6 +407,8 @@ def main(argv):
         line |= dict(difference=round(apart.mean, 4), difference_error=round(apart.error, 4), track=said)
         with (HERE / "trials.jsonl").open("a") as f:
             f.write(json.dumps(line | result) + "\n")
+    if r.state:
+        Path(r.state).unlink(missing_ok=True)
     if r.record:
         keep(HERE / "records" / said / r.record, configurator.files(argv)[0], r.seed, result, log)
     print(json.dumps(result))

@@ -35,20 +35,22 @@ NETS = [transformer(i, dtype, **keys) for i, keys in enumerate(SHAPES) for dtype
 BLOCKS = {s: [transformer(s, torch.float64, block_size=s, **keys) for keys in SHAPES[:3]] for s in (1, 3, 16)}
 for s in (3, 16):
     BLOCKS[s] += [transformer(s, torch.float64, block_size=s, shift=True, **keys) for keys in SHAPES[:2]]
+    BLOCKS[s] += [transformer(s, torch.float64, block_size=s, shift=True, two_way=True)]
 
 token = st.integers(0, VOCAB - 2)
 prompts = st.lists(st.lists(token | st.just(MASK), max_size=8), min_size=1, max_size=4)
 choices = dict(
     max_new_tokens=st.integers(0, 7),
     steps=st.integers(0, 12),
-    order=st.sampled_from(["confidence", "margin", "entropy", "random"]),
+    order=st.sampled_from(["confidence", "margin", "entropy", "random", "left_to_right"]),
     quota=st.sampled_from(["steps", "threshold", "ancestral"]),
     schedule=st.sampled_from(["linear", "cosine", "poly2"]),
     threshold=st.sampled_from([0.0, 0.2, 0.4, 1.0]),
     temperature=st.sampled_from([0.0, 0.7, 1.0]),
     seed=st.integers(0, 2**40),
 )
-sampling = st.fixed_dictionaries(choices).filter(lambda o: o["order"] != "random" or o["quota"] != "threshold")
+blind = ("random", "left_to_right")
+sampling = st.fixed_dictionaries(choices).filter(lambda o: o["order"] not in blind or o["quota"] != "threshold")
 ends = st.sampled_from([None, EOS, (EOS, 3)])
 many = settings(max_examples=150, deadline=None)
 
@@ -98,10 +100,16 @@ def test_a_row_takes_the_steps_it_was_given_and_one_token_each_where_these_are_a
     st.sampled_from([0, 4, 9]),
     st.sampled_from(["kept", "block", "none"]),
     st.none() | st.integers(2, 9),
+    st.sampled_from([0, 0, 1, 4, 8]),
+    st.sampled_from(["rule", "next"]),
 )
-def test_block_diffusion_samples_the_same_tokens_under_every_cache(sized, rows, options, eos_id, window, cache, stop):
-    """Beyond the context, too, through a window; and where somebody says after a block that this is enough."""
+def test_block_diffusion_samples_the_same_tokens_under_every_cache(
+    sized, rows, options, eos_id, window, cache, stop, part, opening
+):
+    """Beyond the context, too, through a window; where somebody says after a block that this is enough; and where
+    blocks are revealed in parts."""
     size, net = sized
+    options = options | dict(sub_block=0 if size % (part or 1) else part, opening=opening)
     window = max(size, window) if window else 0
     if net.config.position != "learned":
         options |= {"max_new_tokens": 3 * options["max_new_tokens"]}
