@@ -43,6 +43,7 @@ REFUSED = {
     "--compile": "compile=True needs cache=dual",
     "--window=8": "unknown key 'window'",
     "--overhang": "unknown key 'overhang'",
+    "--sub_block=8": "unknown key 'sub_block'",
     "--edit_steps=2": "edit_steps=2 .* edit_threshold=1, which edits nothing",
     "--threshold=0.5 --edit_threshold=0.9": "edit_threshold=0.9 is above threshold=0.5: no token may need more",
     "--edit_threshold=0.5 --order=margin": "edit_threshold=0.5 does not go with order=margin: it needs",
