@@ -51,7 +51,7 @@ class SampleOptions:
     last: tuple[Whole, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
     lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
-    opening: Literal["rule", "first"] = "rule"  # cached: a block's first pass reveals as ruled, or its first mask alone
+    opening: Literal["rule", "first"] = "rule"  # cache: a block's first pass reveals as ruled, or its first mask alone
     compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
     seed: Seed = 0  # row i of a call draws from seed and i alone
@@ -87,9 +87,9 @@ class SampleOptions:
                 f"edit_threshold={self.edit_threshold} is above threshold={self.threshold}: no token may need more "
                 "certainty to be replaced than to be written; lower the first, or raise the second"
             )
-        if self.opening == "first" and (self.cache == "none" or self.quota == "ancestral"):
+        if self.opening == "first" and (self.cache not in ("prefix", "dual") or self.quota == "ancestral"):
             why = f"cache={self.cache}" if self.quota != "ancestral" else "quota=ancestral"
-            raise ValueError(f"opening=first is of what is cached: Dream's (Fast-dLLM) and Nemotron's, not {why}")
+            raise ValueError(f"opening=first is Dream's with cache=prefix or dual (Fast-dLLM), not {why}")
         if self.compile and self.cache != "dual":
             raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
         mask_rate(torch.ones(1), rates(self.schedule))
