@@ -72,11 +72,12 @@ class SampleOptions:
             why = "capped=True, which says at most" if self.capped else f"quota={self.quota}"
             raise ValueError(f"least={self.least} is defined for quota=threshold only, not {why}")
         edited = self.edit_threshold < 1
-        if edited and self.quota == "p2":
-            raise ValueError("quota=p2 decides itself which tokens stay; leave out edit_threshold")
-        if edited and (self.order != "confidence" or self.quota == "ancestral"):
-            why = f"order={self.order}" if self.order != "confidence" else "quota=ancestral, which has remask"
-            raise ValueError(f"edit_threshold={self.edit_threshold} needs order=confidence, not {why}")
+        lacks = {f"order={self.order}": self.order != "confidence", "opening=first": self.opening == "first"}
+        lacks["quota=p2, which decides itself which tokens stay"] = self.quota == "p2"
+        lacks["quota=ancestral, which has remask"] = self.quota == "ancestral"
+        if why := edited and [k for k, v in lacks.items() if v]:
+            needs = "it needs order=confidence and opening=rule"
+            raise ValueError(f"edit_threshold={self.edit_threshold} does not go with {why[0]}: {needs}")
         if self.edit_ids and (len(self.edit_ids) != 2 or self.temperature or self.quota != "threshold" or not edited):
             raise ValueError(
                 f"edit_ids={self.edit_ids} must be two ids, beside quota=threshold, temperature=0 and an edit_threshold"

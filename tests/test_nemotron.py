@@ -26,7 +26,7 @@ import model
 import sample
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import families, fast_bd3lm, introspect, noise, rotary, start
+from nanodlm import config_json, families, fast_bd3lm, introspect, noise, start
 from nanodlm import tokenizer as tokenizers
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "nemotron.json").read_text())
@@ -160,7 +160,7 @@ def test_yarn_is_transformers_own_for_the_released_sizes():
     )
     config = tf.Ministral3Config(head_dim=128, max_position_embeddings=262144, rope_parameters=dict(rope))
     frequencies, scale = tf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
-    ours = rotary.rope({"head_dim": 128, "rope_parameters": rope})
+    ours = config_json.rope({"head_dim": 128, "rope_parameters": rope})
     cos, sin = model.rotary(torch.ones(1, 1), 128, ours["rope_theta"], ours["rope_scaling"])
     assert ours["rope_scaling"] == (16.0, 37.0, 17.0) and scale == 1
     assert (torch.atan2(sin[0, 0, 0, 64:], cos[0, 0, 0, 64:]) / frequencies - 1).abs().max() < 1e-5
@@ -211,23 +211,25 @@ def test_one_checkpoint_is_sampled_in_three_modes(path, capsys):
     assert texts[""][0] != texts["--verify"][0] and "24 tokens in 24 forwards" in texts["--algorithm=ar"][1]
     with pytest.raises(SystemExit, match="--infill .text with .MASK. holes|has no mask token"):
         sample.main([*said[:2], "--infill=a [MASK] b", "--algorithm=ar"])
-    for words, more in (
-        ("opening=first asks clean text", []),
-        ("cannot judge its own drafts.*clean text is causal", ["--verify"]),
+    ours = ["--checkpoint=checkpoints/pydocs_mdlm", "--device=cpu", "--max_new_tokens=4"]
+    with pytest.raises(SystemExit, match="cannot judge its own drafts.* or whose clean text is causal"):
+        sample.main([*ours, "--verify"])
+    with pytest.raises(
+        SystemExit, match="opening=first asks clean text for its next token, which this network does not"
     ):
-        base = ["--checkpoint=checkpoints/pydocs_mdlm", "--device=cpu", "--max_new_tokens=4", "--block_size=4"]
-        with pytest.raises(SystemExit, match=words):
-            sample.main(
-                [*(base if not more else base[:-1]), *([] if more else ["--algorithm=bd3lm", "--opening=first"]), *more]
-            )
+        sample.main([*ours, "--algorithm=bd3lm", "--block_size=4", "--opening=first"])
 
 
-def test_training_leaves_clean_text_causal_and_takes_the_joint_loss(path):
+def test_training_leaves_clean_text_causal_or_makes_it_so_where_that_is_asked_for(path):
     source = ckpt.load(path)
-    s = SimpleNamespace(algorithm="bd3lm", anneal_iters=0)
-    settled = start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
-    assert settled.causal and settled.block_size == 8
-    source.algorithm = "ar"  # of which bd3lm makes another network
-    with pytest.raises(SystemExit, match="clean_weight is of a shifted network .*, or of a checkpoint that"):
-        start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
-    assert not start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {}).causal
+
+    def settled(algorithm, **said):
+        source.algorithm = algorithm
+        s = SimpleNamespace(algorithm="bd3lm", anneal_iters=0)
+        said = {k: (v, "the command line") for k, v in said.items()}
+        return start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, said).causal
+
+    assert settled("bd3lm", clean_weight="3") and settled("ar", clean_weight="3", causal="true")
+    assert not settled("ar") and not settled("bd3lm", causal="false")
+    with pytest.raises(SystemExit, match="clean_weight is of a shifted network .* clean text causally .--causal=true"):
+        settled("ar", clean_weight="3")
