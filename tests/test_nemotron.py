@@ -26,7 +26,7 @@ import model
 import sample
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import families, fast_bd3lm, introspect, noise, rotary, start
+from nanodlm import config_json, families, fast_bd3lm, introspect, noise, start
 from nanodlm import tokenizer as tokenizers
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "nemotron.json").read_text())
@@ -160,7 +160,7 @@ def test_yarn_is_transformers_own_for_the_released_sizes():
     )
     config = tf.Ministral3Config(head_dim=128, max_position_embeddings=262144, rope_parameters=dict(rope))
     frequencies, scale = tf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
-    ours = rotary.rope({"head_dim": 128, "rope_parameters": rope})
+    ours = config_json.rope({"head_dim": 128, "rope_parameters": rope})
     cos, sin = model.rotary(torch.ones(1, 1), 128, ours["rope_theta"], ours["rope_scaling"])
     assert ours["rope_scaling"] == (16.0, 37.0, 17.0) and scale == 1
     assert (torch.atan2(sin[0, 0, 0, 64:], cos[0, 0, 0, 64:]) / frequencies - 1).abs().max() < 1e-5
