@@ -1,8 +1,9 @@
 """config/sudoku_mdlm.py's network, data and iterations by uniform noise: does it pay that any cell can be corrected?
 
 Data      python data/sudoku/prepare.py  (no solution of a validation puzzle occurs in training)
-Hardware  one CPU core with bfloat16
-          python eval.py --checkpoint=out/sudoku_udlm --temperature=0 --steps=8
+Hardware  one CPU core with bfloat16, about as long as that one (2026-11-29, a core shared with other work)
+Expected  97.2 % of 1000 held-out puzzles solved in 16 steps, 89.3 % in 2; the table is in docs/uniform.md
+          python eval.py --checkpoint=out/sudoku_udlm --temperature=0
 """
 
 dataset = "sudoku"

@@ -72,7 +72,7 @@ class SampleOptions:
             why = "capped=True, which says at most" if self.capped else f"quota={self.quota}"
             raise ValueError(f"least={self.least} is defined for quota=threshold only, not {why}")
         edited = self.edit_threshold < 1
-        lacks = {f"order={self.order}": self.order != "confidence", "opening=first": self.opening == "first"}
+        lacks = {f"order={self.order}": self.order != "confidence", f"opening={self.opening}": self.opening != "rule"}
         lacks["quota=p2, which decides itself which tokens stay"] = self.quota == "p2"
         lacks["quota=ancestral, which has remask"] = self.quota == "ancestral"
         if why := edited and [k for k, v in lacks.items() if v]:

@@ -124,7 +124,7 @@ def commands():
         for block in re.findall(r"^```\w*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M):
             for line in block.replace("\\\n", " ").splitlines():
                 line = re.sub(r"^(\$ )?(\w+=\S+ )*", "", line.split("  #")[0].strip())
-                if re.match(r"(python|torchrun) ", line):
+                if re.match(r"(python|torchrun) (?!-m sglang)", line):
                     line = re.sub(r"^python -m ([\w.]+)", lambda m: f"python {m[1].replace('.', '/')}.py", line)
                     words = shlex.split(line)
                     found.add(tuple(words[next(i for i, w in enumerate(words) if w.endswith(".py")) :]))

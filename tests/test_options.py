@@ -69,7 +69,7 @@ REFUSED = {
     "--block_size=0 --lookahead=false": "lookahead=False .* block_size=0",
     "--capped": "capped=True is defined for quota=threshold only, not quota=steps",
     "--threshold=0.8 --capped --schedule=cosine": "schedule=cosine .* quota=threshold",
-    "--opening=first": "opening=first is of what is cached: .* not cache=none",
+    "--opening=first": "opening=first is Dream.s with cache=prefix or dual .*, not cache=none",
     "--remask=0.1": "remask=0.1 is defined for quota=ancestral",
     "--quota=ancestral --remask_from=0.5": "remask_from=0.5 .* remask=0",
 }
