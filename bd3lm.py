@@ -306,10 +306,11 @@ def generate(
     """
     o, size, out = options, options.block_size or trained_block_size(model), Output([], [])
     window, part = o.window or model.config.seq_len, part_of(size, o)
+    own = model.config.causal and not model.config.shift  # then what stands before a block can say its first token
     xs = [F.pad(noise.home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, (prompt, x) in enumerate(zip(prompts, xs)):
         hole, end, clock, forwards, events = x == mask_id, len(x), 0, 0, []
-        origin = int(hole.long().argmax()) % size if model.config.causal and not model.config.shift else 0
+        origin = int(hole.long().argmax()) % size if own else 0
         parts, holes = ((hole.nonzero()[:, 0] - origin) // part).unique(return_counts=True)
         # What follows a text within its last block stays hidden for good: seen as masks, as in training.
         more = origin + whole_blocks(len(x) - origin, size, model.config.seq_len - origin) - len(x)
@@ -321,8 +322,10 @@ def generate(
             _, logits_at = logits_of(model, canvas, k * part // size, size, window, origin)
             mine, keys = hole & (position // part == k), dict(row=i if numbers is None else int(numbers[i]))
             for now, n in ((mine & first, 1), (mine & ~first, steps)):
+                before = own and origin + k * part > 0 and bool((now & first).any())
+                asked = (lambda x, at, ask=logits_at: ask(x, at - 1)) if before else logits_at
                 for at, logp in mdlm.denoise(
-                    model, logits_at, canvas, now, o, mask_id=mask_id, steps=o.steps and n, **keys
+                    model, asked, canvas, now, o, mask_id=mask_id, steps=o.steps and n, **keys
                 ):
                     forwards += len(at) > 0
                     events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]

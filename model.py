@@ -51,7 +51,7 @@ class Config:
     head_dense: Literal["none", "plain", "bias"] = "none"  # a dense layer, GELU and norm before the output head (BERT)
     head_bias: bool = False  # bias of the output head (BERT)
     tied: bool = False  # the output head is the embedding matrix
-    causal: bool = False  # attend to the past only; set by the algorithm when training
+    causal: bool = False  # attend to the past only; set by the algorithm when training. bd3lm: where nothing is hidden
     shift: bool = False  # output i-1 predicts token i, as in Dream and every converted AR model
     window: Whole = 0  # local layers see |i - j| <= window; 0 means all layers are global
     global_every: Whole = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local

@@ -23,6 +23,7 @@ dataset = "tulu3"
 init_from = "nvidia/Nemotron-Labs-Diffusion-3B-Base"
 out_dir = "out/nemotron_lora"
 
+causal = True  # where nothing is hidden
 block_size = 32
 seq_len = 2048
 fill = 32

@@ -28,7 +28,7 @@ class SampleOptions:
     block_size: Whole = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
     steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
     order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
-    quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral"] = "steps"  # how many per step
+    quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral", "p2"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream
     threshold: Amount = 0.9  # quota=threshold: reveal every position at least this sure
     capped: bool = False  # quota=threshold: … but so far no more than equal steps would have; at least one a step
@@ -51,14 +51,14 @@ class SampleOptions:
     last: tuple[Whole, ...] = ()  # token ids revealed after all others (LLaDA does so with the two end tokens)
     lookahead: bool = True  # later blocks are seen, as masks; false: the canvas ends with this block (iLLaDA, bd3lm)
     cache: Literal["none", "prefix", "dual"] = "none"  # keys and values kept within a block: those before it, or all
-    opening: Literal["rule", "first"] = "rule"  # cached: a block's first pass reveals as ruled, or its first mask alone
+    opening: Literal["rule", "first"] = "rule"  # cache: a block's first pass reveals as ruled, or its first mask alone
     compile: bool = False  # cache=dual: steps within a block through torch.compile, on a GPU as CUDA graphs
     exact: bool = False  # certainty as published code computes it: in the network's dtype, the mask token included
     seed: Seed = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):
         check(self)
-        if self.order in BLIND and self.quota in ("threshold", "factor", "entropy_bound"):
+        if self.order in BLIND and self.quota in ("threshold", "factor", "entropy_bound", "p2"):
             raise ValueError(
                 f"quota={self.quota} needs a measure of certainty: use order=confidence, margin or entropy"
             )
@@ -72,9 +72,12 @@ class SampleOptions:
             why = "capped=True, which says at most" if self.capped else f"quota={self.quota}"
             raise ValueError(f"least={self.least} is defined for quota=threshold only, not {why}")
         edited = self.edit_threshold < 1
-        if edited and (self.order != "confidence" or self.quota == "ancestral"):
-            why = f"order={self.order}" if self.order != "confidence" else "quota=ancestral, which has remask"
-            raise ValueError(f"edit_threshold={self.edit_threshold} needs order=confidence, not {why}")
+        lacks = {f"order={self.order}": self.order != "confidence", f"opening={self.opening}": self.opening != "rule"}
+        lacks["quota=p2, which decides itself which tokens stay"] = self.quota == "p2"
+        lacks["quota=ancestral, which has remask"] = self.quota == "ancestral"
+        if why := edited and [k for k, v in lacks.items() if v]:
+            needs = "it needs order=confidence and opening=rule"
+            raise ValueError(f"edit_threshold={self.edit_threshold} does not go with {why[0]}: {needs}")
         if self.edit_ids and (len(self.edit_ids) != 2 or self.temperature or self.quota != "threshold" or not edited):
             raise ValueError(
                 f"edit_ids={self.edit_ids} must be two ids, beside quota=threshold, temperature=0 and an edit_threshold"
@@ -84,9 +87,9 @@ class SampleOptions:
                 f"edit_threshold={self.edit_threshold} is above threshold={self.threshold}: no token may need more "
                 "certainty to be replaced than to be written; lower the first, or raise the second"
             )
-        if self.opening == "first" and (self.cache == "none" or self.quota == "ancestral"):
+        if self.opening == "first" and (self.cache not in ("prefix", "dual") or self.quota == "ancestral"):
             why = f"cache={self.cache}" if self.quota != "ancestral" else "quota=ancestral"
-            raise ValueError(f"opening=first is of what is cached: Dream's (Fast-dLLM) and Nemotron's, not {why}")
+            raise ValueError(f"opening=first is Dream's with cache=prefix or dual (Fast-dLLM), not {why}")
         if self.compile and self.cache != "dual":
             raise ValueError("compile=True needs cache=dual, whose steps all have one shape")
         mask_rate(torch.ones(1), rates(self.schedule))
@@ -183,7 +186,7 @@ def decode(
     current = torch.zeros(B, dtype=torch.int64)  # the row is in block blocks[i, current[i]]
     step, after = torch.zeros_like(current), torch.zeros_like(current)  # within that block; once nothing was hidden
     forwards, events, clock = torch.zeros_like(current), [[] for _ in range(B if trace else 0)], 0
-    edited, moving = o.edit_threshold < 1, {}
+    edited, p2, moving = o.edit_threshold < 1, o.quota == "p2", {}
     levenshtein.check(o, given, hole)
 
     alive, ends = hole.any(1), lengths.clone()
@@ -194,7 +197,7 @@ def decode(
         in_block = hole[index] & (position < L)
         in_block, lead = first_alone(in_block, x[index] == mask_id, position - origin[r, None], o)
         hidden = (x[index] == mask_id) & in_block
-        shown = in_block & ~hidden if edited else torch.zeros_like(hidden)  # and may change
+        shown = in_block & ~hidden if edited or p2 else torch.zeros_like(hidden)  # and may change
         steps = torch.where(lead, 1, most[r, current[r]]) if o.steps else in_block.sum(1).clamp(min=1)
         key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
         wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
@@ -207,8 +210,8 @@ def decode(
             if o.edit_ids:
                 chosen, tokens, chance = levenshtein.choose(model, read, looked, old, o, mask_id, moving, r)
             else:
-                chosen, tokens, chance = choose(model, read, looked, old, position, key, count, o, mask_id, trace)
-            if wanted.any() and not chosen.any() and not o.edit_ids:  # or this would go on for ever
+                chosen, tokens, chance = choose(model, read, looked, old, position, key, count, drop, o, mask_id, trace)
+            if wanted.any() and not chosen.any() and not o.edit_ids and not p2:  # or this would go on for ever
                 raise ValueError("no token can be chosen: the network's logits are not finite numbers")
             write(x, r, position, chosen, tokens, chance, events, clock)
         write(x, r, position, drop, torch.tensor(mask_id), torch.tensor(0.0), events, clock)
@@ -233,7 +236,7 @@ def decode(
         alive[r] = current[r] < num_blocks[r]
         if eos_id is not None:
             ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
-            alive[r] &= ~(ended & done if o.remask or edited else ended)
+            alive[r] &= ~(ended & done if o.remask or edited or p2 else ended)
         for i in r[done & alive[r]].tolist() if until else ():
             begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
             if until(x[i, :end], begin, size):
@@ -287,6 +290,8 @@ def without_logits(options, key, position, hidden, in_block, step, steps):
     count = quota(masks, left, step, steps, o.schedule)
     if o.capped:
         count = left - masks + masks * torch.minimum(step + 1, steps) // steps
+    if o.quota == "p2":
+        count = masks - (masks.float() * (1 - (step + 1).double() / steps).float()).floor().long()
     if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
         count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
         hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
@@ -295,11 +300,13 @@ def without_logits(options, key, position, hidden, in_block, step, steps):
     return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
 
 
-def choose(model, read, wanted, old, position, key, count, options, mask_id, trace):
+def choose(model, read, wanted, old, position, key, count, drop, options, mask_id, trace):
     """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
     probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers. Those that hold a token
     already (`old`, int64 (R, W), masks elsewhere) take another of which the network is surer than edit_threshold
-    (LLaDA2.1, arXiv 2602.08676, eq. 2).
+    (LLaDA2.1, arXiv 2602.08676, eq. 2). quota=p2: of all that are to be filled in, those already filled too, the
+    `count` surest stay or are revealed, and the others are hidden, or hidden again, as `drop` (bool, R, W) then says
+    (P2, arXiv 2502.03540, with the network as its own planner).
 
     Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
     o, V, n = options, model.config.vocab_size, int(wanted.sum())
@@ -331,7 +338,12 @@ def choose(model, read, wanted, old, position, key, count, options, mask_id, tra
     w = uniform(*key, 2, position) if o.order_temperature else None
     slack = 0.0 if o.exact else resolution(model)
     sure, shown = scatter(sure, wanted), wanted & (old != mask_id)
-    chosen = choose_positions(sure, wanted & ~shown, o, count, w, slack)
+    if o.quota == "p2":
+        stay = top_per_row(sure, count, slack)
+        drop |= shown & ~stay
+        chosen = stay & ~shown
+    else:
+        chosen = choose_positions(sure, wanted & ~shown, o, count, w, slack)
     if o.edit_threshold < 1:
         chosen |= shown & (sure > o.edit_threshold) & (old != old.masked_scatter(wanted, tokens))
     index = chosen[wanted].nonzero()[:, 0]

@@ -76,7 +76,7 @@ class SampleOptions(decode.SampleOptions):
     overhang: bool = False  # bd3lm: the last block is written to its end, and cut there where the text ends (LLaDA2.x)
     cache: Literal["kept", "parts", "block", "none"] = "kept"  # bd3lm: parts: with sub_block; block, none: to compare
     sub_block: Whole = 0  # bd3lm: reveal a block in parts of this many tokens, left to right; 0 means all of it at once
-    opening: Literal["rule", "first", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own
+    opening: Literal["rule", "next"] = "rule"  # bd3lm: next: a block's first token is a part of its own
 
     def __post_init__(self):
         if self.compile:
@@ -116,13 +116,12 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache != "none")
         begin = (begin - int(config.shift)).clamp(min=0)  # shifted, the token before predicts the first
-        opening = pending & (o.opening == "first")  # what is clean says the first hole's token, and no mask is read
-        clean = torch.where(opening, position.gather(1, wanted.long().argmax(1, keepdim=True))[:, 0], start)
-        stop = torch.minimum(start + size, ends[r])
-        end, alone = torch.where(opening, clean, stop), torch.zeros_like(active)
-        if config.shift and config.two_way:  # what the block before predicts is read as that is stored: no more passes
+        end = stop = torch.minimum(start + size, ends[r])
+        alone, own = torch.zeros_like(active), config.causal and not config.shift
+        if config.shift and config.two_way or own and o.opening == "next":
+            # What the text before a block predicts is read as that is stored: no more passes.
             alone = ~(wanted & (position != start[:, None])).any(1) & (start > 0)
-            end = torch.where(alone, torch.minimum(start + 1, end), end)
+            end = torch.where(alone, torch.minimum(start + int(config.shift), end), end)
         if o.cache == "parts":  # a pass over a part alone, as soon as its first token is known
             part = (seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
             seen_whole[r] = torch.where(active & ~alone, start, seen_whole[r])
@@ -134,25 +133,24 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
         i, j = wanted.nonzero(as_tuple=True)
-        rows = i * T + position[i, j] - begin[i] - opening[i].long()
+        rows = i * T + position[i, j] - begin[i] - alone[i].long() * own
         ids = x[r[:, None], p.clamp(min=0)]
         if o.cfg_scale:
             given = ~hole[r[:, None], p.clamp(min=0)]
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
             p = p.repeat(2, 1)
-        of_rows = (v.repeat(copies)[:, None, None] for v in (ends[r], zero, clean))
-        ids, p, rows, last, zero, clean = (to(v, device) for v in (ids, p, rows, *of_rows))
+        of_rows = (v.repeat(copies)[:, None, None] for v in (ends[r], zero, start))
+        ids, p, rows, last, zero, first = (to(v, device) for v in (ids, p, rows, *of_rows))
         k, q = torch.arange(x.shape[1], device=device)[cache.visible], p[:, :, None]
         q_block, k_block = (q - zero) // size, (k - zero) // size
         seen = k_block <= q_block  # (R, T, S)
         if config.causal or config.shift and not config.two_way:
-            seen = k <= q if config.shift else (k <= q) | seen & (q >= clean)
+            seen = k <= q if config.shift else (k <= q) | seen & (q >= first)
         q_end = torch.minimum((q_block + 1) * size + zero, last)
         mask = seen & (k >= q_end - window) | (q < 0)
         hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        more = (pending & ~opening & ~alone).long() * (o.cache != "none")
-        return decode.reader(model, hidden, o.cfg_scale, o.exact), more
+        return decode.reader(model, hidden, o.cfg_scale, o.exact), (pending & ~alone).long() * (o.cache != "none")
 
     return logits_at
 
@@ -171,8 +169,8 @@ def generate(
     A text may be longer than the context; what lies before the window is then out of sight.
 
     num_forwards counts the storing of a block, or of the prompt, as a forward of its own, as it would be in a sampler
-    that does not fuse it with the next step. With opening=first, for causal networks, it is: what is stored says the
-    block's first token, as the autoregressive network that it is, before masks say the others (2607.05722).
+    that does not fuse it with the next step. With opening=next, where what is stored predicts a block's first token, it
+    is the forward that does so.
     """
     o, config = options, model.config
     size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
@@ -181,8 +179,6 @@ def generate(
     part_of(size, o)
     if window < size:
         raise ValueError(f"window={window} is smaller than a block of {size} tokens")
-    if o.opening == "first" and (config.shift or not config.causal):
-        raise ValueError("opening=first asks clean text for its next token, which this network does not say")
     if config.block_size not in (0, size):
         warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
     if not any(len(p) + o.max_new_tokens for p in prompts):

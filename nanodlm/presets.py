@@ -100,6 +100,8 @@ def idle(options):
         found |= dict.fromkeys(("measure", "order_temperature", "last"), f"order={order}")
     if quota == "ancestral":
         found |= dict.fromkeys(("order", "measure", "last"), "quota=ancestral, which draws positions at random")
+    if quota == "p2":
+        found["schedule"] = "quota=p2, whose steps are equal"
     if quota != "steps":
         found["order_temperature"] = f"quota={quota}"
     if quota in SURE:

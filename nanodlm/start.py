@@ -103,11 +103,14 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"block_size={max(sizes)} exceeds the context, seq_len={seq_len}")
     if block_size and config.shift and min(sizes) < 2:
         sys.exit("block_size=1 of a shifted network is autoregression, which it is already; blocks begin at 2")
-    own = bool(block_size and source and source.algorithm == s.algorithm and config.causal)  # bd3lm of causal text
-    if "clean_weight" in said and not config.shift and not own:
+    # Blocks behind causal text: of a checkpoint that has them, or where they are asked for.
+    own = config.causal and (source is None or source.algorithm == s.algorithm)
+    own = configurator.parse(said["causal"][0], bool) if "causal" in said else own
+    own = bool(block_size and own and not config.shift)
+    if "clean_weight" in said and (not config.shift or config.two_way) and not own:
         sys.exit(
-            "clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true), or of a checkpoint "
-            "that reads clean text causally; leave it out"
+            "clean_weight is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true), or of one that reads "
+            "clean text causally (--causal=true); leave it out"
         )
     if block_size and source and not isinstance(source.model, Transformer):
         sys.exit(f"{source.path} runs through transformers, which has no attention by blocks; use --algorithm=mdlm")

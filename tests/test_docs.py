@@ -24,6 +24,7 @@ from experiments import (
     bench,
     compare,
     costs,
+    editing,
     gpu,
     losses,
     own_answers,
@@ -60,7 +61,7 @@ SMALL += ["--n_kv_head=0"]
 # Recipes that start from a released model, and the tiny one of its family that stands in for it. They take their steps
 # in test_hub.py, from the hub; here only where a page names them.
 FAMILY = {"llada": "llada", "dream": "dream", "gpt2": "gpt2", "qwen3": "qwen3", "qwen_coder": "qwen2"}
-FAMILY |= {"modernbert": "modernbert", "minilm": "bert", "smollm": "llama"}
+FAMILY |= {"modernbert": "modernbert", "minilm": "bert", "smollm": "llama", "nemotron": "nemotron"}
 RECIPES = [p.name for p in (ROOT / "config").glob("*.py") if not p.name.startswith(("eval_", *FAMILY))]
 
 
@@ -73,7 +74,7 @@ def two_steps_from_a_released_model(words, kind, out):
     """What `train.py words` does, with a tiny released model, which it converts, and with tiny conversations."""
     source, data = out / "source", out / "chat.jsonl"
     write(FAMILY[kind], source)
-    if kind in ("llada", "dream"):  # released with a chat template, and not converted
+    if kind in ("llada", "dream", "nemotron"):  # released with a chat template, and not converted
         template = (
             "{% for m in messages %}{{ m['content'] + (' <eos> ' if m['role'] == 'assistant' else ' ') }}{% endfor %}"
         )
@@ -123,7 +124,7 @@ def commands():
         for block in re.findall(r"^```\w*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M):
             for line in block.replace("\\\n", " ").splitlines():
                 line = re.sub(r"^(\$ )?(\w+=\S+ )*", "", line.split("  #")[0].strip())
-                if re.match(r"(python|torchrun) ", line):
+                if re.match(r"(python|torchrun) (?!-m sglang)", line):
                     line = re.sub(r"^python -m ([\w.]+)", lambda m: f"python {m[1].replace('.', '/')}.py", line)
                     words = shlex.split(line)
                     found.add(tuple(words[next(i for i, w in enumerate(words) if w.endswith(".py")) :]))
@@ -169,13 +170,15 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
     elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         fast = fast_udlm if "_udlm" in " ".join(args) else fast
+        drawn = fast if fast is fast_udlm else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
-            "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
+            "eval.py": [evaluation.Settings, tasks.Options, drawn.SampleOptions, fast_mdlm.LikelihoodOptions],
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
             "experiments/costs.py": [costs.Settings],
+            "experiments/editing.py": [editing.Settings],
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],

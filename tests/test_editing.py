@@ -207,8 +207,9 @@ def test_a_replay_shows_a_token_that_changes_as_changing():
     "options, said",
     [
         (dict(quota="threshold", threshold=0.5, edit_threshold=0.7), "edit_threshold=0.7 is above threshold=0.5"),
-        (dict(edit_threshold=0.5, order="entropy"), "edit_threshold=0.5 needs order=confidence, not order=entropy"),
-        (dict(edit_threshold=0.5, quota="ancestral"), "not quota=ancestral, which has remask"),
+        (dict(edit_threshold=0.5, order="entropy"), "edit_threshold=0.5 does not go with order=entropy: it needs"),
+        (dict(edit_threshold=0.5, quota="ancestral"), "does not go with quota=ancestral, which has remask"),
+        (dict(edit_threshold=0.5, opening="next"), "edit_threshold=0.5 does not go with opening=next"),
         (dict(least=2), "least=2 is defined for quota=threshold only, not quota=steps"),
         (dict(MOVES, edit_ids=(3,)), "edit_ids=.3,. must be two ids"),
         (dict(MOVES, temperature=1.0), "must be two ids, beside quota=threshold, temperature=0 and an edit_threshold"),

@@ -346,7 +346,8 @@ def test_answers_are_decoded_greedily_and_a_token_per_step_unless_published_othe
         assert o.schedule == ("dream" if dream else "linear")
         sure = recipe == "eval_nemotron" or any(word in label for word in ("_parallel", "_both", "_dual"))
         assert o.quota == ("threshold" if sure else "steps")
-        assert getattr(o, "opening", "rule") == ("first" if recipe == "eval_nemotron" else "rule")
+        blocks = recipe in ("eval_nemotron", "eval_fastdllm_v2")
+        assert getattr(o, "opening", "rule") == ("next" if blocks else "rule")
         assert o.lookahead == (PRESETS[recipe] != "illada")
         assert not o.cfg_scale and not o.exact
 

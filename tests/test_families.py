@@ -52,7 +52,7 @@ LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.
 LLAMA3 = dict(rope_parameters=LLAMA3 | dict(original_max_position_embeddings=16))
 LINEAR = dict(rope_type="linear", rope_theta=5000.0, factor=4.0)
 YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, beta_fast=4.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)
-YARN |= dict(original_max_position_embeddings=32, llama_4_scaling_beta=0.1)
+YARN |= dict(original_max_position_embeddings=64, llama_4_scaling_beta=0.1)
 TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
 MODERN_BIASED = MODERN_SIZES | BIASED | UNTIED | dict(norm_bias=True, classifier_bias=True)
 MODERN_BIASED |= dict(global_attn_every_n_layers=2)

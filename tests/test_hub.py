@@ -91,6 +91,7 @@ MODELS = {
     "Qwen/Qwen2.5-Coder-0.5B-Instruct": "qwen2 that chats",
     "GSAI-ML/LLaDA-8B-Base": "llada",
     "Dream-org/Dream-v0-Base-7B": "dream",
+    "nvidia/Nemotron-Labs-Diffusion-3B-Base": "nemotron",
 }
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -154,7 +155,7 @@ def put_model(path, kind):
         tiny.random_model(cls, config).save_pretrained(path)
     else:
         tiny.write(kind, path)
-    if kind in ("llada", "dream"):
+    if kind in ("llada", "dream", "nemotron"):
         tiny.words(path, mask_token=None, chat_template=TEMPLATE)
     for other in UNWANTED:
         (path / other).parent.mkdir(exist_ok=True)

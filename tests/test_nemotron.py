@@ -2,9 +2,10 @@
 
 golden/nemotron.json holds what the published code gave for a tiny network on 2026-11-29 (torch 2.13, transformers 5.17,
 CPU, fp32): `generate`, `ar_generate` and `linear_spec_generate` of the hub's modeling_nemotron_labs_diffusion.py, as
-publicly stored, on transformers' own Ministral 3, whose attention has the switch that NVIDIA's copy of it has (that
-copy, modeling_ministral.py, could not be had): in diffusion a block sees all that is given, or else what comes before.
-The pass of training has that file's block_diff mask. Weights are functions of their names.
+publicly stored, without its budget of thought, on transformers' own Ministral 3, whose attention has the switch that
+NVIDIA's copy of it has (that copy, modeling_ministral.py, could not be had): in diffusion a block sees all that is
+given, or else what comes before. The pass of training has that file's block_diff mask. Weights are functions of their
+names.
 """
 
 import json
@@ -26,13 +27,13 @@ import model
 import sample
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import families, fast_bd3lm, introspect, noise, rotary, start
+from nanodlm import config_json, families, fast_bd3lm, introspect, noise, start
 from nanodlm import tokenizer as tokenizers
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "nemotron.json").read_text())
 MASK, NEW = 63, 24
 PROMPTS = [torch.tensor(p) for p in GOLDEN["prompts"]]
-PUBLISHED = dict(quota="threshold", measure="token", temperature=0.0, opening="first")
+PUBLISHED = dict(quota="threshold", measure="token", temperature=0.0, opening="next")
 
 
 def weight(name, shape):
@@ -119,22 +120,18 @@ def test_self_speculation_writes_the_published_tokens_and_those_of_autoregressio
         assert tokens(out) == GOLDEN["ar"]
 
 
-@pytest.mark.parametrize("opening", ["rule", "first"])
+@pytest.mark.parametrize("opening", ["rule", "next"])
 @pytest.mark.parametrize("size", [4, 8])
 def test_the_plain_sampler_is_the_specification_of_blocks_behind_causal_text(size, opening):
-    """Without the published opening; in a batch, with holes in the prompt, beyond the context. With it, nothing that is
-    kept changes anything."""
+    """In a batch, with holes in the prompt, beyond the context, with and without the published opening."""
     texts = [*PROMPTS, torch.tensor([5, 6, MASK, MASK, 7, 8, MASK, 9, 10, 11, MASK, MASK])]
     net = Transformer(replace(NET.config, block_size=size, seq_len=24)).double()
     net.load_state_dict(NET.state_dict())
-    keys = dict(quota="threshold", threshold=0.1, temperature=0.7, seed=3)
-    if opening == "rule":
-        expected = bd3lm.generate(net, texts, bd3lm.SampleOptions(20, **keys), mask_id=MASK, eos_id=[4])
-    o = fast_bd3lm.SampleOptions(20, opening=opening, **keys)
-    for cache in ("kept", "block", "none")[: 3 if opening == "rule" else 2]:
-        out = fast_bd3lm.generate(net, texts, replace(o, cache=cache), mask_id=MASK, eos_id=[4])
-        expected = expected if opening == "rule" or cache == "block" else out
-        assert tokens(out) == tokens(expected)
+    keys = dict(quota="threshold", threshold=0.1, temperature=0.7, seed=3, opening=opening)
+    expected = bd3lm.generate(net, texts, bd3lm.SampleOptions(20, **keys), mask_id=MASK, eos_id=[4])
+    for cache in ("kept", "block", "none"):
+        o = fast_bd3lm.SampleOptions(20, cache=cache, **keys)
+        assert tokens(fast_bd3lm.generate(net, texts, o, mask_id=MASK, eos_id=[4])) == tokens(expected)
 
 
 def test_the_pass_of_training_is_the_published_one():
@@ -160,7 +157,7 @@ def test_yarn_is_transformers_own_for_the_released_sizes():
     )
     config = tf.Ministral3Config(head_dim=128, max_position_embeddings=262144, rope_parameters=dict(rope))
     frequencies, scale = tf.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
-    ours = rotary.rope({"head_dim": 128, "rope_parameters": rope})
+    ours = config_json.rope({"head_dim": 128, "rope_parameters": rope})
     cos, sin = model.rotary(torch.ones(1, 1), 128, ours["rope_theta"], ours["rope_scaling"])
     assert ours["rope_scaling"] == (16.0, 37.0, 17.0) and scale == 1
     assert (torch.atan2(sin[0, 0, 0, 64:], cos[0, 0, 0, 64:]) / frequencies - 1).abs().max() < 1e-5
@@ -211,23 +208,21 @@ def test_one_checkpoint_is_sampled_in_three_modes(path, capsys):
     assert texts[""][0] != texts["--verify"][0] and "24 tokens in 24 forwards" in texts["--algorithm=ar"][1]
     with pytest.raises(SystemExit, match="--infill .text with .MASK. holes|has no mask token"):
         sample.main([*said[:2], "--infill=a [MASK] b", "--algorithm=ar"])
-    for words, more in (
-        ("opening=first asks clean text", []),
-        ("cannot judge its own drafts.*clean text is causal", ["--verify"]),
-    ):
-        base = ["--checkpoint=checkpoints/pydocs_mdlm", "--device=cpu", "--max_new_tokens=4", "--block_size=4"]
-        with pytest.raises(SystemExit, match=words):
-            sample.main(
-                [*(base if not more else base[:-1]), *([] if more else ["--algorithm=bd3lm", "--opening=first"]), *more]
-            )
+    ours = ["--checkpoint=checkpoints/pydocs_mdlm", "--device=cpu", "--max_new_tokens=4"]
+    with pytest.raises(SystemExit, match="cannot judge its own drafts.* or whose clean text is causal"):
+        sample.main([*ours, "--verify"])
 
 
-def test_training_leaves_clean_text_causal_and_takes_the_joint_loss(path):
+def test_training_leaves_clean_text_causal_or_makes_it_so_where_that_is_asked_for(path):
     source = ckpt.load(path)
-    s = SimpleNamespace(algorithm="bd3lm", anneal_iters=0)
-    settled = start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
-    assert settled.causal and settled.block_size == 8
-    source.algorithm = "ar"  # of which bd3lm makes another network
-    with pytest.raises(SystemExit, match="clean_weight is of a shifted network .*, or of a checkpoint that"):
-        start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {"clean_weight": 1})
-    assert not start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, {}).causal
+
+    def settled(algorithm, **said):
+        source.algorithm = algorithm
+        s = SimpleNamespace(algorithm="bd3lm", anneal_iters=0)
+        said = {k: (v, "the command line") for k, v in said.items()}
+        return start.settle_blocks(s, source.model.config, [8], source, bd3lm, 64, said).causal
+
+    assert settled("bd3lm", clean_weight="3") and settled("ar", clean_weight="3", causal="true")
+    assert not settled("ar") and not settled("bd3lm", causal="false")
+    with pytest.raises(SystemExit, match="clean_weight is of a shifted network .* clean text causally .--causal=true"):
+        settled("ar", clean_weight="3")

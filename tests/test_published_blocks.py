@@ -1,4 +1,4 @@
-"""SDAR, Fast-dLLM v2 and iLLaDA as published: the same logits, the same tokens, the same scores.
+"""SDAR, Fast-dLLM v2, iLLaDA and Open-dCoder as published: the same logits, the same tokens, the same scores.
 
 golden/blocks.json holds what published code gave for tiny networks on 2026-11-29 (torch 2.13, transformers 4.53.3, CPU,
 fp32), with weights that are functions of their names, as in test_published.py:
@@ -10,6 +10,7 @@ Fast-dLLM v2  v2/generation_functions.py of github.com/NVlabs/Fast-dLLM, d259b48
 iLLaDA        generate.py of github.com/ML-GSAI/LLaDA, b7e6c35, with mask 5; around it the loops of pull request 134's
               var_generate and get_loglikelihood_confidence; on transformers' Llama, where everyone sees everyone: its
               own file was only read, and is the same network
+Open-dCoder   generation_utils.py of github.com/pengzhangzhi/Open-dLLM, 8b38787, on transformers' Qwen2 likewise
 Where the published code draws (multinomial), it was given the numbers that ours draws.
 """
 
@@ -27,7 +28,7 @@ from nanodlm.fast_bd3lm import SampleOptions
 from nanodlm.likelihood import LikelihoodOptions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "blocks.json").read_text())
-SDAR, FAST, ILLADA = (GOLDEN[which] for which in ("sdar", "fast_dllm_v2", "illada"))
+SDAR, FAST, ILLADA, DCODER = (GOLDEN[which] for which in ("sdar", "fast_dllm_v2", "illada", "open_dcoder"))
 MASK, STOP, MASK_5 = 63, 62, 5
 
 
@@ -46,7 +47,7 @@ def network(golden, mask):
     return model
 
 
-NETS = {"sdar": network(SDAR, MASK), "fast_dllm_v2": network(FAST, MASK), "illada": network(ILLADA, MASK_5)}
+NETS = {which: network(golden, MASK_5 if which == "illada" else MASK) for which, golden in GOLDEN.items()}
 
 
 torch.set_num_threads(1)
@@ -62,7 +63,7 @@ def case_id(case):
 
 @pytest.mark.parametrize("which", NETS)
 def test_the_logits_are_the_published_codes(which):
-    """In blocks from the text's start; Fast-dLLM v2's output i is asked for as that of token i + 1."""
+    """In blocks from the text's start; a shifted network's output i is asked for as that of token i + 1."""
     golden, net = GOLDEN[which], NETS[which]
     i, expected = torch.arange(len(golden["ids"])), torch.tensor(golden["logits"])
     size = net.config.block_size or len(i)
@@ -178,3 +179,15 @@ def test_illadas_score_is_its_evaluations():
         o = LikelihoodOptions("illada", seen_end=case["eos"])
         pair = [torch.tensor(case["prompt"])], [target]
         assert abs(fast_mdlm.log_likelihood(NETS["illada"], *pair, o, mask_id=MASK_5).item() - case["value"]) < 1e-4
+
+
+@pytest.mark.parametrize("case", DCODER["generate"], ids=case_id)
+def test_open_dcoders_samplers(case):
+    """Dream's, and P2, which hides again what has become unsure; in a ragged batch, where it has one prompt."""
+    k = case["options"]
+    order = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy", "p2": "confidence"}[k["alg"]]
+    o = dict(order=order, measure="draw", temperature=0.0, exact=True)
+    o |= dict(quota="p2") if k["alg"] == "p2" else dict(schedule="dream")
+    options = fast_mdlm.SampleOptions(k["max_new_tokens"], steps=k["steps"], **o)
+    out = fast_mdlm.generate(NETS["open_dcoder"], tensors(DCODER["prompts"]), options, mask_id=MASK)
+    assert [t.tolist() for t in out.tokens] == case["ids"]

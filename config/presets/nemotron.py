@@ -8,7 +8,7 @@
 # autoregressive model judges (published with --temperature=0).
 max_new_tokens = 512
 block_size = 32
-opening = "first"
+opening = "next"
 quota = "threshold"
 threshold = 0.9
 order = "confidence"
