@@ -170,9 +170,10 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
     elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         fast = fast_udlm if "_udlm" in " ".join(args) else fast
+        drawn = fast if fast is fast_udlm else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
-            "eval.py": [evaluation.Settings, tasks.Options, fast_bd3lm.SampleOptions, fast_mdlm.LikelihoodOptions],
+            "eval.py": [evaluation.Settings, tasks.Options, drawn.SampleOptions, fast_mdlm.LikelihoodOptions],
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],

@@ -3,8 +3,9 @@
 golden/nemotron.json holds what the published code gave for a tiny network on 2026-11-29 (torch 2.13, transformers 5.17,
 CPU, fp32): `generate`, `ar_generate` and `linear_spec_generate` of the hub's modeling_nemotron_labs_diffusion.py, as
 publicly stored, without its budget of thought, on transformers' own Ministral 3, whose attention has the switch that
-NVIDIA's copy of it has (that copy, modeling_ministral.py, could not be had): in diffusion a block sees all it is given,
-or else what comes before. The pass of training has that file's block_diff mask. Weights are functions of their names.
+NVIDIA's copy of it has (that copy, modeling_ministral.py, could not be had): in diffusion a block sees all that is
+given, or else what comes before. The pass of training has that file's block_diff mask. Weights are functions of their
+names.
 """
 
 import json
