@@ -3,8 +3,8 @@ times, on the same windows, as ar, bd3lm with blocks of 1, 4 and 16, and mdlm, a
 
 Data      python data/pydocs/prepare.py
 Hardware  2 CPU cores with bfloat16, 28 minutes
-Expected  1.82 (ar), 1.87 (blocks of 1), 2.22 (4), 2.24 (16), 2.36 (mdlm) bits per byte; and by itself,
-          --algorithm=udlm --t_shape=bell, 2.67; the table is in docs/numbers.md
+Expected  1.82 (ar), 1.87 (blocks of 1), 2.22 (4), 2.24 (16), 2.36 (mdlm) bits per byte, 2.67 with --algorithm=udlm
+          --t_shape=bell; the table is in docs/numbers.md
 """
 
 dataset = "pydocs"
