@@ -86,7 +86,7 @@ class Config:
         if not self.mlp_dim:
             self.mlp_dim = -(-8 * self.n_embd // 3 // 32) * 32 if self.mlp in ("swiglu", "geglu") else 4 * self.n_embd
         if self.position == "rope" and self.rope_dim % 2:
-            raise ValueError(f"rotated channels per head must be even, not {self.rope_dim}: change head_dim")
+            raise ValueError(f"rotated channels per head, {self.rope_dim}, must be even: head_dim x rope_fraction")
         self.expert_dim = self.expert_dim or max(1, self.mlp_dim // self.experts_per_token)
         check_settings(self)
 

@@ -198,7 +198,7 @@ def load_released(path, content, device, dtype, pickle, whole):
             hub.say(f"{path} is decoded by bd3lm: {said}")
     if algorithm == "diffusion_gemma":  # which has no mask: a hole in a text is an id that no token has
         return Checkpoint(model.eval(), replace(tokenizer, mask_id=model.config.vocab_size), algorithm, facts, path)
-    if model.config.causal and algorithm == "ar":
+    if model.config.causal and (algorithm == "ar" or not model.config.block_size):
         tokenizer = replace(tokenizer, mask_id=None)  # no begin-of-text, though its tokenizer may have a mask
     elif tokenizer.mask_id is None:
         sys.exit(f"{path}: neither config.json nor the tokenizer has a mask token, which diffusion needs")

@@ -28,7 +28,7 @@ MAY_CHANGE = (
     *("out_dir", "init_from", "convert", "overwrite", "preset", "random_weights"),  # where it is, how it began
     *("max_iters", "epochs", "stages", "anneal_iters"),  # how long, and what changes on the way
     *("learning_rate", "muon_learning_rate", "lr_schedule", "warmup_iters", "warmup_fraction", "min_lr_fraction"),
-    *("decay_fraction", "weight_decay", "beta1", "beta2", "grad_clip", "ema"),
+    *("decay_fraction", "weight_decay", "beta1", "beta2", "grad_clip", "balance", "ema"),
     *("eval_interval", "eval_windows", "eval_samples", "log_interval", "wandb_project", "tensorboard"),
     *("device", "dtype", "compile", "save_dtype", "sharding", "recompute", "patience"),  # how it is computed and kept
     "dataset",  # a name; what counts is the content

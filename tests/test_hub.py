@@ -92,6 +92,7 @@ MODELS = {
     "GSAI-ML/LLaDA-8B-Base": "llada",
     "Dream-org/Dream-v0-Base-7B": "dream",
     "nvidia/Nemotron-Labs-Diffusion-3B-Base": "nemotron",
+    "inclusionAI/LLaDA2.1-mini": "llada2",
 }
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -155,7 +156,7 @@ def put_model(path, kind):
         tiny.random_model(cls, config).save_pretrained(path)
     else:
         tiny.write(kind, path)
-    if kind in ("llada", "dream", "nemotron"):
+    if kind in ("llada", "dream", "nemotron", "llada2"):
         tiny.words(path, mask_token=None, chat_template=TEMPLATE)
     for other in UNWANTED:
         (path / other).parent.mkdir(exist_ok=True)

@@ -605,7 +605,7 @@ def test_sample_writes_block_by_block_beyond_the_context(trained, tmp_path, caps
     [
         (["--block_size=64"], "block_size=64 exceeds the context of 32"),
         (["--window=3"], "window=3 is smaller than a block of 4"),
-        (["--cache=sometimes"], "cache.*kept, block, none"),
+        (["--cache=sometimes"], "cache.*kept, parts, block, none"),
     ],
 )
 def test_sample_explains_bad_input_for_blocks(trained, args, words):
