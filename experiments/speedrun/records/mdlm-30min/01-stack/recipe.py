@@ -1,4 +1,4 @@
-"""The recipe of 3 minutes on a larger network and twice the batch. Not run yet: no result stands beside it."""
+"""The recipe of 3 minutes on a larger network and twice the batch."""
 
 algorithm = "mdlm"
 budget = "30min"
