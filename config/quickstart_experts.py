@@ -2,8 +2,8 @@
 
 Data      python data/pydocs/prepare.py
 Hardware  2 CPU cores with bfloat16; an iteration takes 1.55 times config/quickstart.py's (CPU seconds)
-Expected  2.22 bits per byte (NELBO) on as many tokens as there, where it is 2.21; in as many minutes, which is
-          --max_iters=1160, 2.36. So at this size a mixture gains nothing (docs/training.md)
+Expected  2.22 bits per byte (NELBO) on as many tokens as there, where it is 2.24 on the same machine; in as many
+          minutes, which is --max_iters=1160, 2.36. So at this size a mixture does not pay (docs/training.md)
 """
 
 algorithm = "mdlm"
