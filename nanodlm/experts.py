@@ -20,7 +20,11 @@ from torch import nn
 
 
 def check_settings(c):
-    """ValueError where a model.Config's experts cannot be."""
+    """ValueError where a model.Config's experts cannot be, or what is said of them would do nothing."""
+    idle = {"shared_dim": 0, "dense_layers": 0, "router": "softmax", "router_norm": False, "router_bias": False}
+    for name, usual in (idle | {"router_groups": (), "router_scale": 1.0}).items():
+        if not c.experts and getattr(c, name) != usual:
+            raise ValueError(f"{name}={getattr(c, name)} is of a mixture: set experts, or leave it out")
     if c.experts and not c.experts_per_token <= c.experts:
         raise ValueError(f"experts_per_token={c.experts_per_token} is more than the experts={c.experts} of a layer")
     if c.router_groups:

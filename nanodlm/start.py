@@ -97,6 +97,10 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
     if "mask_share" in said and not hasattr(algorithm, "token_bound"):
         sys.exit(f"algorithm={s.algorithm} has no noise but its own: mask_share is of --algorithm=udlm; leave it out")
+    if "balance" in said and not config.experts:
+        sys.exit("balance is of a mixture's experts, and this network has none; set experts, or leave it out")
+    if "two_way" in said and not config.shift:
+        sys.exit("two_way is of a shifted network (convert_ar.py --algorithm=bd3lm --shift=true); leave it out")
     if "noise_ids" in said:
         sys.exit("noise_ids is what convert_ar.py --algorithm=udlm found, or all ids; leave it out")
     if max(sizes) > seq_len:

@@ -198,6 +198,12 @@ def test_adapters_stand_beside_experts_where_that_is_asked_for(text_data, tmp_pa
         assert (apart - ckpt.load(tmp_path / "base").model(ids)).abs().max() > 1e-4
         torch.testing.assert_close(lora.merge(found.model)(ids), apart)
         assert not any(lora.is_adapter(n) for n, _ in found.model.named_parameters())
+    for word, says in (
+        ("balance=0.1", "balance is of a mixture's experts"),
+        ("two_way=true", "two_way is of a shifted"),
+    ):
+        with pytest.raises(SystemExit, match=says):
+            run(text_data, tmp_path / "none", f"--{word}")
     for words, says in (
         (
             ["--lora_at=experts", "--lora_dropout=0.1"],
@@ -220,6 +226,8 @@ def test_adapters_stand_beside_experts_where_that_is_asked_for(text_data, tmp_pa
         (dict(experts=8, router_groups=(4, 1), experts_per_token=3), "does not fit experts=8, experts_per_token=3"),
         (dict(experts=4, mlp_bias=True), "experts have no biases: set mlp_bias=false"),
         (dict(router="hash"), "router='hash' does not fit"),
+        (dict(router_bias=True), "router_bias=True is of a mixture: set experts, or leave it out"),
+        (dict(shared_dim=4), "shared_dim=4 is of a mixture"),
     ],
 )
 def test_what_cannot_be_routed_is_said(wrong, says):
