@@ -5,7 +5,9 @@ import torch.nn.functional as F
 
 from mdlm import certainty, mask_rate
 from model import fp32
-from nanodlm.noise import draw, home, share, to
+from nanodlm.noise import draw, home, share, to, uniform
+
+BLIND = ("random", "left_to_right")  # orders that look at no logits
 
 
 def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, dtype=torch.float64):
@@ -179,3 +181,112 @@ def ancestral_rates(t, s, options):
     sigma = torch.minimum(torch.full_like(t, options.remask), rate_s / alpha_t.clamp(min=1e-12))
     sigma = torch.where((t <= options.remask_from) & (t >= options.remask_until), sigma, 0.0)
     return (rate_t - rate_s + sigma * alpha_t) / rate_t, sigma
+
+
+def first_alone(in_block, masked, position, options):
+    """opening=next: in_block (bool, R, W) as long as a block's first token is hidden that one, then all but it; and the
+    rows (bool, R) of which that is so."""
+    if options.opening != "next":
+        return in_block, torch.zeros(len(in_block), dtype=torch.bool)
+    first = in_block & (position % options.block_size == 0)
+    lead = (first & masked).any(1)
+    return in_block & torch.where(lead[:, None], first, ~first), lead
+
+
+def without_logits(options, key, position, hidden, in_block, step, steps):
+    """What can be said of a step without logits, so that logits are computed for few positions: which may be revealed,
+    bool (R, W); how many will be (R,), or None; which are hidden again, bool (R, W)."""
+    o, drop = options, torch.zeros_like(hidden)
+    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else -position.double()
+    if o.quota == "ancestral":
+        if o.schedule == "dream":
+            t, s = (dream_time(step + i, steps) for i in (0, 1))
+        else:
+            t, s = (1 - (step + i).double() / steps for i in (0, 1))
+        reveal, hide = ancestral_rates(t, s, o)
+        return hidden & (u < reveal[:, None]), None, in_block & ~hidden & (u < hide[:, None])
+    masks, left = in_block.sum(1), hidden.sum(1)
+    count = quota(masks, left, step, steps, o.schedule)
+    if o.capped:
+        count = left - masks + masks * torch.minimum(step + 1, steps) // steps
+    if o.quota == "p2":
+        count = masks - (masks.float() * (1 - (step + 1).double() / steps).float()).floor().long()
+    if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
+        count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
+        hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
+    if o.order in BLIND:
+        return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
+    return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
+
+
+def choose(model, read, wanted, old, position, key, count, drop, options, mask_id, trace):
+    """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
+    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers. Those that hold a token
+    already (`old`, int64 (R, W), masks elsewhere) take another of which the network is surer than edit_threshold
+    (LLaDA2.1, arXiv 2602.08676, eq. 2). quota=p2: of all that are to be filled in, those already filled too, the
+    `count` surest stay or are revealed, and the others are hidden, or hidden again, as `drop` (bool, R, W) then says
+    (P2, arXiv 2502.03540, with the network as its own planner).
+
+    Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
+    o, V, n = options, model.config.vocab_size, int(wanted.sum())
+    dtype = next(model.parameters()).dtype if o.exact else None
+    u = uniform(*key, 1, position)[wanted] if o.temperature else None
+
+    def drawn(index, read=read):
+        size = max(1, (2**23 if o.temperature or o.measure == "draw" else 2**25) // V)
+        parts = [index] if len(index) <= size else index.split(size)
+        found = [look(read(i), u if u is None else u[i], o, mask_id, dtype, trace) for i in parts]
+        return to_host(*(torch.cat(column) for column in zip(*found)))
+
+    index = torch.arange(n)
+    if o.order in BLIND or o.quota == "ancestral":
+        tokens, chance = drawn(index)
+        return wanted, tokens, chance
+    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0 or o.edit_threshold < 1
+    if first:
+        tokens, sure, chance = drawn(index)
+    else:  # draw only for those that are chosen, from the same logits where there is room for all
+        banned, sure = [mask_id, *o.suppress], []
+        for start in range(0, n, size := max(1, 2**25 // V)):
+            logits = read(slice(start, start + size))
+            for token in banned:  # one by one: a list of them would be copied to the device, and waited for
+                logits[:, token] = -torch.inf
+            sure.append(certainty(logits, o.order))
+        (sure,) = to_host(torch.cat(sure))
+        read = logits.__getitem__ if n <= size else read
+    w = uniform(*key, 2, position) if o.order_temperature else None
+    slack = 0.0 if o.exact else resolution(model)
+    sure, shown = scatter(sure, wanted), wanted & (old != mask_id)
+    if o.quota == "p2":
+        stay = top_per_row(sure, count, slack)
+        drop |= shown & ~stay
+        chosen = stay & ~shown
+    else:
+        chosen = choose_positions(sure, wanted & ~shown, o, count, w, slack)
+    if o.edit_threshold < 1:
+        chosen |= shown & (sure > o.edit_threshold) & (old != old.masked_scatter(wanted, tokens))
+    index = chosen[wanted].nonzero()[:, 0]
+    if first:
+        return chosen, tokens[index], chance[index]
+    tokens, _, chance = drawn(index, read)
+    return chosen, tokens, chance
+
+
+def settled(full, chosen, after, r, most):
+    """Which rows r need no more edits: what was full (bool, R) did not change, or was so `most` times (after (B,))."""
+    after[r] += full
+    return full & ~chosen.any(1) | (after[r] >= most)
+
+
+def to_host(*columns):
+    """Tensors (N,) of a device, in one copy: the wait for it. Ids below 2^24 are exact in fp32."""
+    if any(c.device.type == "cpu" for c in columns):
+        return [c.cpu() for c in columns]
+    dtype = max((c.dtype for c in columns), key=lambda d: (d.is_floating_point, d.itemsize))
+    found = torch.stack([c.to(dtype) for c in columns]).cpu()
+    return [row.to(c.dtype) for row, c in zip(found, columns)]
+
+
+def scatter(values, where):
+    """values (N,) to the N True places of where (B, L); -inf elsewhere."""
+    return torch.full(where.shape, -torch.inf, dtype=values.dtype, device=where.device).masked_scatter_(where, values)

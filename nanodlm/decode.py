@@ -8,18 +8,19 @@ numbers in float64, which positions are chosen. So a step waits for the device o
 (twice where positions are chosen before tokens are drawn), and a device needs no float64."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from mdlm import Output, certainty, mask_rate
+from mdlm import Output, mask_rate
 from model import fp32
 from nanodlm import levenshtein
 from nanodlm.bounds import Above0, Amount, Seed, Size, Steps, Unit, Whole, check
-from nanodlm.choice import ancestral_rates, choose_positions, dream_time, look, quota, rates, resolution, top_per_row
-from nanodlm.noise import shares, to, uniform
+from nanodlm.choice import BLIND, choose, first_alone, rates, settled, without_logits
+from nanodlm.noise import to
+from nanodlm.rows import WHOLE, joined
 
-BLIND = ("random", "left_to_right")  # orders that look at no logits
+SHAPE = "block_size sub_block window cache compile cfg_scale lookahead opening exact".split()  # what a forward is
 
 
 @dataclass
@@ -108,15 +109,6 @@ def check_length(model, x):
         raise ValueError(f"{x.shape[1]} tokens exceed the {model.config.seq_len} learned positions; shorten the text")
 
 
-def to_host(*columns):
-    """Tensors (N,) of a device, in one copy: the wait for it. Ids below 2^24 are exact in fp32."""
-    if any(c.device.type == "cpu" for c in columns):
-        return [c.cpu() for c in columns]
-    dtype = max((c.dtype for c in columns), key=lambda d: (d.is_floating_point, d.itemsize))
-    found = torch.stack([c.to(dtype) for c in columns]).cpu()
-    return [row.to(c.dtype) for row, c in zip(found, columns)]
-
-
 def states(model, x, real, target, rows, mask_id, scale):
     """Hidden states (N, C) of x (B, L) at the flat indices rows; with guidance (2N, C), the second half with all but
     the target (bool, B, L) masked. Padding is mentioned only where there is some, for SDPA's fastest path."""
@@ -140,217 +132,163 @@ def reader(model, hidden, scale, exact=False):
     return read
 
 
-def scatter(values, where):
-    """values (N,) to the N True places of where (B, L); -inf elsewhere."""
-    return torch.full(where.shape, -torch.inf, dtype=values.dtype, device=where.device).masked_scatter_(where, values)
+class Turn(NamedTuple):
+    """A step of rows that share their options, before the network is asked; R rows, W positions of their blocks."""
+
+    options: SampleOptions
+    r: torch.Tensor  # int64 (R,): the rows
+    position: torch.Tensor  # int64 (R, W)
+    index: tuple  # where these are in x
+    in_block: torch.Tensor  # bool (R, W): what is to be filled in
+    lead: torch.Tensor  # bool (R,): only a block's first token is
+    hidden: torch.Tensor  # bool (R, W)
+    shown: torch.Tensor  # bool (R, W): what is written, and may change
+    steps: torch.Tensor  # int64 (R,): of the block
+    key: tuple  # of the random numbers
+    wanted: torch.Tensor  # bool (R, W): what may be revealed
+    count: torch.Tensor | None  # int64 (R,): how many will be
+    drop: torch.Tensor  # bool (R, W): what is hidden again
 
 
-def decode(
-    model,
-    x,
-    hole,
-    lengths,
-    origin,
-    options,
-    logits_at,
-    *,
-    mask_id,
-    eos_id=None,
-    until=None,
-    numbers=None,
-    trace=False,
-    watch=None,
-):
-    """The loop of every sampler: reveal the holes of each row block by block, in place. Returns Output.
+class Loop:
+    """The loop of every sampler: reveal the holes of each row block by block. Rows come before any step, and go when
+    they are done, or with `alive`; each is, token for token, what it would have been alone.
 
-    All tensors are of the host:
-    x          int64 (B, L), the canvases: given tokens, and masks
-    hole       bool (B, L): what is to be filled in
-    lengths    int64 (B,): where each row's canvas ends
-    origin     int64 (B,): where its first block starts; blocks without holes are passed over
-    logits_at  (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted positions,
-               and how many forwards it took besides one (int64 (R,), or 0)
-    """
-    o = options
-    ends_text = torch.tensor([] if eos_id is None else eos_id, dtype=torch.int64)
-    B, L = x.shape
-    numbers = torch.arange(B) if numbers is None else numbers.cpu()
-    at = torch.arange(L)
-    given = (at < lengths[:, None]) & ~hole
-    tail = hole & (at > torch.where(given, at, -1).amax(1, keepdim=True))
+    Options may differ from row to row, but for those that say what a forward is (SHAPE). The network is behind
+    source.logits_at: (rows r (R,), positions (R, W), wanted bool (R, W)) -> reader of the logits of the N wanted
+    positions, and how many forwards it took besides one (int64 (R,), or 0); source.enter(rows, kept) tells it of rows
+    that came behind those that were kept."""
 
-    size = getattr(o, "sub_block", 0) or o.block_size or L
-    blocks, num_blocks, holes = blocks_with_holes(hole, origin, size)
-    most = shares(o.steps, holes)  # steps of each block
-    window = torch.arange(min(size, int((lengths - origin).max())))
-    current = torch.zeros(B, dtype=torch.int64)  # the row is in block blocks[i, current[i]]
-    step, after = torch.zeros_like(current), torch.zeros_like(current)  # within that block; once nothing was hidden
-    forwards, events, clock = torch.zeros_like(current), [[] for _ in range(B if trace else 0)], 0
-    edited, p2, moving = o.edit_threshold < 1, o.quota == "p2", {}
-    levenshtein.check(o, given, hole)
+    def __init__(self, model, source, size, *, mask_id, eos_id=None, trace=False):
+        self.model, self.source, self.size = model, source, size or WHOLE
+        self.mask_id, self.trace = mask_id, trace
+        self.ends_text = None if eos_id is None else torch.tensor(eos_id, dtype=torch.int64)
+        self.rows, self.kinds = None, []
 
-    alive, ends = hole.any(1), lengths.clone()
-    while alive.any():
-        r = alive.nonzero()[:, 0]  # live rows (R,): all tensors below are of these only, and of their blocks (R, W)
-        position = (origin[r] + blocks[r, current[r]] * size)[:, None] + window
+    def enter(self, rows):
+        """Take in rows; those that are done are forgotten, so that row i of the others becomes row i of these."""
+        kept = torch.zeros(0, dtype=torch.int64) if self.rows is None else self.rows.alive.nonzero()[:, 0]
+        self.rows = rows if self.rows is None else joined(self.rows, kept, rows)
+        self.kinds = []  # [(options, rows that have them: bool (B,))]
+        for o in self.rows.options:
+            if all(o is not kind and o != kind for kind, _ in self.kinds):
+                self.kinds.append((o, torch.tensor([o is p or o == p for p in self.rows.options])))
+        self.source.enter(self.rows, kept)
+
+    def step(self):
+        """One step of every live row, which is one forward of the network."""
+        s = self.rows
+        r = s.alive.nonzero()[:, 0]  # all tensors below are of these rows (R,) only, and of their blocks (R, W)
+        window = torch.arange(min(self.size, int((s.lengths - s.origin).max())))
+        position = (s.origin[r] + s.blocks[r, s.current[r]] * self.size)[:, None] + window
+        several = len(self.kinds) > 1
+        kinds = [(o, of[r].nonzero()[:, 0] if several else torch.arange(len(r))) for o, of in self.kinds]
+        turns = [(i, self.plan(o, r[i], position[i])) for o, i in kinds if len(i)]
+        looked = torch.zeros(position.shape, dtype=torch.bool)
+        for i, turn in turns:
+            looked[i] = turn.wanted | turn.shown
+        if some := bool(looked.any()):
+            read, more = self.source.logits_at(r, position, looked)
+            s.forwards[r] += looked.any(1) * (1 + more) * (2 if self.kinds[0][0].cfg_scale else 1)
+        whose = looked.nonzero()[:, 0] if len(turns) > 1 else None
+        for i, turn in turns:
+            chosen = torch.zeros_like(turn.wanted)
+            if some and looked[i].any():
+                chosen = self.act(turn, read if whose is None else reader_of(read, whose, i))
+            self.advance(turn, chosen)
+
+    def plan(self, o, r, position):
+        s = self.rows
+        L = s.x.shape[1]
         index = r[:, None], position.clamp(max=L - 1)
-        in_block = hole[index] & (position < L)
-        in_block, lead = first_alone(in_block, x[index] == mask_id, position - origin[r, None], o)
-        hidden = (x[index] == mask_id) & in_block
-        shown = in_block & ~hidden if edited or p2 else torch.zeros_like(hidden)  # and may change
-        steps = torch.where(lead, 1, most[r, current[r]]) if o.steps else in_block.sum(1).clamp(min=1)
-        key = (o.seed, numbers[r, None], step[r, None])  # a row's number, not its place in the batch
-        wanted, count, drop = without_logits(o, key, position, hidden, in_block, step[r], steps)
+        in_block = s.hole[index] & (position < L)
+        masked = s.x[index] == self.mask_id
+        in_block, lead = first_alone(in_block, masked, position - s.origin[r, None], o)
+        hidden = masked & in_block
+        shown = in_block & ~hidden if o.edit_threshold < 1 or o.quota == "p2" else torch.zeros_like(hidden)
+        steps = torch.where(lead, 1, s.most[r, s.current[r]]) if o.steps else in_block.sum(1).clamp(min=1)
+        key = s.seed[r, None], s.number[r, None], s.step[r, None]
+        decided = without_logits(o, key, position, hidden, in_block, s.step[r], steps)
+        return Turn(o, r, position, index, in_block, lead, hidden, shown, steps, key, *decided)
 
-        looked, chosen = wanted | shown, torch.zeros_like(hidden)
-        if looked.any():
-            read, more = logits_at(r, position, looked)
-            forwards[r] += looked.any(1) * (1 + more) * (2 if o.cfg_scale else 1)
-            old = torch.where(shown, x[index], mask_id)
-            if o.edit_ids:
-                chosen, tokens, chance = levenshtein.choose(model, read, looked, old, o, mask_id, moving, r)
-            else:
-                chosen, tokens, chance = choose(model, read, looked, old, position, key, count, drop, o, mask_id, trace)
-            if wanted.any() and not chosen.any() and not o.edit_ids and not p2:  # or this would go on for ever
-                raise ValueError("no token can be chosen: the network's logits are not finite numbers")
-            write(x, r, position, chosen, tokens, chance, events, clock)
-        write(x, r, position, drop, torch.tensor(mask_id), torch.tensor(0.0), events, clock)
-        clock += 1
-        if watch is not None:
-            watch([row[:n].clone() for row, n in zip(x, lengths)])
-
-        # A block is done when nothing in it is hidden; with remasking, when its steps are over; with edits, when the
-        # network, having seen all of it, changes nothing, or has had its steps for that.
-        step[r] += 1
-        done = ~((x[index] == mask_id) & in_block).any(1)
-        if o.remask:
-            done &= step[r] >= steps
+    def act(self, t, read):
+        """Reveal, and change, what the logits say."""
+        s, o, mask_id = self.rows, t.options, self.mask_id
+        looked, old = t.wanted | t.shown, torch.where(t.shown, s.x[t.index], mask_id)
         if o.edit_ids:
-            done = levenshtein.done(moving, r)
-        elif edited:
-            done &= settled(~hidden.any(1), chosen, after, r, o.edit_steps)
-            after[r] = torch.where(done, 0, after[r])
-        step[r] = torch.where(done, 0, step[r])
-        done &= ~lead
-        current[r] += done
-        alive[r] = current[r] < num_blocks[r]
-        if eos_id is not None:
-            ended = stop_position(x[r], hole[r], tail[r], mask_id, ends_text) < L
-            alive[r] &= ~(ended & done if o.remask or edited or p2 else ended)
-        for i in r[done & alive[r]].tolist() if until else ():
-            begin, end = int(hole[i].long().argmax()), int((hole[i] & (x[i] == mask_id)).long().argmax())
-            if until(x[i, :end], begin, size):
-                alive[i], ends[i] = False, end
-
-    if eos_id is not None:
-        ends = torch.minimum(ends, stop_position(x, hole, tail, mask_id, ends_text) + 1)
-    return Output([row[:n] for row, n in zip(x, ends.tolist())], forwards.tolist(), events)
-
-
-def settled(full, chosen, after, r, most):
-    """Which rows r need no more edits: what was full (bool, R) did not change, or was so `most` times (after (B,))."""
-    after[r] += full
-    return full & ~chosen.any(1) | (after[r] >= most)
-
-
-def blocks_with_holes(hole, origin, size):
-    """The numbers of each row's blocks that have holes, in order, int64 (B, blocks), how many there are (B,), and the
-    holes of each (B, blocks)."""
-    most = -(-hole.shape[1] // size)
-    block_of = torch.where(hole, (torch.arange(hole.shape[1], device=hole.device) - origin[:, None]) // size, most)
-    holes = torch.zeros(len(hole), most + 1, dtype=torch.int64, device=hole.device)
-    holes.scatter_add_(1, block_of, torch.ones_like(block_of))[:, most] = 0
-    blocks = torch.where(holes > 0, torch.arange(most + 1, device=hole.device), most).sort(1).values
-    return blocks[:, :most], (holes > 0).sum(1), holes.gather(1, blocks)[:, :most]
-
-
-def first_alone(in_block, masked, position, options):
-    """opening=next: in_block (bool, R, W) as long as a block's first token is hidden that one, then all but it; and the
-    rows (bool, R) of which that is so."""
-    if options.opening != "next":
-        return in_block, torch.zeros(len(in_block), dtype=torch.bool)
-    first = in_block & (position % options.block_size == 0)
-    lead = (first & masked).any(1)
-    return in_block & torch.where(lead[:, None], first, ~first), lead
-
-
-def without_logits(options, key, position, hidden, in_block, step, steps):
-    """What can be said of a step without logits, so that logits are computed for few positions: which may be revealed,
-    bool (R, W); how many will be (R,), or None; which are hidden again, bool (R, W)."""
-    o, drop = options, torch.zeros_like(hidden)
-    u = uniform(*key, 0, position) if o.order == "random" or o.quota == "ancestral" else -position.double()
-    if o.quota == "ancestral":
-        if o.schedule == "dream":
-            t, s = (dream_time(step + i, steps) for i in (0, 1))
+            chosen, tokens, chance = levenshtein.choose(self.model, read, looked, old, o, mask_id, s.moving, t.r)
         else:
-            t, s = (1 - (step + i).double() / steps for i in (0, 1))
-        reveal, hide = ancestral_rates(t, s, o)
-        return hidden & (u < reveal[:, None]), None, in_block & ~hidden & (u < hide[:, None])
-    masks, left = in_block.sum(1), hidden.sum(1)
-    count = quota(masks, left, step, steps, o.schedule)
-    if o.capped:
-        count = left - masks + masks * torch.minimum(step + 1, steps) // steps
-    if o.quota == "p2":
-        count = masks - (masks.float() * (1 - (step + 1).double() / steps).float()).floor().long()
-    if o.opening == "first":  # whatever the schedule says of it; the last step takes what is left
-        count = torch.where(step == 0, 1, torch.where(step + 1 >= steps, left, count))
-        hidden = hidden & ((step > 0)[:, None] | (hidden.cumsum(1) == 1))
-    if o.order in BLIND:
-        return top_per_row(u.masked_fill(~hidden, -torch.inf), count), count, drop
-    return hidden & (count > 0)[:, None] if o.quota == "steps" else hidden, count, drop
+            given = looked, old, t.position, t.key, t.count, t.drop, o, mask_id, self.trace
+            chosen, tokens, chance = choose(self.model, read, *given)
+        if t.wanted.any() and not chosen.any() and not o.edit_ids and o.quota != "p2":  # or this would go on for ever
+            raise ValueError("no token can be chosen: the network's logits are not finite numbers")
+        self.write(t, chosen, tokens, chance)
+        return chosen
+
+    def advance(self, t, chosen):
+        """Hide again what is to be; and then go on to the next block where one is done: when nothing in it is hidden;
+        with remasking, when its steps are over; with edits, when the network, having seen all of it, changes nothing,
+        or has had its steps for that."""
+        s, o, r = self.rows, t.options, t.r
+        self.write(t, t.drop, torch.tensor(self.mask_id), torch.tensor(0.0))
+        s.clock[r] += 1
+        s.step[r] += 1
+        done = ~((s.x[t.index] == self.mask_id) & t.in_block).any(1)
+        if o.remask:
+            done &= s.step[r] >= t.steps
+        if o.edit_ids:
+            done = levenshtein.done(s.moving, r)
+        elif o.edit_threshold < 1:
+            done &= settled(~t.hidden.any(1), chosen, s.after, r, o.edit_steps)
+            s.after[r] = torch.where(done, 0, s.after[r])
+        s.step[r] = torch.where(done, 0, s.step[r])
+        done &= ~t.lead
+        s.current[r] += done
+        s.alive[r] = s.current[r] < s.num_blocks[r]
+        if self.ends_text is not None:
+            ended = self.stops(r) < s.x.shape[1]
+            s.alive[r] &= ~(ended & done if o.remask or o.edit_threshold < 1 or o.quota == "p2" else ended)
+        for i in r[done & s.alive[r]].tolist():
+            if s.until[i]:
+                begin, end = int(s.hole[i].long().argmax()), int((s.hole[i] & (s.x[i] == self.mask_id)).long().argmax())
+                if s.until[i](s.x[i, :end], begin, self.size):
+                    s.alive[i], s.ends[i] = False, end
+
+    def write(self, t, where, tokens, chance):
+        """Put tokens, (n,) or one, where (bool, R, W) says, and with their probabilities into each row's trace."""
+        i, j = where.nonzero(as_tuple=True)
+        self.rows.x[t.r[i], t.position[i, j]] = tokens
+        columns = (t.r[i], t.position[i, j], tokens.expand(len(i)), chance.expand(len(i)))
+        for row, *event in zip(*(c.tolist() for c in columns)) if self.trace else ():
+            self.rows.events[row].append((int(self.rows.clock[row]), *event))
+
+    def stops(self, r):
+        """Where the rows r end, (R,): see stop_position."""
+        s = self.rows
+        return stop_position(s.x[r], s.hole[r], s.tail[r], self.mask_id, self.ends_text)
+
+    def output(self, r):
+        """The Output of rows r (int64 (R,)), as far as they have come."""
+        s, ends = self.rows, self.rows.ends[r]
+        if self.ends_text is not None:
+            ends = torch.minimum(ends, self.stops(r) + 1)
+        events = [s.events[i] for i in r.tolist()] if self.trace else []
+        return Output([s.x[i, :n] for i, n in zip(r.tolist(), ends.tolist())], s.forwards[r].tolist(), events)
+
+    def run(self, rows, watch=None):
+        """The Output of these rows, of a batch that has no others."""
+        self.enter(rows)
+        while rows.alive.any():
+            self.step()
+            if watch is not None:
+                watch([row[:n].clone() for row, n in zip(rows.x, rows.lengths)])
+        return self.output(torch.arange(len(rows.x)))
 
 
-def choose(model, read, wanted, old, position, key, count, drop, options, mask_id, trace):
-    """Which of the wanted positions (bool, R, W) are revealed now (bool, R, W), their tokens, and (for a trace) their
-    probabilities, both (n,); `read` gives logits, `key` and `position` the random numbers. Those that hold a token
-    already (`old`, int64 (R, W), masks elsewhere) take another of which the network is surer than edit_threshold
-    (LLaDA2.1, arXiv 2602.08676, eq. 2). quota=p2: of all that are to be filled in, those already filled too, the
-    `count` surest stay or are revealed, and the others are hidden, or hidden again, as `drop` (bool, R, W) then says
-    (P2, arXiv 2502.03540, with the network as its own planner).
-
-    Logits exist for some positions at a time: 128 MB of them in fp32; where tokens are drawn, in float64, for fewer."""
-    o, V, n = options, model.config.vocab_size, int(wanted.sum())
-    dtype = next(model.parameters()).dtype if o.exact else None
-    u = uniform(*key, 1, position)[wanted] if o.temperature else None
-
-    def drawn(index, read=read):
-        size = max(1, (2**23 if o.temperature or o.measure == "draw" else 2**25) // V)
-        parts = [index] if len(index) <= size else index.split(size)
-        found = [look(read(i), u if u is None else u[i], o, mask_id, dtype, trace) for i in parts]
-        return to_host(*(torch.cat(column) for column in zip(*found)))
-
-    index = torch.arange(n)
-    if o.order in BLIND or o.quota == "ancestral":
-        tokens, chance = drawn(index)
-        return wanted, tokens, chance
-    first = o.temperature == 0 or o.measure != "network" or o.exact or len(o.last) > 0 or o.edit_threshold < 1
-    if first:
-        tokens, sure, chance = drawn(index)
-    else:  # draw only for those that are chosen, from the same logits where there is room for all
-        banned, sure = [mask_id, *o.suppress], []
-        for start in range(0, n, size := max(1, 2**25 // V)):
-            logits = read(slice(start, start + size))
-            for token in banned:  # one by one: a list of them would be copied to the device, and waited for
-                logits[:, token] = -torch.inf
-            sure.append(certainty(logits, o.order))
-        (sure,) = to_host(torch.cat(sure))
-        read = logits.__getitem__ if n <= size else read
-    w = uniform(*key, 2, position) if o.order_temperature else None
-    slack = 0.0 if o.exact else resolution(model)
-    sure, shown = scatter(sure, wanted), wanted & (old != mask_id)
-    if o.quota == "p2":
-        stay = top_per_row(sure, count, slack)
-        drop |= shown & ~stay
-        chosen = stay & ~shown
-    else:
-        chosen = choose_positions(sure, wanted & ~shown, o, count, w, slack)
-    if o.edit_threshold < 1:
-        chosen |= shown & (sure > o.edit_threshold) & (old != old.masked_scatter(wanted, tokens))
-    index = chosen[wanted].nonzero()[:, 0]
-    if first:
-        return chosen, tokens[index], chance[index]
-    tokens, _, chance = drawn(index, read)
-    return chosen, tokens, chance
+def reader_of(read, whose, rows):
+    """`read` for those of its logits that are of these rows; `whose` (N,) says of which each is."""
+    index = torch.isin(whose, rows).nonzero()[:, 0]
+    return lambda part: read(index[part])
 
 
 def guide(logits, scale):
@@ -367,13 +305,3 @@ def stop_position(x, hole, tail, mask_id, eos_id):
     end = torch.where(tail & torch.isin(x, eos_id), position, L).amin(1)
     first_mask = torch.where(hole & (x == mask_id), position, L).amin(1)
     return torch.where(end < first_mask, end, L)
-
-
-def write(x, r, position, where, tokens, chance, events, clock):
-    """Put tokens, (n,) or one, where (bool, R, W) says, into rows r of x, and with their probabilities into each row's
-    trace, if there is one."""
-    i, j = where.nonzero(as_tuple=True)
-    x[r[i], position[i, j]] = tokens
-    columns = (r[i], position[i, j], tokens.expand(len(i)), chance.expand(len(i)))
-    for row, *event in zip(*(c.tolist() for c in columns)) if events else ():
-        events[row].append((clock, *event))

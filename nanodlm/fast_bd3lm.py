@@ -12,10 +12,11 @@ from bd3lm import CAUSAL, LossOptions, from_blocks, nelbo, part_of, predict, to_
 from mdlm import Output, certainty
 from nanodlm import decode
 from nanodlm.bounds import Whole
-from nanodlm.choice import one_per_row, resolution
+from nanodlm.choice import one_per_row, resolution, scatter
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import portions
 from nanodlm.noise import home, to
+from nanodlm.rows import larger, rows_of
 
 
 @dataclass
@@ -59,7 +60,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
             given = torch.where(hidden | ~real, mask_id, x0), x0, rows.flatten().nonzero()[:, 0]
             logits = predict(model, *(v.to(device) for v in given), size, mask_id)
             if options.method == "confidence":
-                score = to_blocks(decode.scatter(home(certainty(logits, "confidence")), hidden), size)
+                score = to_blocks(scatter(home(certainty(logits, "confidence")), hidden), size)
                 best = one_per_row(score, to_blocks(hidden, size), resolution(model))
                 best = from_blocks(best, x0.shape[1])
                 logits = logits[best[hidden].to(device)]
@@ -92,26 +93,38 @@ def whole_blocks(lengths, size, seq_len):
     return torch.where(lengths <= seq_len, ends.clamp(max=seq_len), ends)
 
 
-def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, device, origin=None):
-    """What decode() asks for logits at positions of blocks, given what is stored of those before: a function of rows r
-    (R,), positions (R, W) and wanted (bool, R, W). x (B, L) are the canvases and hole (bool, B, L) what is to be filled
-    in, of the host, ends (B,) where each is over, origin (B,) where its block 0 begins, if not at 0. The cache keeps
-    what a row's finished blocks are."""
-    o, config, origin = options, model.config, torch.zeros_like(ends) if origin is None else origin
-    copies = 2 if o.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-    cache = model.cache(copies * len(x), x.shape[1])
-    stored = torch.zeros_like(ends)  # tokens of each row that are in the cache for good: whole blocks
-    seen_whole = torch.full_like(stored, -1)  # where the block starts over all of which the last such pass went
-    live = torch.arange(len(x))  # the rows that the cache holds
+class Blocks:
+    """The rows of a batch (rows.py) as the network on the device reads them: a block, given what is stored of those
+    before it. The cache keeps what a row's finished blocks are."""
 
-    def logits_at(r, position, wanted):
-        nonlocal live
-        if len(r) < len(live):
-            cache.keep(to(torch.isin(live, r).repeat(copies).nonzero()[:, 0], device))
-            live = r
+    def __init__(self, model, size, window, options, mask_id):
+        self.model, self.size, self.window, self.options, self.mask_id = model, size, window, options, mask_id
+        self.copies = 2 if options.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
+        self.cache, nothing = None, torch.zeros(0, dtype=torch.int64)
+        self.live, self.stored, self.seen_whole = nothing, nothing, nothing
+
+    def enter(self, rows, kept):
+        """Rows have come behind the kept ones (int64 (K,)), which are now the first K."""
+        B, L = rows.x.shape
+        self.cache = larger(self.model, self.cache, self.live, kept, self.copies, B, L)
+        self.x, self.hole, self.ends, self.origin = rows.x, rows.hole, rows.room, rows.origin
+        self.live, first = torch.arange(B), torch.arange(len(kept))  # the rows that the cache holds
+        # Tokens of each row that are in the cache for good: whole blocks; and where the block starts over all of which
+        # the last such pass went.
+        self.stored = torch.zeros(B, dtype=torch.int64).index_copy_(0, first, self.stored[kept])
+        self.seen_whole = torch.full((B,), -1).index_copy_(0, first, self.seen_whole[kept])
+
+    def logits_at(self, r, position, wanted):
+        """Reader of the logits at the wanted positions (bool, R, W) of rows r, for decode.Loop; and whether something
+        was stored, too, int64 (R,)."""
+        o, config, cache, size, mask_id = self.options, self.model.config, self.cache, self.size, self.mask_id
+        x, stored, ends, device = self.x, self.stored, self.ends, self.cache.filled.device
+        if len(r) < len(self.live):
+            cache.keep(to(torch.isin(self.live, r).repeat(self.copies).nonzero()[:, 0], device))
+            self.live = r
         # Each row's tokens of this pass: from the first one that is not stored to the end of its block.
         active = wanted.any(1)
-        zero = origin[r]
+        zero = self.origin[r]
         start = (position[:, 0] - zero) // size * size + zero  # of the block, of which these may be a part
         pending = stored[r] < start
         begin = torch.where(pending, 0, start) if o.cache == "block" else stored[r] * (o.cache != "none")
@@ -123,12 +136,12 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
             alone = ~(wanted & (position != start[:, None])).any(1) & (start > 0)
             end = torch.where(alone, torch.minimum(start + int(config.shift), end), end)
         if o.cache == "parts":  # a pass over a part alone, as soon as its first token is known
-            part = (seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
-            seen_whole[r] = torch.where(active & ~alone, start, seen_whole[r])
+            part = (self.seen_whole[r] == start) & (x[r, position[:, 0]] != mask_id)
+            self.seen_whole[r] = torch.where(active & ~alone, start, self.seen_whole[r])
             begin, end = torch.where(part, position[:, 0], begin), torch.where(part, position[:, -1] + 1, end)
         first_end = torch.minimum(((begin - zero) // size + 1) * size + zero, ends[r])
         first_end = torch.where(active, first_end, x.shape[1])
-        T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - window
+        T, lowest = int(((end - begin) * active).max()), int(first_end.min()) - self.window
         cache.visible = slice(max(0, lowest), int(stop.max()))
         p = begin[:, None] + torch.arange(T)  # (R, T)
         p = torch.where((p < end[:, None]) & active[:, None], p, -1)  # -1: padding
@@ -136,10 +149,10 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         rows = i * T + position[i, j] - begin[i] - alone[i].long() * own
         ids = x[r[:, None], p.clamp(min=0)]
         if o.cfg_scale:
-            given = ~hole[r[:, None], p.clamp(min=0)]
+            given = ~self.hole[r[:, None], p.clamp(min=0)]
             ids, rows = torch.cat([ids, ids.masked_fill(given, mask_id)]), torch.cat([rows, rows + ids.numel()])
             p = p.repeat(2, 1)
-        of_rows = (v.repeat(copies)[:, None, None] for v in (ends[r], zero, start))
+        of_rows = (v.repeat(self.copies)[:, None, None] for v in (ends[r], zero, start))
         ids, p, rows, last, zero, first = (to(v, device) for v in (ids, p, rows, *of_rows))
         k, q = torch.arange(x.shape[1], device=device)[cache.visible], p[:, :, None]
         q_block, k_block = (q - zero) // size, (k - zero) // size
@@ -147,12 +160,45 @@ def reader_of_blocks(model, x, hole, ends, size, window, options, mask_id, devic
         if config.causal or config.shift and not config.two_way:
             seen = k <= q if config.shift else (k <= q) | seen & (q >= first)
         q_end = torch.minimum((q_block + 1) * size + zero, last)
-        mask = seen & (k >= q_end - window) | (q < 0)
-        hidden = model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
+        mask = seen & (k >= q_end - self.window) | (q < 0)
+        hidden = self.model.hidden(ids, mask=mask, positions=p, cache=cache, rows=rows)
         stored[r] = torch.where(active, start, stored[r])
-        return decode.reader(model, hidden, o.cfg_scale, o.exact), (pending & ~alone).long() * (o.cache != "none")
+        return decode.reader(self.model, hidden, o.cfg_scale, o.exact), (pending & ~alone).long() * (o.cache != "none")
 
-    return logits_at
+
+def start(model, options, *, mask_id, eos_id=None, trace=False):
+    """A batch (decode.Loop) without rows, for options of this SHAPE."""
+    o, config = options, model.config
+    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
+    if size > config.seq_len:
+        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
+    part_of(size, o)
+    if window < size:
+        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
+    if config.block_size not in (0, size):
+        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=3)
+    source = Blocks(model, size, window, o, mask_id)
+    return decode.Loop(model, source, o.sub_block or size, mask_id=mask_id, eos_id=eos_id, trace=trace)
+
+
+def rows(model, prompts, options, *, mask_id, numbers=None, until=None):
+    """The rows of generate()'s arguments."""
+    o, config, size = options, model.config, options.block_size or trained_block_size(model)
+    x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
+    lengths, hole = real.sum(1), (x == mask_id) & real
+    origin = hole.long().argmax(1) % size * (config.causal and not config.shift)
+    ends = origin + whole_blocks(lengths - origin, size, config.seq_len - origin)
+    if config.position == "learned" and ends.max() > config.seq_len:
+        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
+    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
+    more = int(ends.max()) - x.shape[1]
+    x, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
+    at, over = torch.arange(x.shape[1]), lengths
+    if o.overhang:  # unless there is nothing to write
+        hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
+        over = torch.where(hole.any(1), ends, lengths)
+    o = replace(o, block_size=size)
+    return rows_of(x, hole, over, origin, o, o.sub_block or size, mask_id, numbers, until, room=ends)
 
 
 @evaluating("hidden", "head", "cache", "config.block_size", "config.seq_len", "config.vocab_size", "config.position")
@@ -172,36 +218,11 @@ def generate(
     that does not fuse it with the next step. With opening=next, where what is stored predicts a block's first token, it
     is the forward that does so.
     """
-    o, config = options, model.config
-    size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
-    if size > config.seq_len:
-        raise ValueError(f"block_size={size} exceeds the context of {config.seq_len} tokens it was trained on")
-    part_of(size, o)
-    if window < size:
-        raise ValueError(f"window={window} is smaller than a block of {size} tokens")
-    if config.block_size not in (0, size):
-        warnings.warn(f"the network was trained on blocks of {config.block_size} tokens, not {size}", stacklevel=2)
+    o, loop = options, start(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace)
     if not any(len(p) + o.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    device = next(model.parameters()).device  # all else is of the host (decode.py)
-    x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
-    lengths, hole = real.sum(1), (x == mask_id) & real
-    origin = hole.long().argmax(1) % size * (config.causal and not config.shift)
-    ends = origin + whole_blocks(lengths - origin, size, config.seq_len - origin)
-    if config.position == "learned" and ends.max() > config.seq_len:
-        raise ValueError(f"learned positions end at {config.seq_len}: shorten the prompt, or max_new_tokens")
-    # What follows a text within its last block stays hidden for good: seen as masks, as in training, never revealed.
-    more = int(ends.max()) - x.shape[1]
-    x, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more))
-    at, over = torch.arange(x.shape[1]), lengths
-    if o.overhang:  # unless there is nothing to write
-        hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
-        over = torch.where(hole.any(1), ends, lengths)
-
-    logits_at = reader_of_blocks(model, x, hole, ends, size, window, o, mask_id, device, origin)
-    o = replace(o, block_size=size)
-    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    out = decode.decode(model, x, hole, over, origin, o, logits_at, **keys)
-    out.tokens = [tokens[:n].to(p.device) for tokens, n, p in zip(out.tokens, lengths.tolist(), prompts)]
-    out.trace = [[e for e in events if e[1] < n] for events, n in zip(out.trace, lengths.tolist())]
+    out = loop.run(rows(model, prompts, o, mask_id=mask_id, numbers=numbers, until=until), watch)
+    lengths = [len(p) + o.max_new_tokens for p in prompts]
+    out.tokens = [tokens[:n].to(p.device) for tokens, n, p in zip(out.tokens, lengths, prompts)]
+    out.trace = [[e for e in events if e[1] < n] for events, n in zip(out.trace, lengths)]
     return out

@@ -4,11 +4,12 @@ import torch
 
 from mdlm import CAUSAL, LossOptions, Output, nelbo  # noqa: F401
 from model import Transformer
-from nanodlm.decode import SampleOptions, check_length, decode, pad, reader
+from nanodlm.decode import Loop, SampleOptions, check_length, pad, reader
 from nanodlm.device import compiler_lacks
 from nanodlm.guard import evaluating
 from nanodlm.likelihood import LikelihoodOptions, log_likelihood  # noqa: F401
 from nanodlm.noise import to
+from nanodlm.rows import larger, rows_of
 
 
 def compiled(model):
@@ -39,23 +40,29 @@ def cache_again(model, batch, size):
 
 
 class Canvas:
-    """The rows of a call, x (B, L) of the host, as the network on the device reads them: whole, or within a block by
-    what is kept of the rest.
+    """The rows of a batch (rows.py) as the network on the device reads them: whole, or within a block by what is kept
+    of the rest.
 
     A pass writes the slots of the cache for the tokens that it is given, and who is not given keeps what is there."""
 
-    def __init__(self, model, x, hole, lengths, options, mask_id, device):
-        self.model, self.x, self.hole, self.lengths, self.device = model, x, hole, lengths, device
-        self.options, self.mask_id = options, mask_id
+    def __init__(self, model, options, mask_id):
+        self.model, self.options, self.mask_id, self.device = model, options, mask_id, next(model.parameters()).device
         self.copies = 2 if options.cfg_scale else 1  # guidance: a second batch, in which the given tokens are masks
-        size = self.copies * len(x), x.shape[1]
-        self.cache = (
-            None if options.cache == "none" else cache_again(model, *size) if options.compile else model.cache(*size)
-        )
+        self.cache, self.live, self.stored = None, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         if options.compile:
             compiled(model)  # or else it is refused now
-        self.live = torch.arange(len(x))  # the rows that the cache holds
-        self.stored = torch.full_like(lengths, -1)  # where the block starts for which a row was stored
+
+    def enter(self, rows, kept):
+        """Rows have come behind the kept ones (int64 (K,)), which are now the first K."""
+        B, L = rows.x.shape
+        if self.options.compile:  # for one shape: no rows join others
+            self.cache = cache_again(self.model, self.copies * B, L)
+        elif self.options.cache != "none":
+            self.cache = larger(self.model, self.cache, self.live, kept, self.copies, B, L)
+        self.x, self.hole, self.lengths = rows.x, rows.hole, rows.lengths
+        self.live = torch.arange(B)  # the rows that the cache holds
+        self.stored = torch.full((B,), -1).index_copy_(0, torch.arange(len(kept)), self.stored[kept])  # where the
+        # block starts for which a row was stored
 
     def encode(self, r, i, begin, stop, width, position, wanted, one_shape=False):
         """Hidden states of the wanted positions, from one pass over begin…stop, `width` tokens at most, of the canvases
@@ -123,6 +130,21 @@ class Canvas:
         return reader(self.model, hidden, o.cfg_scale, o.exact), 0
 
 
+def start(model, options, *, mask_id, eos_id=None, trace=False):
+    """A batch (decode.Loop) without rows, for options of this SHAPE."""
+    return Loop(model, Canvas(model, options, mask_id), options.block_size, mask_id=mask_id, eos_id=eos_id, trace=trace)
+
+
+def rows(model, prompts, options, *, mask_id, numbers=None, until=None):
+    """The rows of generate()'s arguments."""
+    extra = torch.full((options.max_new_tokens,), mask_id)
+    x, real = pad([torch.cat([p.long().cpu(), extra]) for p in prompts], mask_id)
+    check_length(model, x)
+    hole = (x == mask_id) & real
+    origin = hole.long().argmax(1)  # blocks are counted from the first hole
+    return rows_of(x, hole, real.sum(1), origin, options, options.block_size, mask_id, numbers, until)
+
+
 @evaluating("hidden", "head", "config.vocab_size", "config.position", "config.shift")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
@@ -144,14 +166,7 @@ def generate(
     """
     if not any(len(p) + options.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    extra = torch.full((options.max_new_tokens,), mask_id)
-    x, real = pad([torch.cat([p.long().cpu(), extra]) for p in prompts], mask_id)
-    check_length(model, x)
-    hole = (x == mask_id) & real
-    lengths = real.sum(1)
-    canvas = Canvas(model, x, hole, lengths, options, mask_id, next(model.parameters()).device)
-    origin = hole.long().argmax(1)  # blocks are counted from the first hole
-    keys = dict(mask_id=mask_id, eos_id=eos_id, until=until, numbers=numbers, trace=trace, watch=watch)
-    out = decode(model, x, hole, lengths, origin, options, canvas.logits_at, **keys)
+    found = rows(model, prompts, options, mask_id=mask_id, numbers=numbers, until=until)
+    out = start(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace).run(found, watch)
     out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
     return out

@@ -1,6 +1,7 @@
 """udlm.py made fast: ragged batches, a cache of finished blocks, and likelihoods of many texts at once."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def generate(
 ):
     """udlm.generate for ragged rows, each at its own block and step, which leave the batch when they are finished.
     Arguments and result are the same; num_forwards counts the storing of a block, as in fast_bd3lm."""
-    o, config, device = options, model.config, next(model.parameters()).device
+    o, config = options, model.config
     if not any(len(p) + o.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
     x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
@@ -37,10 +38,11 @@ def generate(
     blocks = [(h[:n].nonzero()[:, 0] // (size or len(at))).unique().tolist() for h, n in zip(hole, lengths.tolist())]
     x = torch.where(hole, udlm.replacement(uniform(o.seed, numbers[:, None], -1, 1, at), config, mask_id), x)
     if size:
-        given = model, x, hole, ends, size, config.seq_len, READ, mask_id, device
-        logits_at = fast_bd3lm.reader_of_blocks(*given)
+        source = fast_bd3lm.Blocks(model, size, config.seq_len, READ, mask_id)
     else:
-        logits_at = fast_mdlm.Canvas(model, x, hole, lengths, decode.SampleOptions(), mask_id, device).logits_at
+        source = fast_mdlm.Canvas(model, decode.SampleOptions(), mask_id)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    source.enter(SimpleNamespace(x=x, hole=hole, lengths=lengths, room=ends, origin=0 * ends), nothing)
     eps = torch.finfo(next(model.parameters()).dtype).eps
     stop, step, best, clock = lengths.clone(), [0] * B, [None] * B, [0] * B
     forwards, events = torch.zeros_like(lengths), [[] for _ in prompts]
@@ -49,7 +51,7 @@ def generate(
         start = torch.tensor([blocks[i][0] * size for i in live])
         position = start[:, None] + torch.arange(size or len(at))
         wanted = hole[r[:, None], position]
-        read, more = logits_at(r, position, wanted)
+        read, more = source.logits_at(r, position, wanted)
         forwards[r] += 1 + more
         logits, over = home(read(slice(None))).split(wanted.sum(1).tolist()), []
         for i, mine, p, own in zip(live, logits, position, wanted):

@@ -78,8 +78,8 @@ def check(options, given, hole):
 
 
 def choose(model, read, looked, old, options, mask_id, blocks, r):
-    """decode.choose for edit_ids: where the blocks of rows r change (bool, R, W), to which tokens, and with which
-    probabilities (0 of what has only moved), both (n,). `blocks` remembers them, {row: Block}."""
+    """choice.choose for edit_ids: where the blocks of rows r change (bool, R, W), to which tokens, and with which
+    probabilities (0 of what has only moved), both (n,). `blocks` remembers them, a Block or None per row."""
     dtype, begin = next(model.parameters()).dtype, 0
     new, p = old.clone(), torch.zeros(old.shape)
     for i in looked.any(1).nonzero()[:, 0].tolist():
@@ -92,7 +92,8 @@ def choose(model, read, looked, old, options, mask_id, blocks, r):
             logits[[mask_id, *options.suppress, *ids]] = -torch.inf
             return int(logits.argmax())
 
-        block = blocks.setdefault(int(r[i]), Block([token == mask_id for token in before]))
+        row = int(r[i])
+        block = blocks[row] = blocks[row] or Block([token == mask_id for token in before])
         after = edit(before, best.tolist(), sure.tolist(), other, block, looked.shape[1], options, mask_id)
         new[i, where] = torch.tensor(after)
         p[i, where] = torch.where(new[i, where] == best, chance.float(), 0.0)
@@ -104,5 +105,5 @@ def done(blocks, r):
     """Which of rows r are done with their block, bool (R,); those are forgotten."""
     over = torch.tensor([blocks[row].done for row in r.tolist()])
     for row in r[over].tolist():
-        blocks.pop(row)
+        blocks[row] = None
     return over

@@ -9,8 +9,8 @@ import torch
 
 from mdlm import certainty, hide_by_count, nelbo_masks
 from nanodlm.bounds import Amount, Seed, Size, check
-from nanodlm.choice import one_per_row, resolution
-from nanodlm.decode import check_length, pad, reader, scatter, states
+from nanodlm.choice import one_per_row, resolution, scatter
+from nanodlm.decode import check_length, pad, reader, states
 from nanodlm.guard import evaluating
 from nanodlm.noise import home, of_masks, uniform
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from toy import BLOCKS, SCHEDULES, VOCAB, M, Script, blocks_of, ids, listing, te
 from nanodlm import decode, fast_bd3lm, fast_mdlm
 from nanodlm.fast_bd3lm import SampleOptions
 from nanodlm.likelihood import LikelihoodOptions
+from nanodlm.rows import rows_of
 
 
 def transformer(seed, **keys):
@@ -29,7 +31,7 @@ FREE, CACHES = transformer(13, block_size=0), ["kept", "block", "none"]
 
 def naive(net, prompt, o, size=4, window=None, row=0):
     """No cache, no batch, no saving: for every step a fresh pass over the whole canvas up to the end of the block,
-    through a mask that is written down densely. What to reveal is decode.decode's choice, as everywhere."""
+    through a mask that is written down densely. What to reveal is decode.Loop's choice, as everywhere."""
     window, seq_len = window or net.config.seq_len, net.config.seq_len
     x = canvas_of(prompt, o)
     n, hole = len(x), F.pad(x == M, (0, size))
@@ -45,11 +47,11 @@ def naive(net, prompt, o, size=4, window=None, row=0):
         cond, un = (net(v[None], mask=mask[:, :end, :end])[0, position[wanted]] for v in (x[0, :end], blind))
         return (un + (o.cfg_scale + 1) * (cond - un) if o.cfg_scale else cond).__getitem__, 0
 
-    rows = torch.tensor([n]), torch.tensor([0])
     options = SampleOptions(**asdict(o) | dict(block_size=size))
-    keys = dict(mask_id=M, trace=True, numbers=torch.tensor([row]))
+    given = x, hole[None], torch.tensor([n]), torch.tensor([0]), options, size, M, torch.tensor([row])
+    source = SimpleNamespace(logits_at=logits_at, enter=lambda rows, kept: None)
     with torch.no_grad():
-        return decode.decode(net, x, hole[None], *rows, options, logits_at, **keys)
+        return decode.Loop(net, source, size, mask_id=M, trace=True).run(rows_of(*given))
 
 
 def assert_as_naive(net, prompts, o, size=4, window=None):
