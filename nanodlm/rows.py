@@ -37,6 +37,7 @@ class Rows:
     until: list  # what is asked when a block is done, or None
     events: list  # the trace: [(step, position, token, its probability)]
     moving: list  # what levenshtein.py remembers of the block
+    name: list  # what the caller calls it
 
 
 def rows_of(x, hole, lengths, origin, options, size, mask_id, numbers=None, until=None, room=None):
@@ -64,6 +65,7 @@ def rows_of(x, hole, lengths, origin, options, size, mask_id, numbers=None, unti
         [replace(options, seed=0, max_new_tokens=0)] * B,
         [until] * B,
         [[] for _ in range(B)],
+        [None] * B,
         [None] * B,
     )
 
