@@ -3,13 +3,13 @@
 serve.py has the HTTP, serving.py the batches; here nothing waits for anything."""
 
 import copy
+import math
 import secrets
 import time
+import uuid
 from dataclasses import asdict, dataclass, fields, replace
 
-import torch
-
-from nanodlm import chat, configurator, presets, replay
+from nanodlm import chat, configurator, echo, presets, replay
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
 
@@ -35,11 +35,11 @@ class Served:
     """A model as requests are read with it."""
 
     name: str
+    algorithm: str
     checkpoint: object  # checkpoint.Checkpoint
     engine: object  # what decodes it
     values: dict  # what the command line says of decoding, {option: (value, where)}
     preset: str = ""
-    stop: str = ""  # besides the checkpoint's own stops
 
     def __post_init__(self):
         self.tokenizer, self.config = self.checkpoint.tokenizer, self.checkpoint.model.config
@@ -54,7 +54,7 @@ class Served:
 
     def card(self):
         """What /v1/models says of it."""
-        own = dict(algorithm=self.engine.__name__.rpartition(".")[2].removeprefix("fast_"), context=self.config.seq_len)
+        own = dict(algorithm=self.algorithm, context=self.config.seq_len)
         own |= dict(chat=self.tokenizer.chat is not None, infill=self.can_infill, defaults=asdict(self.defaults))
         own |= dict(streams=hasattr(self.engine, "start") or self.engine.CAUSAL)
         return {"id": self.name, "object": "model", "created": int(time.time()), "owned_by": "nanodlm", "nanodlm": own}
@@ -73,10 +73,6 @@ def options_of(served, said):
     except SystemExit as e:
         raise Refused(str(e), next((k for k in said if k in str(e)), None)) from None
     return options, "max_new_tokens" in values
-
-
-def seeded(seed):
-    return secrets.randbelow(2**31) if seed is None else seed
 
 
 def prompt_of(served, prompt, suffix=None, holes=False, room=0):
@@ -150,21 +146,43 @@ def fit(served, options, said, longest, infill):
     return options
 
 
+def planned(served, asked, said):
+    """(a Writer per prompt, the options) of a request (serve.Chat or serve.Completion)."""
+    (options, told), chat = options_of(served, said), hasattr(asked, "messages")
+    infill, between = not chat and (asked.suffix is not None or asked.holes), None
+    if chat:
+        prompts = [(chat_of(served, [m.plain() for m in asked.messages]), [])]
+    else:
+        given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+        given = [given] if given and isinstance(given[0], int) else given
+        if not given:
+            raise Refused("the list of prompts is empty", "prompt")
+        room = options.max_new_tokens
+        if asked.suffix is not None:
+            between = (asked.prompt, asked.suffix)
+            if not told:
+                longest = max(len(prompt_of(served, p, asked.suffix, False, 1)[0]) for p in given)
+                room = max(1, min(room, served.config.seq_len - longest + 1))
+        prompts = [prompt_of(served, p, asked.suffix, asked.holes, room) for p in given]
+    options = fit(served, options, told, max(len(ids) for ids, _ in prompts), infill)
+    options = replace(options, seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed)
+    stops = asked.stops() + ([served.tokenizer.stop_text] if chat else [])
+    return [Writer(served, ids, () if infill else stops, left, between) for ids, left in prompts], options
+
+
 class Writer:
     """The text of one row while it is being written.
 
-    prompt  its ids before anything was written; `left`: see prompt_of; `stops`: texts that end it"""
+    prompt   its ids before anything was written; `left`: see prompt_of
+    stops    texts that end it
+    between  the texts before and behind the one hole: of which it is the text, not of all"""
 
-    def __init__(self, served, prompt, stops=(), left=()):
+    def __init__(self, served, prompt, stops=(), left=(), between=None):
         self.tokenizer, self.stop_ids = served.tokenizer, set(served.stop_ids or ())
-        self.prompt, self.stops, self.left = prompt, [s for s in stops if s], left
+        self.prompt, self.stops, self.left, self.between = prompt, [s for s in stops if s], left, between
         self.mask_id = served.tokenizer.mask_id
         self.infill = self.mask_id is not None and self.mask_id in prompt
-        self.said, self.known, self.front = "", 0, ""
-
-    def again(self):
-        """Another one of the same prompt."""
-        return copy.copy(self)
+        self.said, self.known = "", 0
 
     def more(self, ids, finished):
         """What can be said for good of a canvas whose first `finished` ids will stay: text that was not said yet."""
@@ -191,6 +209,11 @@ class Writer:
         """(all of the text, what of it was not said yet, why it ends: stop or length)."""
         if self.infill:
             text = texts.filled_in(self.tokenizer, ids, self.left)
+            if self.between and text.startswith(self.between[0]) and text.endswith(self.between[1]):
+                text = text[len(self.between[0]) : len(text) - len(self.between[1])]
+            elif self.between:  # a decoder that joins words
+                holes = [i for i, t in enumerate(self.prompt) if t == self.mask_id]
+                text = texts.continuation(self.tokenizer, ids[: holes[0]], ids[holes[0] : holes[-1] + 1])
             return text, text, "stop"
         new = ids[len(self.prompt) :]
         text, stopped = texts.answer(self.tokenizer, self.prompt, new, self.stops)
@@ -239,5 +262,94 @@ def chances(ids, begin, events):
     return {i: p for i, p in found.items() if i >= begin}
 
 
-def tensors(prompts):
-    return [torch.tensor(p, dtype=torch.int64) for p in prompts]
+class Answer:
+    """A request under way, in OpenAI's words."""
+
+    def __init__(self, served, asked, writers, options, fronts=(), scores=()):
+        self.asked, self.options, self.began, n = asked, options, time.time(), asked.n or 1
+        self.chat, self.tokenizer = hasattr(asked, "messages"), served.tokenizer
+        self.prompt_tokens = sum(len(w.prompt) - w.prompt.count(w.mask_id) for w in writers)
+        self.rows = [copy.copy(w) for w in writers for _ in range(n)]
+        self.fronts = [text for text in fronts or [""] * len(writers) for _ in range(n)]  # what is echoed
+        self.scores = [each for each in scores or [[]] * len(writers) for _ in range(n)]  # … and echo.each_token of it
+        self.frames = [Frames(w, len(w.prompt) + options.max_new_tokens) for w in self.rows if asked.canvas]
+        kind = "chat.completion" if self.chat else "text_completion"
+        self.head = dict(id=f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}", object=kind)
+        self.head |= dict(created=int(self.began), model=served.name)
+        self.made, self.forwards, self.choices = 0, 0, [None] * len(self.rows)
+
+    def chunk(self, k, text, why=None, **more):
+        """A piece of a stream: what is new of row k."""
+        said = {"delta": {"content": text}} if self.chat else {"text": text}
+        head = self.head | ({"object": "chat.completion.chunk"} if self.chat else {})
+        return head | {"choices": [{"index": k, **said, "logprobs": None, "finish_reason": why}], **more}
+
+    def opening(self):
+        """The first chunks of a stream."""
+        for k, front in enumerate(self.fronts):
+            more = {"canvas": self.frames[k].start()} if self.frames else {}
+            if self.chat or front or more:
+                chunk = self.chunk(k, front, **more)
+                if self.chat:
+                    chunk["choices"][0]["delta"]["role"] = "assistant"
+                yield chunk
+
+    def step(self, event):
+        """The chunk of a serving.Step, or None where it says nothing."""
+        k, text = event.row, self.rows[event.row].more(event.ids, event.finished)
+        more = {"canvas": self.frames[k].next(event.ids, event.events)} if self.frames else {}
+        return self.chunk(k, text, **more) if text or more else None
+
+    def done(self, event):
+        """The last chunk of a row; its whole text goes to self.choices."""
+        k, row = event.row, self.rows[event.row]
+        text, new, why = row.end(event.ids)
+        self.made, self.forwards = self.made + row.made(event.ids), self.forwards + event.forwards
+        logprobs = None if self.asked.logprobs in (None, False) else self.logprobs(k, event)
+        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": self.fronts[k] + text}
+        self.choices[k] = {"index": k, **said, "logprobs": logprobs, "finish_reason": why}
+        more = {"canvas": self.frames[k].next(event.ids, event.events[self.frames[k].told :])} if self.frames else {}
+        return self.chunk(k, new, why, **more)
+
+    def logprobs(self, k, event):
+        """Of the tokens written, the probability that each had when it was revealed; before them, of what is echoed."""
+        row, ids, scores = self.rows[k], event.ids, self.scores[k]
+        found = {i: s and s[0] for i, s in enumerate(scores)}
+        for i, p in chances(ids, 0 if row.infill else len(row.prompt), event.events).items():
+            found[i] = math.log(p) if p > 0 else -9999.0
+        found = dict(sorted(found.items()))
+        pieces = [texts.continuation(self.tokenizer, ids[:i], [ids[i]]) for i in found]
+        if self.chat:
+            of = [
+                dict(token=t, logprob=x, bytes=[*t.encode()], top_logprobs=[]) for t, x in zip(pieces, found.values())
+            ]
+            return {"content": of, "refusal": None}
+        offsets = [sum(map(len, pieces[:i])) for i in range(len(pieces))]
+        top = [x if x is None else {t: x} for t, x in zip(pieces, found.values())]
+        for i, score in enumerate(scores):
+            if score and score[1] != ids[i]:  # not the likeliest one, which stands beside it
+                top[i] = {f"{texts.continuation(self.tokenizer, ids[:i], [score[1]])}": score[2], **top[i]}
+        return dict(tokens=pieces, token_logprobs=[*found.values()], top_logprobs=top, text_offset=offsets)
+
+    def usage(self):
+        counts = dict(prompt_tokens=self.prompt_tokens, completion_tokens=self.made)
+        own = dict(forwards=self.forwards, seconds=round(time.time() - self.began, 3), seed=self.options.seed)
+        return counts | {"total_tokens": self.prompt_tokens + self.made} | own
+
+    def whole(self):
+        return self.head | {"choices": self.choices, "usage": self.usage()}
+
+
+def echoed(served, asked, writers):
+    """The texts of the prompts of a completion."""
+    given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+    is_text = given and isinstance(given[0], str)
+    return given if is_text else [served.tokenizer.decode(w.prompt) for w in writers]
+
+
+def scoring(served, writers):
+    """The work (serving.Job) of saying how likely each token of the prompts is."""
+    if served.algorithm not in ("mdlm", "bd3lm", "ar") or any(w.infill for w in writers):
+        raise Refused(f"{served.algorithm} says nothing of each token of a prompt; leave out echo or logprobs", "echo")
+    mask_id = served.tokenizer.mask_id
+    return lambda model: [echo.each_token(served.algorithm, model, w.prompt, mask_id) for w in writers]

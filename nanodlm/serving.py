@@ -55,7 +55,7 @@ class Job:
 
     prompts: list  # int64 (T,) each
     options: object  # the algorithm's SampleOptions
-    tell: Callable  # takes a Step, Done or Failed
+    tell: Callable | None = None  # takes a Step, Done or Failed
     client: str = ""  # in the queue, clients take turns
     seconds: float = math.inf  # it may take, from when it came
     until: Callable | None = None  # generate's
@@ -70,7 +70,7 @@ class Job:
     @property
     def tokens(self):
         """Of its longest canvas."""
-        return max(map(len, self.prompts)) + getattr(self.options, "max_new_tokens", 0)
+        return max(map(len, self.prompts), default=0) + getattr(self.options, "max_new_tokens", 0)
 
     @property
     def late(self):
