@@ -146,8 +146,9 @@ def parsed(kind, raw):
         return kind.model_validate_json(raw)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"][:2]))
-        raise Refused(f"{field}: {first['msg']}" if field else f"the body is no JSON: {first['msg']}", field) from None
+        field = ".".join(map(str, first["loc"][: 1 if first["loc"][:1] == ("prompt",) else 3]))
+        message = "it takes a text, a list of texts, ids, or a list of these" if field == "prompt" else first["msg"]
+        raise Refused(f"{field}: {message}" if field else f"the body is no JSON: {message}", field or None) from None
 
 
 def read(kind, raw, served):
@@ -257,6 +258,19 @@ def build(s, served, worker):
     return app
 
 
+def opened(s, decoding=None):
+    """(what is served, the worker that has it), by settings and what is said of decoding, {option: (value, where)}."""
+    checkpoint, engine, name, _ = opening.network(s)
+    try:
+        served = endpoint.Served(s.name or checkpoint.path.name, name, checkpoint, engine, decoding or {}, s.preset)
+    except Refused as e:
+        sys.exit(str(e))
+    limits = serving.Limits(s.max_rows, s.max_tokens or s.max_rows * served.config.seq_len, s.max_queue)
+    worker = serving.Worker(checkpoint.model, engine, served.tokenizer.mask_id, served.stop_ids, limits)
+    worker.start()
+    return served, worker
+
+
 def main(argv):
     values = configurator.read(argv)
     if "help" in values:
@@ -267,24 +281,17 @@ def main(argv):
         listening = socket.create_server((s.host, s.port), family=family)
     except (OSError, OverflowError) as e:
         sys.exit(f"cannot listen at host={s.host}, port={s.port}: {e}")
-    checkpoint, engine, name, _ = opening.network(s)
-    try:
-        decoding = {k: v for k, v in values.items() if not hasattr(Settings, k)}
-        served = endpoint.Served(s.name or checkpoint.path.name, name, checkpoint, engine, decoding, s.preset)
-    except Refused as e:
-        sys.exit(str(e))
-    limits = serving.Limits(s.max_rows, s.max_tokens or s.max_rows * served.config.seq_len, s.max_queue)
-    worker = serving.Worker(checkpoint.model, engine, served.tokenizer.mask_id, served.stop_ids, limits)
-    worker.start()
+    served, worker = opened(s, {k: v for k, v in values.items() if not hasattr(Settings, k)})
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame):  # Ctrl-C, or SIGTERM: what is under way is finished, or told why not
             worker.close(s.grace)
-            super().handle_exit(sig, frame)
+            self.should_exit, self.force_exit = True, self.should_exit
 
     keys = dict(log_level="warning", lifespan="off", timeout_graceful_shutdown=math.ceil(s.grace) + 5)
     where = f"http://{f'[{s.host}]' if ':' in s.host else s.host}:{listening.getsockname()[1]}"
-    print(f"{where} serves {served.name}: {checkpoint.model.num_params():,} parameters, decoded by {name}", flush=True)
+    size = f"{served.checkpoint.model.num_params():,} parameters"
+    print(f"{where} serves {served.name}: {size}, decoded by {served.algorithm}", flush=True)
     Server(uvicorn.Config(build(s, served, worker), **keys)).run(sockets=[listening])
     worker.close(0)
 
