@@ -182,12 +182,11 @@ class Rollouts:
             self.complain(failed)
         values = torch.tensor([judged[2] for *_, judged in rows], dtype=torch.float64).view(-1, o.group)
         self.whole = self.table(rows, pairs, self.grpo.advantages(values, o.deviation).flatten().float())
-        self.start, earlier = start, [self.looked_at(part, start, o) for part in parts] if o.updates > 1 or o.kl else []
-        if earlier:
-            every = {i: x for part in parallel.gather(list(zip(parts, earlier))) for i, x in part_rows(part)}
-            old, base = zip(*(every[i] for i in range(len(rows))))
-            self.whole.old = torch.stack(old)
-            self.whole.base = torch.stack(base) if o.kl else None
+        self.start = start
+        if o.updates > 1 or o.kl:
+            found = parallel.gather([(part, *self.looked_at(part, start, o)) for part in parts])
+            of, old, base = (torch.cat(x) for x in zip(*(one for its in found for one in its)))
+            self.whole.old, self.whole.base = old[of.argsort()], base[of.argsort()] if o.kl else None
         good = values[~values.isnan()]
         said |= {"reward": good.mean().item() if len(good) else math.nan, "failed": len(failed)}
         said["equal_groups"] = (values.amax(1) == values.amin(1)).double().mean().item()  # which teach nothing
@@ -248,12 +247,6 @@ class Rollouts:
         self.facts = []
         total = parallel.total(torch.stack(list(sums.values())))
         return {k: (v / total[-1]).item() for k, v in zip(sums, total) if k != "tokens"}
-
-
-def part_rows(part):
-    """(row, (old, base)) of each row of [(rows, (old, base))]."""
-    rows, (old, base) = part
-    return zip(rows.tolist(), zip(old, base))
 
 
 @contextlib.contextmanager
