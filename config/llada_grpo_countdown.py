@@ -4,8 +4,7 @@ As config/llada_grpo_gsm8k.py, which has the published settings beside ours, but
 estimate: one forward, with 15 % of the prompt hidden.
 
 Data         python data/countdown/prepare.py --largest=99 --chat=data/countdown.jsonl      three numbers, as d1's
-Published    countdown, 256 tokens, zero-shot: LLaDA-8B-Instruct 19.5, diffu-GRPO 31.3, s1k and diffu-GRPO 32.0; 512
-             tokens: 16.0, 37.1, 42.2 (d1, table 1)
+Published    d1, table 1 (arXiv 2504.12216)
 Ours         not run: no GPU was at hand
 Hardware     8 GPUs of 80 GB: torchrun --nproc_per_node=8 train.py config/llada_grpo_countdown.py
 """

@@ -31,7 +31,9 @@ class Rollouts:
         if self.chat and base.options.packing:
             sys.exit("packing puts several conversations into a row, and an answer is written to one: leave it out")
         if not self.chat and not base.prompt_len:
-            sys.exit(f"algorithm={s.algorithm} needs prompts: rows with a prompt_len, as data/sudoku's, or conversations")
+            sys.exit(
+                f"algorithm={s.algorithm} needs prompts: rows with a prompt_len, as data/sudoku's, or conversations"
+            )
         if not options.max_new_tokens and self.chat:
             sys.exit("max_new_tokens says how long an answer to a conversation may be; give it, as max_new_tokens=256")
         self.new = options.max_new_tokens or base.seq_len - base.prompt_len
@@ -116,7 +118,9 @@ class Rollouts:
                 pair = self.split_chat(row)
                 found, tries = (found + [pair], 0) if pair else (found, tries + 1)
             if tries > TRIES:
-                sys.exit(f"{TRIES} prompts in a row leave no room for max_new_tokens={self.new} in {self.seq_len} tokens")
+                sys.exit(
+                    f"{TRIES} prompts in a row leave no room for max_new_tokens={self.new} in {self.seq_len} tokens"
+                )
         return found
 
     def split(self, x):
@@ -156,7 +160,9 @@ class Rollouts:
         found = []
         for (prompt, truth), ids in zip(pairs, tokens):
             n, ends = self.end(ids[len(prompt) :])
-            answer = text.continuation(self.tokenizer, prompt.tolist(), ids[len(prompt) : len(prompt) + n - ends].tolist())
+            answer = text.continuation(
+                self.tokenizer, prompt.tolist(), ids[len(prompt) : len(prompt) + n - ends].tolist()
+            )
             asked = self.tokenizer.decode(prompt.tolist())
             value, why = rewards.total(self.rewards, asked, answer, truth, self.o.reward_seconds)
             where = f"{why} on the answer {answer[:80]!r} to {asked[-200:]!r}" if why else ""
@@ -202,7 +208,9 @@ class Rollouts:
         if self.o.reward_fails == "stop":
             ok = runs.save(run, "last", stages.at(run, run.place.iter))
             kept = f"{run.out}/last is as it was before this iteration" if ok else "it could not be saved"
-            go_on = "mend the reward and go on with --init_from=resume, or leave such answers out: reward_fails=leave_out"
+            go_on = (
+                "mend the reward and go on with --init_from=resume, or leave such answers out: reward_fails=leave_out"
+            )
             sys.exit(f"{failed[0]}; {kept}: {go_on}" if run.rank == 0 else 1)
 
     def table(self, rows, pairs, advantage):

@@ -13,7 +13,7 @@ import train
 from nanodlm import checkpoint as ckpt
 from nanodlm import rewards, rollouts
 
-OWN = '''
+OWN = """
 import time
 
 def ones(prompt, answer, truth):
@@ -29,7 +29,7 @@ def hangs(prompt, answer, truth):
     while answer.startswith("1"):
         time.sleep(0.01)
     return 1.0
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +174,27 @@ def test_sudoku():
 
 def test_countdown_evaluates_arithmetic_and_nothing_else():
     for prompt in ("3,4,7=40:", "Numbers: 3, 4, 7. Target: 40.\nAnswer with <answer>1 + 2</answer>."[:33]):
-        for right in ("(3+7)*4", "4*(7+3)=40", " <answer>(3 + 7) * 4</answer>", "so \\boxed{4*3+4*7}"[:3] and "7*4+3*4"[:0]):
+        for right in (
+            "(3+7)*4",
+            "4*(7+3)=40",
+            " <answer>(3 + 7) * 4</answer>",
+            "so \\boxed{4*3+4*7}"[:3] and "7*4+3*4"[:0],
+        ):
             if right:
                 assert give("countdown", prompt, right) == 1, right
         assert give("countdown", prompt, "3+4+7") == 0.1
         assert give("countdown", prompt, "3/(4-4)") == give("countdown", prompt, "(3+7)*4*1") == 0
-    hostile = ["__import__('os').system('true')", "4**7**9**9**9", "(" * 150, "9" * 199, "40", "", "3,4,7", "4//3*7", "1e9"]
+    hostile = [
+        "__import__('os').system('true')",
+        "4**7**9**9**9",
+        "(" * 150,
+        "9" * 199,
+        "40",
+        "",
+        "3,4,7",
+        "4//3*7",
+        "1e9",
+    ]
     hostile += ["(3+7)*4 and 1", "[3,4,7]", "-" * 200, "3+4+7\n=40" * 3]
     began = time.time()
     assert all(give("countdown", "3,4,7=40:", answer) <= 0.1 for answer in hostile) and time.time() - began < 1
@@ -191,7 +206,9 @@ def test_gsm8k_finds_the_number_as_lm_eval_does():
     truth = "5 + 3 = <<5+3=8>>8\n#### 1,008"
     right = ["#### 1008", "It costs $1,008.", "1008", "first 3, then 1,008", "#### $1,008."]
     assert all(give("gsm8k", "", answer, truth) == 1 for answer in right)
-    assert all(give("gsm8k", "", answer, truth) == 0 for answer in ("", "#### 8", "1008 or 9", "a thousand", "#### -1008"))
+    assert all(
+        give("gsm8k", "", answer, truth) == 0 for answer in ("", "#### 8", "1008 or 9", "a thousand", "#### -1008")
+    )
     assert give("gsm8k_strict", "", "so\n#### 1,008", truth) == 1 and give("gsm8k_strict", "", "1008", truth) == 0
     assert give("answer_format", "", "so\n#### 12", "") == 1
     assert give("answer_format", "", "#### 1 #### 2", "") == give("answer_format", "", "12", "") == 0
@@ -205,7 +222,12 @@ def test_gsm8k_finds_the_number_as_lm_eval_does():
 def test_code_passes_its_tests_or_not():
     tests = "assert double(2) == 4"
     assert give("code", "", "```python\ndef double(x):\n    return 2 * x\n```", tests) == 1
-    for wrong in ("def double(x): return x", "import sys; sys.exit(0)", "```python\n(", "def double(x): return open('/etc/shadow')"):
+    for wrong in (
+        "def double(x): return x",
+        "import sys; sys.exit(0)",
+        "```python\n(",
+        "def double(x): return open('/etc/shadow')",
+    ):
         assert give("code", "", wrong, tests) == 0
 
 
