@@ -208,7 +208,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, answers, seed=0, denomina
 
 # ---- 4 · what the network is otherwise -----------------------------------------------------------------------------
 #
-# It stays one of masked or block diffusion: that is what its checkpoints are called, and how it is measured and decoded.
+# It stays one of masked or block diffusion: so its checkpoints are called, and so it is measured and decoded.
 
 
 def network_is(config):
@@ -270,7 +270,7 @@ def tutorial(steps=500, rounds=60, group=8):
         return f"{found.mean():.2f} {int((found == 1).sum()):4} right"
 
     print(
-        f"1. A model was shown runs of the alphabet, as {show(runs(1, 0)[0])!r}, and writes 6 letters. The reward is half"
+        f"1. A model was shown runs of letters, as {show(runs(1, 0)[0])!r}, and writes 6 letters. The reward is half"
     )
     print("    for the share of neighbours that follow each other, half for a whole run. Of 400 answers:")
     print(f"    one letter at a time      {score(replace(o, steps=6))}")

@@ -1,4 +1,4 @@
-"""Countdown by masked diffusion: what config/countdown_grpo.py starts from. It learns one answer of those that there are.
+"""Countdown by masked diffusion: what config/countdown_grpo.py starts from. It learns one answer of several.
 
 Data      python data/countdown/prepare.py
 Hardware  one CPU core with bfloat16; not run to its end by us

@@ -9,7 +9,7 @@ advantages   mean and deviation                           mean alone            
 clip, KL     0.5, 0.04, reference synchronised at 64      0.5, 0.01, reference synchronised at 64      0.5, 0.04, fixed
 optimiser    AdamW 3e-6, beta2 .99, wd .1, clip .2        1e-6, likewise                               as d1
 weights      LoRA 128, alpha 64, dropout .05, 4 bits      all                                          LoRA, bfloat16
-rewards      right number, format by tags and others     tests passed 2.0, format 0.5                 gsm8k, tags_format=0.5
+rewards      right number, format by tags and others     tests passed 2.0, format 0.5                 gsm8k, format 0.5
 
 Published    d1 with s1k: GSM8K 82.1 at its best length (table 1); DiffuCoder: 4.4 % more on EvalPlus
 Ours         not run: no GPU was at hand

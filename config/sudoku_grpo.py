@@ -1,7 +1,7 @@
-"""4x4 sudoku in three forwards, by rewards: a network that learnt to fill in what is half known learns to write at once.
+"""4x4 sudoku in three forwards, by rewards: a network that can fill in what is half known learns to write at once.
 
 Data      python data/sudoku/prepare.py
-Start     python train.py config/sudoku_mdlm.py --t_max=0.5 --max_iters=300 --eval_interval=300 --out_dir=out/sudoku_half
+Start     python train.py config/sudoku_mdlm.py --t_max=0.5 --max_iters=300 --out_dir=out/sudoku_half
           It solves 92.2 % of 500 held-out puzzles in 16 forwards, 67.0 % in 4, 57.6 % in 3 (43.6 % at temperature 1)
 Measure   python eval.py --checkpoint=out/sudoku_grpo --windows=0 --temperature=0 --steps=3
 """

@@ -8,7 +8,7 @@ sudoku  the network's answers to held-out puzzles, groups of 8; the gradient on 
 
 bias    distance of the mean gradient from the true one, over the length of the latter; and again for the best multiple
         of it, as an optimiser takes steps of a length of its own: what remains is its direction
-masks   standard deviation that the masks of one estimate bring, over the true gradient's length (one seed for all answers)
+masks   standard deviation that the masks of one estimate bring, over the true gradient's length
 """
 
 import sys
@@ -126,7 +126,7 @@ def puzzles(s, steps, group=8):
     exact = grpo.LossOptions(estimate="exact", per="token", steps=steps)
     true, rows = gradient(found.model, a, exact, mask_id), {}
     print(
-        f"{sum(reward) / len(reward):.1%} of the answers solve their puzzle, {A.view(-1, group).any(1).sum()} groups differ"
+        f"{sum(reward) / len(reward):.1%} of the answers are right; {A.view(-1, group).any(1).sum()} groups differ"
     )
     for name, more in ESTIMATES:
         o = replace(exact, estimate=name, **more)

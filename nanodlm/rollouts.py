@@ -9,7 +9,6 @@ import contextlib
 import functools
 import math
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -50,8 +49,8 @@ class Rollouts:
         self.run, o = run, self.o
         if run.rows % o.group:
             sys.exit(
-                f"an iteration has {run.rows} rows (processes x batch_size x gradient_accumulation_steps), which groups "
-                f"of {o.group} do not fill: change one of them, or group"
+                f"an iteration has {run.rows} rows (processes x batch_size x gradient_accumulation_steps), which "
+                f"groups of {o.group} do not fill: change one of them, or group"
             )
         if o.kl and not run.s.lora_r:
             sys.exit("kl is the divergence from the network without its adapters: give lora_r, or leave it out")
@@ -137,7 +136,7 @@ class Rollouts:
         return ids[:begin].long(), text.continuation(self.tokenizer, ids[:begin].tolist(), ids[begin:].tolist())
 
     def generate(self, prompts, numbers, seed, options):
-        """What the network writes to prompts (decode.Output), the whole of it, and the step in which each token came."""
+        """What the network writes to prompts, lists of ids, int64 (L,), and the step in which each token came, likewise."""
         o, run = options, self.run
         engine = algorithms.engine(self.grpo.network_is(run.raw.config))
         keys = dict(max_new_tokens=self.new, steps=o.steps, temperature=o.temperature, block_size=o.answer_block)

@@ -2,16 +2,14 @@
 
 import json
 import math
-import sys
 import time
 
 import pytest
-import torch
 from test_train import ROOT, TINY, assert_same, puzzle_data, two_processes  # noqa: F401
 
 import train
 from nanodlm import checkpoint as ckpt
-from nanodlm import rewards, rollouts
+from nanodlm import rewards
 
 OWN = """
 import time

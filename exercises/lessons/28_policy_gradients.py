@@ -7,22 +7,22 @@
 #
 # $$ A_i = r_i - \bar r, \qquad \text{or, as in GRPO,} \quad A_i = \frac{r_i - \bar r}{s + 10^{-4}} $$
 #
-# with the mean $\bar r$ and the standard deviation $s$ of the group (of a sample: over G − 1). Where all are worth the
+# with the mean $\bar r$ and the standard deviation $s$ of the group (a sample's: over G − 1). Where all are worth the
 # same, all advantages are 0, and nothing is learnt: nobody is better than anybody. A reward that could not be had is
 # not a number; that answer is left out: its advantage is 0, and mean and deviation are those of the others.
 #
 # Then log π of the answers with a positive advantage is raised, of the others lowered. Its gradient times A is, on
-# average, the gradient of the expected reward. Answers are dear, so several steps are taken on the same ones; behind the
-# first, π is no longer the one that wrote them, and each token counts by the **ratio** $\rho = \pi / \pi_{old}$. So that
+# average, the gradient of the expected reward. Answers are dear, so several steps are taken on the same ones; behind
+# the first, π no longer is what wrote them, and each token counts by the **ratio** $\rho = \pi / \pi_{old}$. So that
 # nobody runs away on old answers, what is gained beyond $1 \pm \epsilon$ does not count:
 #
 # $$ -\min\big(\rho A, \; \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A \big) $$
 #
-# The minimum makes it a one-sided affair: a good token ($A > 0$) that has become likelier by more than ε is left alone,
-# and so is a bad one that has become less likely by more than ε; one that went the *wrong* way is pulled back however far.
+# The minimum makes it a one-sided affair: a good token ($A > 0$) that became likelier by more than ε is left alone, and
+# so is a bad one that became less likely by more; one that went the *wrong* way is pulled back, however far.
 #
-# What is log π of a text that was revealed in an order that the model chose? If the order never looks at the tokens that
-# are drawn, but at those that stand there already (lesson 13: the surest place first), then a finished text says by which
+# What is log π of a text that was revealed in an order that the model chose? If the order never looks at the tokens
+# that are drawn, but at those that stand there (lesson 13: the surest place first), then a finished text says by which
 # canvases it was reached, and log π is the sum of log p along that **way**.
 
 # %%
