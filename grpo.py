@@ -269,9 +269,7 @@ def tutorial(steps=500, rounds=60, group=8):
         found = reward(write(model, 400, 99, o)[0])
         return f"{found.mean():.2f} {int((found == 1).sum()):4} right"
 
-    print(
-        f"1. A model was shown runs of letters, as {show(runs(1, 0)[0])!r}, and writes 6 letters. The reward is half"
-    )
+    print(f"1. A model was shown runs of letters, as {show(runs(1, 0)[0])!r}, and writes 6 letters. The reward is half")
     print("    for the share of neighbours that follow each other, half for a whole run. Of 400 answers:")
     print(f"    one letter at a time      {score(replace(o, steps=6))}")
     print(f"    two letters at a time     {score(o)}, as the first two do not know of each other")

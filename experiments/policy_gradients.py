@@ -125,9 +125,7 @@ def puzzles(s, steps, group=8):
     a = grpo.Answers(x0, hole, hole, torch.ones_like(hole), place, torch.arange(len(x)), A.float())
     exact = grpo.LossOptions(estimate="exact", per="token", steps=steps)
     true, rows = gradient(found.model, a, exact, mask_id), {}
-    print(
-        f"{sum(reward) / len(reward):.1%} of the answers are right; {A.view(-1, group).any(1).sum()} groups differ"
-    )
+    print(f"{sum(reward) / len(reward):.1%} of the answers are right; {A.view(-1, group).any(1).sum()} groups differ")
     for name, more in ESTIMATES:
         o = replace(exact, estimate=name, **more)
         rows[name, o.masks] = compare(found.model, a, true, o, mask_id, min(16, s.seeds))

@@ -136,7 +136,7 @@ class Rollouts:
         return ids[:begin].long(), text.continuation(self.tokenizer, ids[:begin].tolist(), ids[begin:].tolist())
 
     def generate(self, prompts, numbers, seed, options):
-        """What the network writes to prompts, lists of ids, int64 (L,), and the step in which each token came, likewise."""
+        """What the network writes to prompts, a list of int64 (L,), and the step in which each token came, likewise."""
         o, run = options, self.run
         engine = algorithms.engine(self.grpo.network_is(run.raw.config))
         keys = dict(max_new_tokens=self.new, steps=o.steps, temperature=o.temperature, block_size=o.answer_block)
