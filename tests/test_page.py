@@ -83,7 +83,7 @@ def open_page(url, browser):
     def open_page(**window):
         contexts.append(browser.new_context(**window))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("request", lambda r: None if r.url.startswith(url) else wrong.append(r.url))
