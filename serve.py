@@ -51,7 +51,7 @@ class Settings:
     max_tokens: Whole = 0  # tokens of all their canvases; 0 means max_rows full contexts
     max_queue: Size = 64  # requests that wait; more are told to try again
     max_body: Size = 2**20  # bytes of a request
-    rate: Whole = 0  # requests a minute of each client, that is key or address; 0 means any number
+    rate: Whole = 0  # requests a minute of each client (address); 0 means any number
     timeout: Seconds = 600.0  # for a request, its wait included
     grace: Seconds = 30.0  # for what is under way when the server is told to stop
     cors: tuple[Line, ...] = ()  # origins whose pages may use it, such as https://example.org; none but its own

@@ -413,6 +413,7 @@ def test_told_to_stop_it_finishes_or_says_why(made, grace, whole):
         (["--port=99999999"], "cannot listen at"),
         (["--treshold=0.5"], "unknown key 'treshold'"),
         (["--threshold=high"], "does not fit"),
+        (["--cache=dual", "--compile=true"], "compile takes a batch of one shape"),
         (["--cors=5", "--rate=-1"], "rate"),
     ],
 )
