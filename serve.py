@@ -106,8 +106,8 @@ class Request(BaseModel):
     stream_options: StreamOptions | None = None
     canvas: bool = False  # beside a stream's text all of its canvas, step by step: what the page at / draws
     user: str | None = None
-    presence_penalty: Literal[0] | None = None  # what diffusion has no use for may be said if it says nothing
-    frequency_penalty: Literal[0] | None = None
+    presence_penalty: float | None = Field(None, ge=0, le=0)  # what is not done here may be said if it says nothing
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
 
     def stops(self):
         found = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -154,7 +154,8 @@ def parsed(kind, raw):
 def read(kind, raw, served):
     """A request of that kind from its bytes, and {option of the engine: value}."""
     asked = parsed(kind, raw)
-    extra, length = asked.model_extra, getattr(asked, "max_completion_tokens", None)
+    extra = {k: v for k, v in asked.model_extra.items() if v is not None}
+    length = getattr(asked, "max_completion_tokens", None)
     for field in extra.keys() - {*served.options}:
         near = configurator.nearest(field, [*kind.model_fields, *served.options])
         raise Refused(f"unknown field {field!r}" + (f"; did you mean {near}?" if near else ""), field)
