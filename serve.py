@@ -133,12 +133,9 @@ class Completion(Request):
 
 
 class Tokenize(Strict):
-    prompt: str
+    prompt: str = ""
+    tokens: list[int] = []
     add_special_tokens: bool = False
-
-
-class Detokenize(Strict):
-    tokens: list[int]
 
 
 def parsed(kind, raw):
@@ -154,15 +151,15 @@ def parsed(kind, raw):
 def read(kind, raw, served):
     """A request of that kind from its bytes, and {option of the engine: value}."""
     asked = parsed(kind, raw)
-    extra = {k: v for k, v in asked.model_extra.items() if v is not None}
-    length = getattr(asked, "max_completion_tokens", None)
+    extra, length = asked.model_extra, getattr(asked, "max_completion_tokens", None)
+    extra = {k: v for k, v in extra.items() if v is not None}
     for field in extra.keys() - {*served.options}:
         near = configurator.nearest(field, [*kind.model_fields, *served.options])
         raise Refused(f"unknown field {field!r}" + (f"; did you mean {near}?" if near else ""), field)
     if asked.model not in (None, "", served.name):
         raise Refused(f"there is no model {asked.model!r} here, but {served.name!r}", "model", 404)
-    own = dict(max_new_tokens=asked.max_tokens if length is None else length)
-    return asked, {**extra, **own, "temperature": asked.temperature, "top_p": asked.top_p}
+    length = asked.max_tokens if length is None else length
+    return asked, {**extra, "max_new_tokens": length, "temperature": asked.temperature, "top_p": asked.top_p}
 
 
 # ---- 2 · the server --------------------------------------------------------------------------------------------------
@@ -239,7 +236,7 @@ def build(s, served, worker):
     @app.post("/detokenize")
     async def _(request: HTTPRequest):
         gate(request)
-        asked = parsed(Detokenize, await web.body_of(request, s.max_body))
+        asked = parsed(Tokenize, await web.body_of(request, s.max_body))
         return {"prompt": served.tokenizer.decode(endpoint.prompt_of(served, asked.tokens)[0])}
 
     @app.get("/")
