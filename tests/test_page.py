@@ -244,3 +244,19 @@ def test_it_is_readable_on_a_phone_in_both_schemes_and_by_those_who_do_not_see_i
         page.keyboard.press("Tab")
         assert name in (None, page.evaluate("document.activeElement.id"))
         assert page.evaluate(f"({outline})(document.activeElement)") == "3px"
+
+
+def test_a_canvas_after_each_step(open_page):
+    """Drafts give way, and are hidden again; what is said of tokens at the end belongs to the steps that they came in."""
+    turn = {"start": ["x", None, None]}
+    turn["steps"] = [[[1, "a", None], [2, "b", None]], [[2, "c", None]], [[1, "a", 0.5], [2, "c", 0.25]]]
+    turn["steps"] = [{"changes": changes, "length": 3} for changes in turn["steps"]]
+    page = open_page()
+    told = page.evaluate("t => { settle(t); return t.steps.map((_, k) => canvas(t, k + 1)) }", turn)
+    seen = [[(x["piece"], x.get("p"), x.get("changed")) for x in now] for now in told]
+    assert seen == [
+        [("x", None, None), ("a", 0.5, 1), ("b", None, 1)],
+        [("x", None, None), ("a", 0.5, 1), ("c", 0.25, 2)],
+    ]
+    turn["steps"] = [{"changes": [[1, "a", 0.5]], "length": 3}, {"changes": [[1, None, 0.0]], "length": 2}]
+    assert page.evaluate("t => { settle(t); return canvas(t, 2).map(x => x.piece) }", turn) == ["x", None]
