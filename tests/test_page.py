@@ -247,7 +247,7 @@ def test_it_is_readable_on_a_phone_in_both_schemes_and_by_those_who_do_not_see_i
 
 
 def test_a_canvas_after_each_step(open_page):
-    """Drafts give way, and are hidden again; what is said of tokens at the end belongs to the steps that they came in."""
+    """Drafts give way, and are hidden again; what is said of tokens at the end belongs to their steps."""
     turn = {"start": ["x", None, None]}
     turn["steps"] = [[[1, "a", None], [2, "b", None]], [[2, "c", None]], [[1, "a", 0.5], [2, "c", 0.25]]]
     turn["steps"] = [{"changes": changes, "length": 3} for changes in turn["steps"]]
