@@ -250,7 +250,7 @@ class Worker(threading.Thread):
         except Exception as e:  # no memory, or numbers that are none: of whose rows, nobody knows
             del self.loops[shape]
             for job in {loop.rows.name[i][0] for i in live}:
-                self.fail(job, *told(e))
+                self.fail(job, told(e)[0], max(500, told(e)[1]))
             return
         self.metrics.step.observe(time.monotonic() - start)
         self.metrics.batch.observe(len(live))
