@@ -15,7 +15,7 @@ from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
 # What a run may change of the network that it starts from, without changing a weight.
-FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share")
+FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share", "source")
 
 
 def convert_first(s, shift):
@@ -76,8 +76,10 @@ def network_settings(source, config, said, is_chat, say):
                 f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
                 "settings it was trained with"
             )
-        share = config.mask_share if "mask_share" in said else source.model.config.mask_share
-        config = replace(source.model.config, dropout=config.dropout, mask_share=share)
+        kept = [k for k in ("mask_share", "source") if k not in said]
+        config = replace(config, **{k: getattr(source.model.config, k) for k in kept})
+        own = {k: getattr(config, k) for k in ("dropout", "mask_share", "source")}
+        config = replace(source.model.config, **own)
         context = config.seq_len
     seq_len = context
     if "seq_len" in said:
@@ -88,6 +90,11 @@ def network_settings(source, config, said, is_chat, say):
     if seq_len > context:
         sys.exit(f"seq_len={seq_len} exceeds the context of {context} tokens of {source.path}")
     return config, seq_len
+
+
+def rows_of(algorithm, vocab_size, source):
+    """How many rows the network has: those of its tokens, or as many as an algorithm makes of them."""
+    return vocab_size if source or not hasattr(algorithm, "rows") else algorithm.rows(vocab_size)
 
 
 def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
