@@ -108,8 +108,8 @@ def columns(x1, maskable, real, source, options, key, V, mask_id, given=None):
     """z0 and z1 (B, M) of texts x1 (B, L), and which columns are given (bool): prompts, whose tokens no edit touches."""
     given = real & ~maskable if given is None else given & real
     free = real & ~given
-    if source == "nothing":
-        return torch.where(given, x1, BLANK), torch.where(real, x1, BLANK), given
+    if source == "nothing":  # with a column behind all, as there may be no other
+        return (*(F.pad(torch.where(of, x1, BLANK), (0, 1), value=BLANK) for of in (given, real)), F.pad(given, (0, 1)))
     if (given & (free.cumsum(1) > 0)).any():
         raise ValueError(f"source={source} aligns what follows a prompt: given tokens may stand at the beginning alone")
     x0, n0 = begin(x1, free, source, options, key, V, mask_id)
@@ -256,130 +256,105 @@ class Output(mdlm.Output):
     start: list[torch.Tensor] = field(default_factory=list)  # per prompt: the text x_0 that its trace begins with
 
 
-@dataclass
-class Row:
-    """A text that is being edited."""
-
-    x: torch.Tensor  # int64 (n,)
-    fixed: torch.Tensor  # bool (n,): given
-    gap: torch.Tensor  # bool (n + 1,): something may come in front of all, or behind a token
-    most: int  # tokens
-    key: tuple  # of its random numbers
-    kappa: float = 0.0
-    step: int = 0
-    events: list = field(default_factory=list)
-
-
-def start(prompt, options, source, most, key, mask_id):
-    """The Row of a prompt. Masks are holes: where the network begins with masks they stay, else they are open places."""
+def start(prompt, options, source, mask_id):
+    """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of all
+    or behind a token (n + 1,). Masks are holes: a network that begins with masks reads them, to others they are gaps."""
     hole, stays = prompt == mask_id, options.given == "stays" or options.given == "auto" and source != "typos"
-    fixed = ~hole & stays
-    before, behind = F.pad(fixed, (1, 0), value=True), F.pad(fixed, (0, 1), value=not options.max_new_tokens)
-    gap = ~(before & behind)
-    keep = torch.ones_like(hole) if source == "masks" else ~hole
-    x = prompt
-    if source == "masks" and options.max_new_tokens:  # the text that follows is masks, too
-        x, keep, fixed = (F.pad(v, (0, options.max_new_tokens), value=w) for v, w in ((x, mask_id), (keep, 1), (fixed, 0)))
-        gap = F.pad(gap, (0, options.max_new_tokens), value=1)
-    place = F.pad(keep.long().cumsum(0), (1, 0))
-    gap = torch.zeros(int(keep.sum()) + 1, dtype=torch.long, device=x.device).index_add(0, place, gap.long()) > 0
-    return Row(x[keep], fixed[keep], gap, most, key)
+    fixed, keep = ~hole & stays, ~hole | (source == "masks")
+    gap = ~(F.pad(fixed, (1, 0), value=True) & F.pad(fixed, (0, 1), value=not options.max_new_tokens))
+    place = F.pad(keep.long().cumsum(0), (1, 0))  # a gap on either side of a hole that goes is one
+    gap = torch.zeros(int(keep.sum()) + 1, dtype=torch.long, device=place.device).index_add(0, place, gap.long()) > 0
+    x, fixed, more = prompt[keep], fixed[keep], options.max_new_tokens if source == "masks" else 0
+    return F.pad(x, (0, more), value=mask_id), F.pad(fixed, (0, more)), F.pad(gap, (0, more), value=True)
 
 
-def hazard(a, b):
-    """The integral of the rates per outstanding edit from kappa a to b."""
-    return torch.log((1 - a + LAST) / (1 - b + LAST))
+def jumps(count, kappa, b, n, most, u, options):
+    """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1): where
+    something is inserted, bool, where a token becomes another or goes, REPLACE, DELETE or 0; and the kappa reached."""
+    change = count[..., 1:].sum(2)
+    if options.jumps == "one":  # Gillespie's: an edit comes when the integral of all rates has grown by an exponential
+        left = (1 - kappa + LAST) * torch.exp(u[0][:, 0].log() / count.sum((1, 2)).clamp(min=1e-30))
+        came = (1 + LAST - left < b).nonzero()[:, 0]
+        hit = torch.zeros_like(count).flatten(1)
+        hit[came, draw(count[came].flatten(1).log(), u[1][came, 0])] = 1
+        insert, delete, replace = hit.view_as(count).bool().unbind(2)
+        return insert, delete * DELETE + replace * REPLACE, torch.minimum(1 + LAST - left, b)
+    if not options.temperature:
+        insert, some, delete = count[..., 0] >= 0.5, change >= 0.5, count[..., 1] >= count[..., 2]
+    else:  # as likely as an edit is to come in the meantime, and the kind in proportion (appendix C)
+        time = ((1 - kappa + LAST) / (1 - b + LAST)).log()[:, None]
+        insert, chance = u[0] < -torch.expm1(-time * count[..., 0]), -torch.expm1(-time * change)
+        some, delete = u[1] < chance, u[1] * change < chance * count[..., 1]
+    room = most - n + (some & delete).sum(1)
+    insert &= torch.where(insert, u[0], 2.0).argsort(1).argsort(1) < room[:, None]
+    return insert, some * torch.where(delete, DELETE, REPLACE), b
 
 
-def edit(row, logits, insert, change, tokens, p, trace):
-    """Make the edits: insert (n + 1,) bool behind the places, change (n,) 0, DELETE or REPLACE; tokens int64 (n + 1, 2) of
-    insertions and replacements; p (n + 1, 2) what the trace says of them."""
-    own = torch.where(change == REPLACE, tokens[1:, 1], row.x)
-    new = torch.where(insert, tokens[:, 0], BLANK)
-    if trace:  # from right to left, so that places are those of the text as it is
-        for i in (insert | F.pad(change > 0, (1, 0))).nonzero()[:, 0].flip(0).tolist():
-            if insert[i]:
-                row.events.append((row.step, i, int(new[i]), float(p[i, 0]), "insert"))
-            if i and change[i - 1]:
-                what = ("delete",) if change[i - 1] == DELETE else ()
-                row.events.append((row.step, i - 1, int(own[i - 1]), float(p[i, 1]), *what))
-    kept = torch.stack([F.pad(change != DELETE, (1, 0)), insert], 1).flatten()
-    kept[0] = True  # the place in front of all
-    gap = torch.stack([row.gap, torch.ones_like(row.gap)], 1).flatten()
-    row.x = torch.stack([F.pad(own, (1, 0)), new], 1).flatten()[kept][1:]
-    row.fixed = torch.stack([F.pad(row.fixed, (1, 0)), torch.zeros_like(insert)], 1).flatten()[kept][1:]
-    row.gap = gap[kept]
-
-
-def jumps(row, logits, o, b, V, mask_id):
-    """What becomes of a Row up to kappa b by its logits (n + 1, rows): edit()'s insert, change, tokens and p."""
-    n, at = len(row.x), torch.arange(len(row.x) + 1, device=logits.device)
-    token = F.pad(~row.fixed, (1, 0))
-    count = logits[:, 2 * V : 2 * V + 3].double().exp() * torch.stack([row.gap & (n < row.most), token, token], 1)
-    u = [uniform(*row.key, row.step, i, at) for i in range(4)]
-    if o.jumps == "one":  # by Gillespie: the next edit comes when a unit of an exponential's time is used up
-        total = count.sum()
-        left = (1 - row.kappa + LAST) * torch.exp(u[0][0].log() / total.clamp(min=1e-30))
-        row.kappa, came = (b, False) if 1 + LAST - left > b else (float(1 + LAST - left), True)
-        which = int(draw(count.flatten()[None].log(), u[1][:1])) if came else -1
-        hit = (torch.arange(count.numel(), device=at.device) == which).view_as(count)
-        insert, change = hit[:, 0], (hit * torch.arange(3, device=at.device))[1:].sum(1)
-    else:
-        p = 1 - torch.exp(-hazard(row.kappa, b) * torch.stack([count[:, 0], count[:, 1:].sum(1)], 1))
-        p = p if o.temperature else (torch.stack([count[:, 0], count[:, 1:].sum(1)], 1) >= 0.5).double()
-        part = count[:, 1] / count[:, 1:].sum(1).clamp(min=1e-30)  # of the changes that delete
-        insert, changed = u[0] < p[:, 0], u[1] < p[:, 1]
-        delete = changed & (u[1] < part * p[:, 1] if o.temperature else part >= 0.5)
-        change = torch.where(delete, DELETE, torch.where(changed, REPLACE, 0))[1:]
-        room = max(0, row.most - n + int(delete.sum()))
-        insert[torch.where(insert, u[0], 2.0).argsort()[room:]] = False
-        row.kappa = b
-    tokens, chance = torch.zeros(n + 1, 2, dtype=torch.long, device=at.device), 1 - torch.exp(-count)
-    chance = torch.stack([chance[:, 0], chance[:, 1]], 1)
-    for kind, where, i in ((INSERT, insert, 0), (REPLACE, F.pad(change == REPLACE, (1, 0)), 1)):
-        if where.any():
-            old = F.pad(row.x, (1, 0))[where]
-            found = token_logits(logits[where], kind, V, mask_id, old)
-            tokens[where, i] = new = draw(found, u[2 + i][where], o.temperature)
-            chance[where, i] = found.double().softmax(1).gather(1, new[:, None])[:, 0]
-    return insert, change, tokens, chance
+def events_of(step, x, insert, change, tokens, p):
+    """The trace of one text's edits, from right to left, so that places are those of the text as it is."""
+    for i in (insert | (change > 0)).nonzero()[:, 0].flip(0).tolist():
+        if insert[i]:
+            yield step, i, int(tokens[i, INSERT]), float(p[i, INSERT]), "insert"
+        if change[i] == DELETE:
+            yield step, i - 1, int(x[i - 1]), float(p[i, DELETE]), "delete"
+        elif change[i]:
+            yield step, i - 1, int(tokens[i, REPLACE]), float(p[i, REPLACE])
 
 
 @evaluating("config.source")
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
-    """Edit texts until kappa is 1, all in one batch; arguments and result are mdlm.generate's, but that the texts end
-    where the edits end, and that an event of the trace may have a fifth part, "insert" (in front of what stands at that
-    place), or "delete"; a step's events follow each other from right to left."""
-    o, config, V = options, model.config, vocabulary(model.config)
-    device = model.embed.weight.device
-    names = range(len(prompts)) if numbers is None else map(int, numbers)
-    texts = []
-    for prompt, name in zip(prompts, names):
-        most = min(len(prompt) + o.max_new_tokens, config.seq_len)
-        if len(prompt) > config.seq_len:
-            raise ValueError(f"a text of {len(prompt)} tokens is longer than the context of {config.seq_len}; shorten it")
-        texts.append(start(home(prompt), o, config.source, most, (o.seed, name), mask_id))
-    out, forwards = Output([], [], start=[row.x for row in texts]), [0] * len(texts)
-    grid = mask_rate(torch.arange(o.steps + 1).double() / o.steps, o.schedule)[0].tolist()
-    while live := [i for i, row in enumerate(texts) if row.kappa < 1]:
-        x = torch.nn.utils.rnn.pad_sequence([texts[i].x for i in live], batch_first=True)
-        lengths, kappa = torch.tensor([len(texts[i].x) for i in live]), torch.tensor([texts[i].kappa for i in live]).double()
-        logits, _ = read(model, x.to(device), lengths, kappa)
-        for i, mine in zip(live, home(logits).split((lengths + 1).tolist())):
-            row = texts[i]
-            piece = (int(row.kappa * TIMES) + 1) / TIMES  # up to here the network's counts stand still
-            b = min(1.0, piece if o.jumps == "one" else grid[row.step + 1])
-            edit(row, *[*jumps(row, mine, o, b, V, mask_id)], trace)
-            row.step, forwards[i] = row.step + 1, forwards[i] + 1
+    """Edit texts until kappa is 1, all in one batch, each as it would be alone; arguments and result are mdlm.generate's,
+    but that a text ends where it ends, and that an event of the trace may have a fifth part, "insert" (in front of what
+    is at that place) or "delete"; events of a step follow each other from right to left."""
+    o, config, V, device = options, model.config, vocabulary(model.config), model.embed.weight.device
+    if long := [len(p) for p in prompts if len(p) > config.seq_len]:
+        raise ValueError(f"a text of {long[0]} tokens is longer than the context of {config.seq_len}; shorten it")
+    begun = [start(home(p), o, config.source, mask_id) for p in prompts]
+    texts, ends = [x for x, _, _ in begun], [fixed for _, fixed, _ in begun]
+    events, forwards = [[] for _ in prompts], [0] * len(prompts)
+    x, fixed, gap = (torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun)) if begun else [None] * 3
+    who, n = torch.arange(len(texts)), torch.tensor([len(t) for t in texts])
+    most = torch.tensor([min(len(p) + o.max_new_tokens, config.seq_len) for p in prompts])
+    numbers = home(who if numbers is None else torch.as_tensor(numbers))
+    kappa, step = torch.zeros(len(texts), dtype=torch.float64), 0
+    grid = mask_rate(torch.arange(o.steps + 1).double() / o.steps, o.schedule)[0].clamp(max=1.0)
+    while len(who):
+        logits, real = (home(v) for v in read(model, x.to(device), n, kappa))
+        token = F.pad(~fixed, (1, 0))
+        may = torch.stack([gap & (n < most)[:, None], token, token], 2) & real[:, :, None]
+        count = torch.zeros(may.shape, dtype=torch.float64)
+        count[real] = logits[:, 2 * V : 2 * V + 3].double().exp()
+        count *= may
+        u = [uniform(o.seed, numbers[who][:, None], step, i, torch.arange(real.shape[1])) for i in range(4)]
+        # in one piece of time the network's counts stand still
+        b = ((kappa * TIMES).floor() + 1) / TIMES if o.jumps == "one" else grid[step + 1].expand_as(kappa)
+        insert, change, kappa = jumps(count, kappa, b, n, most, u, o)
+        tokens, p = torch.zeros(may.shape, dtype=torch.long), -torch.expm1(-count)
+        for kind, where in ((INSERT, insert), (REPLACE, change == REPLACE)):
+            old = F.pad(x, (1, 0))[where]
+            found = token_logits(logits[where[real]], kind, V, mask_id, old).double()
+            tokens[where, kind] = new = draw(found, u[2 + (kind > 0)][where], o.temperature)
+            p[where, kind] = found.softmax(1).gather(1, new[:, None])[:, 0]
+        for j, i in enumerate(who.tolist()):
+            forwards[i] += 1
+            events[i] += events_of(step, x[j], insert[j], change[j], tokens[j], p[j]) if trace else []
+        own = torch.where(change == REPLACE, tokens[..., REPLACE], F.pad(x, (1, 0)))
+        kept = torch.stack([real & (change != DELETE), insert], 2).flatten(1)
+        pairs = (own, tokens[..., INSERT]), (F.pad(fixed, (1, 0)), 0 * insert), (gap, 0 * insert + 1)
+        (x, n), (fixed, _), (gap, _) = (to_front(torch.stack([a.long(), c], 2).flatten(1), kept) for a, c in pairs)
+        L = int(n.max())  # with the place in front of all
+        x, fixed, gap, n, step = x[:, 1:L], fixed[:, 1:L].bool(), gap[:, :L].bool(), n - 1, step + 1
+        for j, i in enumerate(who.tolist()):
+            texts[i], ends[i] = x[j, : n[j]], fixed[j, : n[j]]
         if watch is not None:
-            watch([row.x.clone() for row in texts])
-    for row, prompt in zip(texts, prompts):
-        end = mdlm.end_of_text(row.x, ~row.fixed, mask_id, eos_id)
-        out.tokens.append(row.x[:end].to(prompt.device))
-        out.trace += [row.events] if trace else []
-    return Output(out.tokens, forwards, out.trace, out.start)
+            watch([text.clone() for text in texts])
+        live = kappa < 1
+        x, fixed, gap, n, most, who, kappa = (v[live] for v in (x, fixed, gap, n, most, who, kappa))
+    ends = [mdlm.end_of_text(text, ~f, mask_id, eos_id) for text, f in zip(texts, ends)]
+    tokens = [text[:end].to(p.device) for text, end, p in zip(texts, ends, prompts)]
+    return Output(tokens, forwards, events if trace else [], [b[0] for b in begun])
 
 
 # ---- 7 · likelihood -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ INSERT, DELETE, REPLACE = 0, 1, 2
 
 def to_front(x, chosen):
     """The chosen (bool) of each row of x (B, L), moved to its front, and how many, (B,)."""
-    order = (~chosen).long().argsort(1, stable=True)
+    order = (~chosen).long().argsort(dim=1, stable=True)
     return x.gather(1, order), chosen.sum(1)
 
 
