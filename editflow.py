@@ -8,8 +8,7 @@ x_0 until t = 1: it opens places and closes them, so that no length is ever fixe
 
     python editflow.py      trains and samples something tiny, and says what it does
 
-1 the rows of the network · 2 where a text begins · 3 alignments · 4 loss · 5 bound · 6 sampling · 7 likelihood
-8 tutorial
+1 the rows of the network · 2 loss · 3 bound · 4 sampling · 5 likelihood · 6 tutorial
 """
 
 from dataclasses import dataclass, field
@@ -22,10 +21,11 @@ import mdlm
 from mdlm import mask_rate
 from model import Config, Transformer, fp32
 from nanodlm import noise
-from nanodlm.alignments import BLANK, DELETE, INSERT, REPLACE, align, to_front, with_errors
-from nanodlm.bounds import Amount, Seed, Size, Steps, Unit, Whole, check
+from nanodlm.alignments import BLANK, DELETE, INSERT, REPLACE, align, aligned, made, to_front
+from nanodlm.bounds import Amount, Seed, Steps, Unit, Whole, check
 from nanodlm.guard import evaluating
 from nanodlm.noise import draw, home, uniform
+from udlm import LikelihoodOptions
 
 CAUSAL = False
 
@@ -36,7 +36,9 @@ CAUSAL = False
 # go, to be replaced. Read as input: the last TIMES say t, in front of the text, where what is inserted first stands.
 
 TIMES = 64  # what a time token can say; kappa, to be exact, so that one network is for all schedules
-LAST = 0.01  # rates are counts over 1 - kappa + LAST: the process ends, whatever the network says, in finitely many edits
+LAST = (
+    0.01  # rates are counts over 1 - kappa + LAST: the process ends, whatever the network says, in finitely many edits
+)
 
 
 def rows(vocab_size):
@@ -73,138 +75,95 @@ def token_logits(logits, kind, V, mask_id, tokens=None):
     return found.masked_fill(out, -torch.inf)
 
 
-# ---- 2 · where a text begins ---------------------------------------------------------------------------------------
+# ---- 2 · loss ------------------------------------------------------------------------------------------------------
+#
+# Where a text begins, which edits lead from there (nanodlm/alignments.py), and which of them have been made at time t.
 
 
 @dataclass
 class LossOptions:
-    schedule: str = "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, cosine, …
+    schedule: str = (
+        "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, cosine, …
+    )
+    objective: Literal["nelbo", "counts"] = "nelbo"  # the bound; or as it is times the time left, 1 - kappa: a flat mean
     alignment: Literal["cheapest", "random"] = "cheapest"  # of two texts: fewest edits, or any
     errors: Unit = 0.1  # config.source=typos: a text has up to so many in a hundred tokens, evenly spread over texts
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
     spread: Amount = 0.0  # an edit that is made calls for each beside it, at this many times the usual rate (C.1)
+    t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2)
+    t_min: Unit = 0.0  # t is drawn between t_min and t_max; as mdlm.LossOptions says
+    t_max: Unit = 1.0
     low_discrepancy: bool = True  # spread t evenly over the global batch
 
     def __post_init__(self):
         check(self)
+        if self.t_min > self.t_max:
+            raise ValueError(f"t_min={self.t_min} exceeds t_max={self.t_max}; t is drawn between them")
         mask_rate(torch.ones(1), self.schedule)
 
 
-def begin(x1, free, source, options, key, V, mask_id):
-    """What the free (bool) tokens of texts x1 (B, L) begin as: texts (B, L') and their lengths (B,)."""
-    at = torch.arange(x1.shape[1], device=x1.device)
-    letter = (uniform(*key, 0, at) * (V - 1)).long()
-    letter += letter >= mask_id
-    if source == "typos":
-        return with_errors(x1, free, options.errors, letter, *key, 1)
-    n = (uniform(*key, 2, 0)[:, 0] * (free.sum(1) + 1)).long()  # as long as the text at most
-    return {"nothing": x1[:, :0], "masks": torch.full_like(x1, mask_id), "noise": letter}[source], n * (source != "nothing")
-
-
-# ---- 3 · alignments ------------------------------------------------------------------------------------------------
-
-
-def columns(x1, maskable, real, source, options, key, V, mask_id, given=None):
-    """z0 and z1 (B, M) of texts x1 (B, L), and which columns are given (bool): prompts, whose tokens no edit touches."""
-    given = real & ~maskable if given is None else given & real
-    free = real & ~given
-    if source == "nothing":  # with a column behind all, as there may be no other
-        return (*(F.pad(torch.where(of, x1, BLANK), (0, 1), value=BLANK) for of in (given, real)), F.pad(given, (0, 1)))
-    if (given & (free.cumsum(1) > 0)).any():
-        raise ValueError(f"source={source} aligns what follows a prompt: given tokens may stand at the beginning alone")
-    x0, n0 = begin(x1, free, source, options, key, V, mask_id)
-    rest, n1 = to_front(x1, free)
-    total = x0.shape[1] + rest.shape[1]
-    u = uniform(*key, 4, torch.arange(total, device=x1.device)).T
-    z0, z1 = align(x0, n0, rest, n1, u, options.alignment == "cheapest")
-    front = torch.where(given, x1, BLANK)
-    return torch.cat([front, z0], 1), torch.cat([front, z1], 1), F.pad(given, (0, total))
-
-
-# ---- 4 · loss ------------------------------------------------------------------------------------------------------
-
-
-def made(kappa, M, spread, key):
-    """Which of M columns are edited at kappa (B, 1): bool (B, M); and how fast each of the others is, relative to the
-    usual rate, float64 (B, M).
-
-    In the time -log(1 - kappa) an edit comes at a rate of 1, and from each neighbour that is there at one of `spread`:
-    first passage, as columns reach each other in a random time, which is exponential. (In the paper the calls of several
-    edits add up, and their rate is constant in t.)"""
-    at = torch.arange(M, device=kappa.device)
-    came = -uniform(*key, 5, at).log()
-    if spread:
-        way = F.pad((-uniform(*key, 6, at).log() / spread)[:, 1:].cumsum(1), (1, 0))
-        from_left = way + (came - way).cummin(1).values
-        came = torch.minimum(from_left, ((came + way).flip(1).cummin(1).values.flip(1)) - way)
-    done = came <= -torch.log1p(-kappa)
-    beside = F.pad(done, (1, 1)).double()
-    return done, 1 + spread * (beside[:, 2:] + beside[:, :-2])
-
-
 def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
-    """What texts add to the bound at kappa, nats per unit of kappa, float64 (B,). With R_e the true rate of an edit that
-    is outstanding, given z_0 and z_1, and u_e the network's rate of an edit, of those that could be made at all,
+    """What texts add to the bound at kappa (B,), nats per unit of kappa, float64 (B,). With R_e the true rate of an edit
+    that is outstanding, given z_0 and z_1, and u_e the network's rate of any edit that could be made,
 
-        sum over all e of u_e  +  sum over outstanding e of R_e (log(R_e / u_e) - 1)       (the paper's eq. 23, and what
-                                                                                            is constant in it)
-    the Bregman divergence, and KL divergence of the two jump processes. R is speed / (1 - kappa)."""
+        sum over all e of u_e  +  sum over the outstanding e of R_e (log(R_e / u_e) - 1)
+
+    It is the paper's eq. 23 and what is constant there: the divergence of the two processes, in which edits jump."""
     done, speed = made(kappa[:, None], z0.shape[1], spread, key)
-    z, real_column = torch.where(done, z1, z0), (z0 != BLANK) | (z1 != BLANK)
+    z, there = torch.where(done, z1, z0), (z0 != BLANK) | (z1 != BLANK)
     here, outstanding = z != BLANK, ~done & (z0 != z1)
     at, lengths = here.cumsum(1), here.sum(1)  # the place of a token; of an insertion, the token that it stands behind
-    B, L = len(z), int(lengths.max())
-    place = torch.where(here, at - 1, L)
-    texts = z.new_zeros(B, L + 1).scatter(1, place, z)[:, :-1]
+    L, place = int(lengths.max()), torch.where(here, at - 1, int(lengths.max()))
+    texts = z.new_zeros(len(z), L + 1).scatter(1, place, z)[:, :-1]
     # Given tokens stay, and nothing comes between them, but where a hole was.
-    last = given.gather(1, (real_column * torch.arange(z.shape[1], device=z.device)).argmax(1, keepdim=True))
-    fixed = last.expand(B, L + 1).scatter(1, place, given)
+    last = given.gather(1, (there * torch.arange(z.shape[1], device=z.device)).argmax(1, keepdim=True))
+    fixed = last.repeat(1, L + 1).scatter(1, place, given)
     fixed[:, L:] = last
     gap = ~(F.pad(fixed[:, :-1], (1, 0), value=True) & fixed)
-    gap |= F.pad(gap, (0, 1)).scatter(1, torch.where(real_column & ~given & ~here, at, L + 1), True)[:, :-1]
+    gap = F.pad(gap, (0, 1)).scatter(1, torch.where(there & ~given & ~here, at, L + 1), True)[:, :-1]
     token = F.pad(~fixed[:, :-1], (1, 0))
-    may = torch.stack([gap, token, token], 2)
-    logits, real = read(model, texts.to(model_of(model).embed.weight.device), lengths, kappa)
-    left, may = (1 - kappa + LAST).to(logits), may.to(logits.device)
-    count = logits[:, 2 * V : 2 * V + 3]  # log counts, (N, 3)
-    row = real.nonzero()[:, 0]
-    total = (count.exp() * may[real]).sum(1).double()
-    nats = torch.zeros(B, dtype=torch.float64, device=total.device).index_add_(0, row, total) / left.double()
 
+    logits, real = read(model, texts.to(model_of(model).embed.weight.device), lengths, kappa)
+    real, left = real.to(z.device), 1 - kappa + LAST
+    count = home(logits[:, 2 * V : 2 * V + 3])  # log counts, (N, 3)
+    total = (count.exp() * torch.stack([gap, token, token], 2)[real]).sum(1).double()
     b, m = outstanding.nonzero(as_tuple=True)
     kind = torch.where(z[b, m] == BLANK, INSERT, torch.where(z1[b, m] == BLANK, DELETE, REPLACE))
     index = (real.flatten().cumsum(0) - 1).view_as(real)[b, at[b, m]]
-    logp = count[index, kind]
+    logp = count[index, kind].double()
     for which in (INSERT, REPLACE):
-        of = kind == which
-        others = token_logits(logits[index[of]], which, V, mask_id, z[b, m][of]).log_softmax(1)
-        logp = logp.index_add(0, of.nonzero()[:, 0], others.gather(1, z1[b, m][of][:, None])[:, 0])
-    rate = speed[b, m] / (1 - kappa[b])
-    each = rate * (rate.log() - 1 - logp.double() + left.double()[b].log())
-    return nats.index_add(0, b, each)
+        of = (kind == which).nonzero()[:, 0]
+        old, new, row = (v[of].to(logits.device) for v in (z[b, m], z1[b, m], index))
+        found = token_logits(logits[row], which, V, mask_id, old).log_softmax(1).gather(1, new[:, None])[:, 0]
+        logp = logp.index_add(0, of, home(found).double())
+    rate = speed[b, m] / (1 - kappa)[b]
+    nats = torch.zeros_like(kappa).index_add(0, real.nonzero()[:, 0], total) / left
+    return nats.index_add(0, b, rate * (rate.log() - 1 - logp + left[b].log()))
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
     """The training loss in nats per token, a scalar: an estimate of the bound; the arguments are mdlm.loss's, where x0 is
-    the clean text (here: x_1)."""
+    the clean text (here: x_1), and what is BLANK in it is padding."""
     if texts:
         raise ValueError("an edit flow learns from running text, not from conversations")
-    x1, config = home(x0), model_of(model).config
-    first, total = shard or (0, len(x1))
-    key = seed, 11, first + torch.arange(len(x1), device=x1.device)[:, None]
-    real = torch.ones_like(x1, dtype=torch.bool)
-    maskable = real if maskable is None else home(maskable)
-    u, v = uniform(*key, 7, 0), uniform(*key, 8, 0)
-    prompt = torch.arange(x1.shape[1], device=x1.device) < torch.where(u < options.prompts, v**3, 0.0) * x1.shape[1]
-    V = vocabulary(config)
-    z0, z1, given = columns(x1, maskable & ~prompt, real, config.source, options, key, V, mask_id)
-    t = noise.stratified(seed, total, x1.device, options.low_discrepancy)[first : first + len(x1)]
-    kappa, slope = mask_rate(t, options.schedule)
-    nats = token_bound(model, z0, z1, given, kappa, options.spread, key, V, mask_id)
-    return (slope * nats).sum().to(x0.device) / (maskable.sum() if denominator is None else denominator)
+    x1, V, B = home(x0), vocabulary(model_of(model).config), len(x0)
+    first, total = shard or (0, B)
+    key = seed, 11, first + torch.arange(B, device=x1.device)[:, None]
+    real = x1 != BLANK
+    maskable = real if maskable is None else home(maskable) & real
+    part = torch.where(uniform(*key, 7, 0) < options.prompts, uniform(*key, 8, 0) ** 3, 0.0)
+    learnt = maskable & (torch.arange(x1.shape[1], device=x1.device) >= part * x1.shape[1])
+    source = model_of(model).config.source
+    columns = aligned(x1, learnt, real, source, options.alignment, options.errors, key, V, mask_id)
+    kappa, weight = mask_rate(noise.times(seed, total, options, x1.device)[first : first + B], options.schedule)
+    weight = weight if options.objective == "nelbo" else 1 - kappa + LAST
+    nats = token_bound(model, *columns, kappa, options.spread, key, V, mask_id)
+    return (weight * nats).sum().float().to(x0.device) / (
+        maskable.sum().to(x0.device) if denominator is None else denominator
+    )
 
 
-# ---- 5 · bound -----------------------------------------------------------------------------------------------------
+# ---- 3 · bound -----------------------------------------------------------------------------------------------------
 
 
 @evaluating("config.source")
@@ -216,20 +175,19 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
     Is it a bound? The edits that lead from z_0 to z_1 are a path of the network's process, too, and no two ways to make
     them are one path, as each token of x_1 tells which column it came from. So the divergence of the two path measures
     bounds what the last text of a path says; of any alignment, and in expectation of all. Its time is kappa."""
-    x1, config, options = home(x0), model.config, LossOptions()
-    real = torch.ones_like(x1, dtype=torch.bool) if real is None else home(real)
-    maskable = real if maskable is None else home(maskable) & real
+    x1, config, usual, total = home(x0), model.config, LossOptions(), 0.0
+    real = x1 != BLANK if real is None else home(real)
+    maskable, V = real if maskable is None else home(maskable) & real, vocabulary(config)
     number = home(first) if torch.is_tensor(first) else first + torch.arange(len(x1), device=x1.device)
-    V, total = vocabulary(config), 0.0
     for j in range(samples):
         key = seed, 12, j, number[:, None]
-        z0, z1, given = columns(x1, maskable, real, config.source, options, key, V, mask_id)
+        columns = aligned(x1, maskable, real, config.source, usual.alignment, usual.errors, key, V, mask_id)
         kappa = ((number * samples + j).double() * 0.6180339887498949 + uniform(seed, 5)) % 1
-        total += home(token_bound(model, z0, z1, given, kappa, 0.0, key, V, mask_id))
+        total += token_bound(model, *columns, kappa, 0.0, key, V, mask_id)
     return total / samples
 
 
-# ---- 6 · sampling --------------------------------------------------------------------------------------------------
+# ---- 4 · sampling --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -238,7 +196,9 @@ class SampleOptions:
     given: Literal["auto", "stays", "changes"] = "auto"  # the prompt: may it be edited? auto: by a network of typos
     jumps: Literal["leap", "one"] = "leap"  # all edits of a step at once (tau-leaping), or one by one, which is exact
     steps: Steps = 64  # leap: steps from kappa = 0 to 1, a forward each
-    schedule: str = "poly3"  # leap: kappa over the steps: poly3 is t^3, small steps while all is open; linear, cosine, …
+    schedule: str = (
+        "poly3"  # leap: kappa over the steps: poly3 is t^3, small steps while all is open; linear, cosine, …
+    )
     temperature: Amount = 1.0  # of the tokens; 0: no chance at all, the edits that are more likely than not outstanding
     seed: Seed = 0  # row i of a call draws from seed and i alone
 
@@ -247,7 +207,9 @@ class SampleOptions:
         if self.jumps == "one" and not self.temperature:
             raise ValueError("jumps=one draws the time of each edit: it needs a temperature above 0, or jumps=leap")
         if not self.steps:
-            raise ValueError("steps=0 is no number of steps: an edit flow takes the same steps, however long the text is")
+            raise ValueError(
+                "steps=0 is no number of steps: an edit flow takes the same steps, however long the text is"
+            )
         mask_rate(torch.ones(1), self.schedule)
 
 
@@ -314,7 +276,9 @@ def generate(
     begun = [start(home(p), o, config.source, mask_id) for p in prompts]
     texts, ends = [x for x, _, _ in begun], [fixed for _, fixed, _ in begun]
     events, forwards = [[] for _ in prompts], [0] * len(prompts)
-    x, fixed, gap = (torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun)) if begun else [None] * 3
+    x, fixed, gap = (
+        (torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun)) if begun else [None] * 3
+    )
     who, n = torch.arange(len(texts)), torch.tensor([len(t) for t in texts])
     most = torch.tensor([min(len(p) + o.max_new_tokens, config.seq_len) for p in prompts])
     numbers = home(who if numbers is None else torch.as_tensor(numbers))
@@ -357,22 +321,13 @@ def generate(
     return Output(tokens, forwards, events if trace else [], [b[0] for b in begun])
 
 
-# ---- 7 · likelihood -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class LikelihoodOptions:
-    method: Literal["nelbo"] = "nelbo"  # a bound: many ways of editing end in one text, so that no chain rule is exact
-    mc_samples: Size = 16  # times and texts x_t per text
-    seed: Seed = 0  # of these
-
-    def __post_init__(self):
-        check(self)
+# ---- 5 · likelihood -------------------------------------------------------------------------------------------------
 
 
 @evaluating("config.source")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """A lower bound of log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,): minus the NELBO."""
+    """A lower bound of log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,): minus the NELBO. Many
+    ways of editing end in one text, so that no chain rule is exact."""
     found = torch.zeros(len(prompts), dtype=torch.float64)
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
         x = torch.cat([prompt, target])[None]
@@ -380,3 +335,59 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
         asked = torch.arange(x.shape[1], device=x.device)[None] >= len(prompt)
         found[i] = -nelbo(model, x, mask_id=mask_id, maskable=asked, **keys)
     return found
+
+
+# ---- 6 · tutorial --------------------------------------------------------------------------------------------------
+
+
+def tutorial(steps=800, samples=200):
+    """Two tiny networks: one writes words of any length, from nothing; one mends words in which letters are wrong."""
+    letters, mask_id, L = "abcdefghijkl_", 12, 9
+
+    def runs(n, seed):  # "cdefg" or, as often, "gfedc": 3 to 9 of 12 letters that follow each other, 98 possible words
+        u, v, w = (uniform(seed, i, torch.arange(n))[:, None] for i in range(3))
+        long, at = 3 + (7 * u).long(), torch.arange(L)
+        first = (v * (13 - long)).long()
+        return torch.where(at < long, first + torch.where(w < 0.5, at, long - 1 - at), BLANK)
+
+    def show(ids, blank=""):
+        return "".join(letters[i] if i >= 0 else blank for i in ids)
+
+    def ids(text):
+        return torch.tensor([letters.index(c) for c in text], dtype=torch.int64)
+
+    words = {show(x) for x in runs(9000, 3)}
+    print(f"1. Data: {', '.join(show(x) for x in runs(4, 1))}, ...: {len(words)} words, of 3 to 9 letters.")
+    x0, x1 = ids("bcxefga".replace("x", "k")), ids("bcdefgh")
+    print("\n2. Two words, one below the other with blanks (.): what differs is an edit. Some of them are made at time t:")
+    z0, z1 = (z[0] for z in align(x0[None], torch.tensor([7]), x1[None], torch.tensor([7]), torch.full((14, 1), 0.6)))
+    for name, z in (("z_0", z0), ("z_t", torch.where(torch.arange(14) < 11, z1, z0)), ("z_1", z1)):
+        print(f"    {name}  {show(z[(z0 >= 0) | (z1 >= 0)], '.')}")
+    models = {}
+    for number, (source, what) in enumerate((("nothing", "words from nothing"), ("typos", "words with typos"))):
+        torch.manual_seed(0)
+        config = Config(vocab_size=rows(13), seq_len=16, n_layer=2, n_head=2, n_embd=64, source=source)
+        model = models[source] = Transformer(config)
+        optimizer, options = torch.optim.AdamW(model.parameters(), lr=3e-3), LossOptions(errors=0.5)
+        print(f"\n{3 + 2 * number}. Training: {model.num_params():,} parameters learn which edits are outstanding, of {what}.")
+        for i in range(steps + 1):
+            optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
+            value = loss(model, runs(64, noise.fold(1, i)), options, mask_id=mask_id, seed=noise.fold(2, i))
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if i % (steps // 2) == 0:
+                bound = nelbo(model, runs(256, 99), mask_id=mask_id, samples=4)
+                print(f"    step {i:4}   NELBO {bound.mean():6.3f} +- {bound.std() / 16:.3f} nats a word")
+        seen, begun = [], [ids("bcdkfgh" if number else "")]
+        out = generate(model, begun, SampleOptions(9 - 2 * number, steps=24), mask_id=mask_id, watch=lambda xs: seen.append(show(xs[0])))
+        seen = [x for x, before in zip(seen, [None, *seen]) if x != before]
+        print(f"{4 + 2 * number}. Sampling, in 24 steps:  " + " -> ".join(seen))
+        if not number:
+            made = [show(x) for x in generate(model, begun * samples, SampleOptions(9), mask_id=mask_id).tokens]
+            print(f"    Of {samples} words {sum(x in words for x in made)} are right, and of {len(set(map(len, made)))} lengths.")
+
+
+if __name__ == "__main__":
+    tutorial()

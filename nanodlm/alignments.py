@@ -1,4 +1,6 @@
-"""Two texts, one below the other: alignments with blanks, by the fewest edits or at random; and texts with errors."""
+"""Two texts, one below the other, with blanks: the edits that lead from one to the other, by which editflow.py learns.
+
+Where a text begins (begin), how it is aligned with the other (align), and which of the edits are made (made)."""
 
 import torch
 import torch.nn.functional as F
@@ -61,3 +63,48 @@ def align(x0, n0, x1, n1, u, cheapest=True):
         z0[:, column], z1[:, column] = torch.where(from_x0, a, BLANK), torch.where(from_x1, c, BLANK)
         i, k = i - from_x0.long(), k - from_x1.long()
     return z0, z1
+
+
+def begin(x1, free, source, errors, key, V, mask_id):
+    """What the free (bool) tokens of texts x1 (B, L) begin as: texts (B, L') and their lengths (B,)."""
+    letter = (uniform(*key, 0, torch.arange(x1.shape[1], device=x1.device)) * (V - 1)).long()
+    letter += letter >= mask_id
+    if source == "typos":
+        return with_errors(x1, free, errors, letter, *key, 1)
+    n = (uniform(*key, 2, 0)[:, 0] * (free.sum(1) + 1)).long()  # masks or noise: as long as the text at most
+    return torch.full_like(x1, mask_id) if source == "masks" else letter, n
+
+
+def aligned(x1, maskable, real, source, alignment, errors, key, V, mask_id):
+    """z0 and z1 (B, M) of texts x1 (B, L) and what they begin as, and which columns are given (bool): prompts, that is all
+    but the maskable, whose tokens no edit touches."""
+    given, free = real & ~maskable, real & maskable
+    if source == "nothing":  # with a column behind all, as there may be no other
+        return (*(F.pad(torch.where(of, x1, BLANK), (0, 1), value=BLANK) for of in (given, real)), F.pad(given, (0, 1)))
+    if (given & (free.cumsum(1) > 0)).any():
+        raise ValueError(f"source={source} aligns what follows a prompt: given tokens may stand at the beginning alone")
+    x0, n0 = begin(x1, free, source, errors, key, V, mask_id)
+    rest, n1 = to_front(x1, free)
+    total = x0.shape[1] + rest.shape[1]
+    u = uniform(*key, 4, torch.arange(total, device=x1.device)).T
+    z0, z1 = align(x0, n0, rest, n1, u, alignment == "cheapest")
+    front = torch.where(given, x1, BLANK)
+    return torch.cat([front, z0], 1), torch.cat([front, z1], 1), F.pad(given, (0, total))
+
+
+def made(kappa, M, spread, key):
+    """Which of M columns are edited at kappa (B, 1), bool (B, M); and how fast each of the others will be, relative to the
+    usual rate, float64 (B, M).
+
+    In the time -log(1 - kappa) an edit comes at a rate of 1, and at `spread` from each neighbour that is there: localised
+    Edit Flows (appendix C.1, where what several edits call for adds up, at a rate that is constant in t). So it is first
+    passage: columns reach each other in exponential times."""
+    at = torch.arange(M, device=kappa.device)
+    came = -uniform(*key, 5, at).log()
+    if spread:
+        way = F.pad((-uniform(*key, 6, at).log() / spread)[:, 1:].cumsum(1), (1, 0))
+        from_left = way + (came - way).cummin(1).values
+        came = torch.minimum(from_left, (came + way).flip(1).cummin(1).values.flip(1) - way)
+    done = came <= -torch.log1p(-kappa)
+    beside = F.pad(done, (1, 1)).double()
+    return done, 1 + spread * (beside[:, 2:] + beside[:, :-2])

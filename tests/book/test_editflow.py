@@ -130,7 +130,9 @@ def test_an_alignment_is_the_two_texts_with_blanks_and_the_cheapest_has_fewest_e
     n0, n1 = (torch.tensor([len(pair[k]) for pair in pairs]) for k in (0, 1))
     ways = set()
     for seed in range(3):
-        z0, z1 = alignments.align(x0, n0, x1, n1, noise.uniform(seed, torch.arange(6)[:, None], torch.arange(225)), cheapest)
+        z0, z1 = alignments.align(
+            x0, n0, x1, n1, noise.uniform(seed, torch.arange(6)[:, None], torch.arange(225)), cheapest
+        )
         for i, (x, y) in enumerate(pairs):
             a, b = z0[i].tolist(), z1[i].tolist()
             assert tuple(t for t in a if t != BLANK) == x and tuple(t for t in b if t != BLANK) == y
@@ -324,7 +326,10 @@ def test_given_tokens_stay_and_holes_are_filled_in():
         net.config.source = source
         text = editflow.generate(net, [prompt], SampleOptions(0, given="stays", steps=8), mask_id=8).tokens[0].tolist()
         assert text[:2] == [1, 2] and text[-1] == 4 and 3 in text[2:-1] and len(text) <= 8
-    assert editflow.generate(net, [prompt], SampleOptions(0, given="changes"), mask_id=8).tokens[0][:2].tolist() != [1, 2]
+    assert editflow.generate(net, [prompt], SampleOptions(0, given="changes"), mask_id=8).tokens[0][:2].tolist() != [
+        1,
+        2,
+    ]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
