@@ -1,10 +1,11 @@
 """Edit Flows (arXiv 2506.09018): a text grows and heals by insertions, deletions and substitutions.
 
-The idea in five lines. A text x_0 (nothing, masks, a text with typos) and a text x_1 of the data are aligned with blanks;
-each column that differs is an edit. At time t each edit has been made with probability kappa(t), all by themselves: that
-is x_t, of any length. The network reads x_t and t and says of each place how many edits of each kind it expects to be
-still outstanding, and with which tokens. Divided by the time that is left those are rates, at which the sampler edits
-x_0 until t = 1: it opens places and closes them, so that no length is ever fixed. (t runs from noise to text here.)
+The idea in five lines. A text x_0 (nothing, masks, a text with typos) and a text x_1 of the data are aligned with
+blanks; each column that differs is an edit. At time t each edit has been made with probability kappa(t), all by
+themselves: that is x_t, of any length. The network reads x_t and t and says of each place how many edits of each kind
+it expects to be still outstanding, and with which tokens. Divided by the time that is left those are rates, at which
+the sampler edits x_0 until t = 1: it opens places and closes them, so that no length is ever fixed. (t runs from noise
+to text here.)
 
     python editflow.py      trains and samples something tiny, and says what it does
 
@@ -36,9 +37,7 @@ CAUSAL = False
 # go, to be replaced. Read as input: the last TIMES say t, in front of the text, where what is inserted first stands.
 
 TIMES = 64  # what a time token can say; kappa, to be exact, so that one network is for all schedules
-LAST = (
-    0.01  # rates are counts over 1 - kappa + LAST: the process ends, whatever the network says, in finitely many edits
-)
+LAST = 0.01  # rates are counts over 1 - kappa + LAST, so that whatever the network says, the edits come to an end
 
 
 def rows(vocab_size):
@@ -54,8 +53,8 @@ def vocabulary(config):
 
 
 def read(model, texts, lengths, kappa):
-    """What the network says of texts (B, L) of these lengths at kappa (B,): logits (N, rows), at least fp32, one row for
-    the time in front of each text and one for each token; and which of (B, L + 1) they are."""
+    """What the network says of texts (B, L) of these lengths at kappa (B,): logits (N, rows), at least fp32, one row
+    for the time in front of each text and one for each token; and which of (B, L + 1) they are."""
     ids = F.pad(texts, (1, 0))
     ids[:, 0] = model_of(model).config.vocab_size - TIMES + (kappa * TIMES).long().clamp(0, TIMES - 1).to(ids.device)
     real = torch.arange(ids.shape[1], device=ids.device) <= lengths[:, None].to(ids.device)
@@ -85,7 +84,9 @@ class LossOptions:
     schedule: str = (
         "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, cosine, …
     )
-    objective: Literal["nelbo", "counts"] = "nelbo"  # the bound; or as it is times the time left, 1 - kappa: a flat mean
+    objective: Literal["nelbo", "counts"] = (
+        "nelbo"  # the bound; or as it is times the time left, 1 - kappa: a flat mean
+    )
     alignment: Literal["cheapest", "random"] = "cheapest"  # of two texts: fewest edits, or any
     errors: Unit = 0.1  # config.source=typos: a text has up to so many in a hundred tokens, evenly spread over texts
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
@@ -103,8 +104,8 @@ class LossOptions:
 
 
 def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
-    """What texts add to the bound at kappa (B,), nats per unit of kappa, float64 (B,). With R_e the true rate of an edit
-    that is outstanding, given z_0 and z_1, and u_e the network's rate of any edit that could be made,
+    """What texts add to the bound at kappa (B,), nats per unit of kappa, float64 (B,). With R_e the true rate of an
+    edit that is outstanding, given z_0 and z_1, and u_e the network's rate of any edit that could be made,
 
         sum over all e of u_e  +  sum over the outstanding e of R_e (log(R_e / u_e) - 1)
 
@@ -142,8 +143,8 @@ def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
 
 
 def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, shard=None, denominator=None, texts=None):
-    """The training loss in nats per token, a scalar: an estimate of the bound; the arguments are mdlm.loss's, where x0 is
-    the clean text (here: x_1), and what is BLANK in it is padding."""
+    """The training loss in nats per token, a scalar: an estimate of the bound; the arguments are mdlm.loss's, where x0
+    is the clean text (here: x_1), and what is BLANK in it is padding."""
     if texts:
         raise ValueError("an edit flow learns from running text, not from conversations")
     x1, V, B = home(x0), vocabulary(model_of(model).config), len(x0)
@@ -168,9 +169,9 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
 
 @evaluating("config.source")
 def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, first=0):
-    """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(x_1 | x_0), the chance that
-    the process which the network's rates define ends in this text; x_1 is the argument x0, and x_0 what config.source
-    makes of it, so that from typos it is that of mending. The arguments are mdlm.nelbo's.
+    """An unbiased estimate of each row's NELBO in nats, float64 (B,): an upper bound on -log p(x_1 | x_0), the chance
+    that the process which the network's rates define ends in this text; x_1 is the argument x0, and x_0 what
+    config.source makes of it, so that from typos it is that of mending. The arguments are mdlm.nelbo's.
 
     Is it a bound? The edits that lead from z_0 to z_1 are a path of the network's process, too, and no two ways to make
     them are one path, as each token of x_1 tells which column it came from. So the divergence of the two path measures
@@ -199,7 +200,7 @@ class SampleOptions:
     schedule: str = (
         "poly3"  # leap: kappa over the steps: poly3 is t^3, small steps while all is open; linear, cosine, …
     )
-    temperature: Amount = 1.0  # of the tokens; 0: no chance at all, the edits that are more likely than not outstanding
+    temperature: Amount = 1.0  # of the tokens; 0: no chance at all, the edits that are likely to be outstanding
     seed: Seed = 0  # row i of a call draws from seed and i alone
 
     def __post_init__(self):
@@ -219,8 +220,9 @@ class Output(mdlm.Output):
 
 
 def start(prompt, options, source, mask_id):
-    """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of all
-    or behind a token (n + 1,). Masks are holes: a network that begins with masks reads them, to others they are gaps."""
+    """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of
+    all or behind a token (n + 1,). Masks are holes: a network that begins with masks reads them, to others they are
+    gaps."""
     hole, stays = prompt == mask_id, options.given == "stays" or options.given == "auto" and source != "typos"
     fixed, keep = ~hole & stays, ~hole | (source == "masks")
     gap = ~(F.pad(fixed, (1, 0), value=True) & F.pad(fixed, (0, 1), value=not options.max_new_tokens))
@@ -231,8 +233,9 @@ def start(prompt, options, source, mask_id):
 
 
 def jumps(count, kappa, b, n, most, u, options):
-    """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1): where
-    something is inserted, bool, where a token becomes another or goes, REPLACE, DELETE or 0; and the kappa reached."""
+    """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1):
+    where something is inserted, bool, where a token becomes another or goes, REPLACE, DELETE or 0; and the kappa
+    reached."""
     change = count[..., 1:].sum(2)
     if options.jumps == "one":  # Gillespie's: an edit comes when the integral of all rates has grown by an exponential
         left = (1 - kappa + LAST) * torch.exp(u[0][:, 0].log() / count.sum((1, 2)).clamp(min=1e-30))
@@ -241,8 +244,12 @@ def jumps(count, kappa, b, n, most, u, options):
         hit[came, draw(count[came].flatten(1).log(), u[1][came, 0])] = 1
         insert, delete, replace = hit.view_as(count).bool().unbind(2)
         return insert, delete * DELETE + replace * REPLACE, torch.minimum(1 + LAST - left, b)
-    if not options.temperature:
-        insert, some, delete = count[..., 0] >= 0.5, change >= 0.5, count[..., 1] >= count[..., 2]
+    if (
+        not options.temperature
+    ):  # the edits that are likely, each the surest among those beside it, which it may replace
+        best, kind = count.max(2)
+        some = (best >= 0.5) & (best >= F.max_pool1d(best[:, None], 5, 1, 2)[:, 0])
+        insert, some, delete = some & (kind == INSERT), some & (kind > INSERT), kind == DELETE
     else:  # as likely as an edit is to come in the meantime, and the kind in proportion (appendix C)
         time = ((1 - kappa + LAST) / (1 - b + LAST)).log()[:, None]
         insert, chance = u[0] < -torch.expm1(-time * count[..., 0]), -torch.expm1(-time * change)
@@ -267,9 +274,9 @@ def events_of(step, x, insert, change, tokens, p):
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
-    """Edit texts until kappa is 1, all in one batch, each as it would be alone; arguments and result are mdlm.generate's,
-    but that a text ends where it ends, and that an event of the trace may have a fifth part, "insert" (in front of what
-    is at that place) or "delete"; events of a step follow each other from right to left."""
+    """Edit texts until kappa is 1, all in one batch, each as it would be alone; arguments and result are
+    mdlm.generate's, but that a text ends where it ends, and that an event of the trace may have a fifth part, "insert"
+    (in front of what is at that place) or "delete"; events of a step follow each other from right to left."""
     o, config, V, device = options, model.config, vocabulary(model.config), model.embed.weight.device
     if long := [len(p) for p in prompts if len(p) > config.seq_len]:
         raise ValueError(f"a text of {long[0]} tokens is longer than the context of {config.seq_len}; shorten it")
@@ -326,8 +333,8 @@ def generate(
 
 @evaluating("config.source")
 def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask_id, numbers=None):
-    """A lower bound of log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,): minus the NELBO. Many
-    ways of editing end in one text, so that no chain rule is exact."""
+    """A lower bound of log p(target | prompt) in nats for lists of 1-D int64 tensors, float64 (N,): minus the NELBO.
+    Many ways of editing end in one text, so that no chain rule is exact."""
     found = torch.zeros(len(prompts), dtype=torch.float64)
     for i, (prompt, target) in enumerate(zip(prompts, targets)):
         x = torch.cat([prompt, target])[None]
@@ -340,36 +347,37 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), *, mask
 # ---- 6 · tutorial --------------------------------------------------------------------------------------------------
 
 
-def tutorial(steps=800, samples=200):
-    """Two tiny networks: one writes words of any length, from nothing; one mends words in which letters are wrong."""
+def tutorial(steps=1200, samples=200):
+    """Two tiny networks: one writes words of any length, from nothing; one mends words with wrong letters."""
     letters, mask_id, L = "abcdefghijkl_", 12, 9
 
     def runs(n, seed):  # "cdefg" or, as often, "gfedc": 3 to 9 of 12 letters that follow each other, 98 possible words
         u, v, w = (uniform(seed, i, torch.arange(n))[:, None] for i in range(3))
         long, at = 3 + (7 * u).long(), torch.arange(L)
-        first = (v * (13 - long)).long()
-        return torch.where(at < long, first + torch.where(w < 0.5, at, long - 1 - at), BLANK)
+        return torch.where(at < long, (v * (13 - long)).long() + torch.where(w < 0.5, at, long - 1 - at), BLANK)
 
     def show(ids, blank=""):
         return "".join(letters[i] if i >= 0 else blank for i in ids)
 
-    def ids(text):
-        return torch.tensor([letters.index(c) for c in text], dtype=torch.int64)
+    def ids(*words):
+        return [torch.tensor([letters.index(c) for c in word], dtype=torch.int64) for word in words]
+
+    def write(model, *words, **options):
+        return generate(model, ids(*words), SampleOptions(9, **options), mask_id=mask_id)
 
     words = {show(x) for x in runs(9000, 3)}
     print(f"1. Data: {', '.join(show(x) for x in runs(4, 1))}, ...: {len(words)} words, of 3 to 9 letters.")
-    x0, x1 = ids("bcxefga".replace("x", "k")), ids("bcdefgh")
-    print("\n2. Two words, one below the other with blanks (.): what differs is an edit. Some of them are made at time t:")
-    z0, z1 = (z[0] for z in align(x0[None], torch.tensor([7]), x1[None], torch.tensor([7]), torch.full((14, 1), 0.6)))
-    for name, z in (("z_0", z0), ("z_t", torch.where(torch.arange(14) < 11, z1, z0)), ("z_1", z1)):
-        print(f"    {name}  {show(z[(z0 >= 0) | (z1 >= 0)], '.')}")
-    models = {}
-    for number, (source, what) in enumerate((("nothing", "words from nothing"), ("typos", "words with typos"))):
+    print("\n2. Two words with blanks (.), one below the other: what differs is an edit; at time t some are made:")
+    a, b = (x[None] for x in ids("bdekfa", "bcdefg"))
+    a, b = (z[0, -7:] for z in align(a, torch.tensor([6]), b, torch.tensor([6]), torch.zeros(12, 1)))
+    for name, z in (("z_0", a), ("z_t", torch.where(torch.arange(7) < 4, b, a)), ("z_1", b)):
+        print(f"    {name}  {show(z, '.')}" + (f", and x_t is {show(z)}" if name == "z_t" else ""))
+    models = []
+    for source, what in (("nothing", "words from nothing"), ("typos", "words with typos")):
         torch.manual_seed(0)
-        config = Config(vocab_size=rows(13), seq_len=16, n_layer=2, n_head=2, n_embd=64, source=source)
-        model = models[source] = Transformer(config)
-        optimizer, options = torch.optim.AdamW(model.parameters(), lr=3e-3), LossOptions(errors=0.5)
-        print(f"\n{3 + 2 * number}. Training: {model.num_params():,} parameters learn which edits are outstanding, of {what}.")
+        model = Transformer(Config(vocab_size=rows(13), seq_len=16, n_layer=2, n_head=2, n_embd=64, source=source))
+        print(f"\n{3 + len(models)}. Training: {model.num_params():,} parameters learn what is outstanding, of {what}.")
+        optimizer, options = torch.optim.AdamW(model.parameters(), lr=3e-3), LossOptions(errors=0.3)
         for i in range(steps + 1):
             optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
             value = loss(model, runs(64, noise.fold(1, i)), options, mask_id=mask_id, seed=noise.fold(2, i))
@@ -380,13 +388,24 @@ def tutorial(steps=800, samples=200):
             if i % (steps // 2) == 0:
                 bound = nelbo(model, runs(256, 99), mask_id=mask_id, samples=4)
                 print(f"    step {i:4}   NELBO {bound.mean():6.3f} +- {bound.std() / 16:.3f} nats a word")
-        seen, begun = [], [ids("bcdkfgh" if number else "")]
-        out = generate(model, begun, SampleOptions(9 - 2 * number, steps=24), mask_id=mask_id, watch=lambda xs: seen.append(show(xs[0])))
-        seen = [x for x, before in zip(seen, [None, *seen]) if x != before]
-        print(f"{4 + 2 * number}. Sampling, in 24 steps:  " + " -> ".join(seen))
-        if not number:
-            made = [show(x) for x in generate(model, begun * samples, SampleOptions(9), mask_id=mask_id).tokens]
-            print(f"    Of {samples} words {sum(x in words for x in made)} are right, and of {len(set(map(len, made)))} lengths.")
+        models.append(model)
+
+    print("\n5. Sampling: one edit after the other opens places, and closes them; nobody has said how long a word is.")
+    out, seen = generate(models[0], ids(""), SampleOptions(9, seed=1), mask_id=mask_id, trace=True), [""]
+    for _, i, token, _, *what in out.trace[0]:
+        x = seen[-1]
+        seen.append(x[:i] + ("" if what == ["delete"] else letters[token]) + x[i + (what != ["insert"]) :])
+    print("    " + " -> ".join(seen)[3:])
+    made = [show(x) for x in write(models[0], *[""] * samples).tokens]
+    print(f"    Of {samples} words {sum(x in words for x in made)} are right, of {len(set(map(len, made)))} lengths.")
+    print("\n6. Mending: here all may change, and where nothing is wrong nothing should.")
+    wrong = ["bcdfgh", "hgffed", "abkde", "lkjih"]
+    print(
+        "    " + ", ".join(f"{x} -> {show(y)}" for x, y in zip(wrong, write(models[1], *wrong, temperature=0.0).tokens))
+    )
+    print("\n7. Masked diffusion undoes nothing; LLaDA2.1 edits tokens where they stand; LLaDA2.2 deletes and inserts")
+    print("    as well, within a block; here both are the process itself, which has a bound: docs/editing.md")
+    print("    Next: python train.py config/pydocs_editflow.py")
 
 
 if __name__ == "__main__":

@@ -161,8 +161,7 @@ class Attention(nn.Module):
 
     def __init__(self, config, layer):
         super().__init__()
-        c = self.config = config
-        self.layer = layer
+        c, self.config, self.layer = config, config, layer
         self.q = nn.Linear(c.n_embd, c.n_head * c.head_dim, bias=c.qkv_bias)
         self.k = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
         self.v = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)

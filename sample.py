@@ -163,6 +163,8 @@ def main(argv):
             f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift, or "
             "whose clean text is causal"
         )
+    if name != checkpoint.algorithm and "editflow" in (name, checkpoint.algorithm):
+        sys.exit(f"{s.checkpoint} is a network for algorithm={checkpoint.algorithm}, not for {name}; leave it out")
     if name == "ar" and checkpoint.algorithm == "bd3lm" and config.causal:  # whose mask is no begin-of-text
         checkpoint.tokenizer = replace(checkpoint.tokenizer, mask_id=None)
     algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)

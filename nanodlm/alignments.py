@@ -18,8 +18,8 @@ def to_front(x, chosen):
 
 
 def with_errors(x, free, errors, letter, *key):
-    """Texts (B, L) in which free (bool) tokens are lost, are replaced by a letter (int64 (B, L)) or have one before them,
-    and their lengths (B,). Each row has its own rate of errors, between 0 and `errors`."""
+    """Texts (B, L) in which free (bool) tokens are lost, are replaced by a letter (int64 (B, L)) or have one before
+    them, and their lengths (B,). Each row has its own rate of errors, between 0 and `errors`."""
     at = torch.arange(x.shape[1], device=x.device)
     which, rate = (uniform(*key, 1, at) * 3).long(), uniform(*key, 2, 0) * errors
     which = torch.where(uniform(*key, 0, at) < rate, which, BLANK)
@@ -29,8 +29,8 @@ def with_errors(x, free, errors, letter, *key):
 
 
 def costs(x0, x1):
-    """[b, i, j]: the fewest edits that make the first j tokens of x1 (B, L1) of the first i of x0 (B, L0): Levenshtein's
-    distance, a row of the table at a time."""
+    """[b, i, j]: the fewest edits that make the first j tokens of x1 (B, L1) of the first i of x0 (B, L0):
+    Levenshtein's distance, a row of the table at a time."""
     j = torch.arange(x1.shape[1] + 1, device=x1.device)
     rows = [j.expand(len(x1), -1)]
     for i in range(x0.shape[1]):
@@ -41,9 +41,9 @@ def costs(x0, x1):
 
 
 def align(x0, n0, x1, n1, u, cheapest=True):
-    """Texts x0 (B, L0) and x1 (B, L1) of lengths n0, n1 (B,), with blanks, one below the other: z0, z1 (B, L0 + L1); what
-    is left over in front is blank in both. At each column, from the end, u (L0 + L1, B), uniform numbers, choose among
-    what may come: of the ways with fewest edits, or of all."""
+    """Texts x0 (B, L0) and x1 (B, L1) of lengths n0, n1 (B,), with blanks, one below the other: z0, z1 (B, L0 + L1);
+    what is left over in front is blank in both. At each column, from the end, u (L0 + L1, B), uniform numbers, choose
+    among what may come: of the ways with fewest edits, or of all."""
     (B, L0), L1 = x0.shape, x1.shape[1]
     cost = costs(x0, x1) if cheapest else None
     b, i, k = torch.arange(B, device=x1.device), n0.clone(), n1.clone()
@@ -76,8 +76,8 @@ def begin(x1, free, source, errors, key, V, mask_id):
 
 
 def aligned(x1, maskable, real, source, alignment, errors, key, V, mask_id):
-    """z0 and z1 (B, M) of texts x1 (B, L) and what they begin as, and which columns are given (bool): prompts, that is all
-    but the maskable, whose tokens no edit touches."""
+    """z0 and z1 (B, M) of texts x1 (B, L) and what they begin as, and which columns are given (bool): prompts, that is
+    all but the maskable, whose tokens no edit touches."""
     given, free = real & ~maskable, real & maskable
     if source == "nothing":  # with a column behind all, as there may be no other
         return (*(F.pad(torch.where(of, x1, BLANK), (0, 1), value=BLANK) for of in (given, real)), F.pad(given, (0, 1)))
@@ -93,12 +93,12 @@ def aligned(x1, maskable, real, source, alignment, errors, key, V, mask_id):
 
 
 def made(kappa, M, spread, key):
-    """Which of M columns are edited at kappa (B, 1), bool (B, M); and how fast each of the others will be, relative to the
-    usual rate, float64 (B, M).
+    """Which of M columns are edited at kappa (B, 1), bool (B, M); and how fast each of the others will be, relative to
+    the usual rate, float64 (B, M).
 
-    In the time -log(1 - kappa) an edit comes at a rate of 1, and at `spread` from each neighbour that is there: localised
-    Edit Flows (appendix C.1, where what several edits call for adds up, at a rate that is constant in t). So it is first
-    passage: columns reach each other in exponential times."""
+    In the time -log(1 - kappa) an edit comes at a rate of 1, and at `spread` from each neighbour that is there:
+    localised Edit Flows (appendix C.1, where what several edits call for adds up, at a rate that is constant in t). So
+    it is first passage: columns reach each other in exponential times."""
     at = torch.arange(M, device=kappa.device)
     came = -uniform(*key, 5, at).log()
     if spread:

@@ -1,9 +1,8 @@
 """Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF; several as a race.
 
-All of them draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability). Where
-a text grows and shrinks (editflow.generate), an event has a fifth part, "insert" or "delete"; then each token that ever
-was there is given a column of its own, which opens and closes (unfold).
-"""
+All of them draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
+Where a text grows and shrinks (editflow.generate), an event has a fifth part, "insert" or "delete"; then each token
+that ever was there is given a column of its own, which opens and closes (unfold)."""
 
 import bisect
 import difflib
@@ -124,8 +123,8 @@ def layout(parts, columns):
 
 
 def painted(now, fresh, columns):
-    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green, or "gone"
-    in red, crossed out; where stdout is no terminal, without colours."""
+    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green, or
+    "gone" in red, crossed out; where stdout is no terminal, without colours."""
     from wcwidth import wcswidth
 
     tty, encoding = sys.stdout.isatty(), sys.stdout.encoding or "utf-8"
@@ -151,7 +150,8 @@ def painted(now, fresh, columns):
 
 
 def edited(before, ids):
-    """What of a text's ids is new, a list of bool; and what of those before has gone: [(its place, the place in ids)]."""
+    """What of a text's ids is new, a list of bool; and what of those before has gone: [(its place, the place in
+    ids)]."""
     fresh, gone = [True] * len(ids), []
     for what, a, end, b, _ in difflib.SequenceMatcher(None, before, ids, False).get_opcodes():
         if what == "equal":

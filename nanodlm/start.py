@@ -46,7 +46,7 @@ def checkpoint_of(s, dtype, algorithm):
     held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
     start = out.absolute() / "last" if s.init_from == "resume" else s.init_from
     source = ckpt.load(start, dtype=held, whole=True)
-    if source.algorithm != s.algorithm and "diffusion_gemma" in (source.algorithm, s.algorithm):
+    if source.algorithm != s.algorithm and {"diffusion_gemma", "editflow"} & {source.algorithm, s.algorithm}:
         sys.exit(f"{source.path} is a network for --algorithm={source.algorithm}, not for {s.algorithm}")
     if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
         sys.exit(
@@ -104,6 +104,11 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
     if "mask_share" in said and not hasattr(algorithm, "token_bound"):
         sys.exit(f"algorithm={s.algorithm} has no noise but its own: mask_share is of --algorithm=udlm; leave it out")
+    if "source" in said and not hasattr(algorithm, "rows"):
+        sys.exit(f"algorithm={s.algorithm} begins with masks, or noise: source is of --algorithm=editflow; leave it out")
+    if hasattr(algorithm, "rows") and (config.position == "learned" or config.shift):
+        what = "shift=True" if config.shift else "position=learned"
+        sys.exit(f"{what} does not go with algorithm={s.algorithm}, whose tokens move: use position=rope, without shift")
     if "balance" in said and not config.experts:
         sys.exit("balance is of a mixture's experts, and this network has none; set experts, or leave it out")
     if "two_way" in said and not config.shift:

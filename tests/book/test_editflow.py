@@ -1,4 +1,5 @@
-"""editflow.py against numbers that can be listed: two letters, texts of at most three, every alignment and every x_t."""
+"""editflow.py against numbers that can be listed: two letters, texts of at most three, every alignment and every
+x_t."""
 
 import itertools
 import math
@@ -142,7 +143,7 @@ def test_an_alignment_is_the_two_texts_with_blanks_and_the_cheapest_has_fewest_e
     assert len(ways) == 3  # where several are as good, chance decides
 
 
-# ---- the loss, by enumeration ------------------------------------------------------------------------------------------
+# ---- the loss, by enumeration --------------------------------------------------------------------------------------
 
 
 def pairs_of(source):
@@ -223,7 +224,7 @@ def test_the_rates_that_the_loss_asks_for_move_the_marginal_as_time_does(source,
         assert more > total + 1e-4
 
 
-# ---- the bound, by enumeration -----------------------------------------------------------------------------------------
+# ---- the bound, by enumeration -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -262,7 +263,7 @@ def test_nelbo_is_unbiased(monkeypatch):
     assert_mean(drawn.mean(1), sum(exact) / 3)
 
 
-# ---- samplers ----------------------------------------------------------------------------------------------------------
+# ---- samplers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("begin", [(), (0, 1)])
@@ -332,7 +333,7 @@ def test_given_tokens_stay_and_holes_are_filled_in():
     ]
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["nothing", "masks", "noise", "typos"])
