@@ -8,7 +8,9 @@ dataset = "pydocs_chars"
 out_dir = "out/pydocs_typos"
 
 source = "typos"
-errors = 0.06  # of each text's characters up to so many are lost, doubled by another, or another
+errors = 0.4  # of each text's characters up to so many are lost, are others, or have one too many before them
+objective = "counts"
+schedule = "linear"
 
 seq_len = 128
 n_layer = 4
@@ -16,7 +18,7 @@ n_head = 4
 n_embd = 192
 
 batch_size = 16
-max_iters = 1400
+max_iters = 1000
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2
@@ -24,5 +26,5 @@ lr_schedule = "wsd"
 decay_fraction = 0.5
 warmup_iters = 40
 
-eval_interval = 700
+eval_interval = 500
 eval_windows = 128
