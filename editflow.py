@@ -81,12 +81,8 @@ def token_logits(logits, kind, V, mask_id, tokens=None):
 
 @dataclass
 class LossOptions:
-    schedule: str = (
-        "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, cosine, …
-    )
-    objective: Literal["nelbo", "counts"] = (
-        "nelbo"  # the bound; or as it is times the time left, 1 - kappa: a flat mean
-    )
+    schedule: str = "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, …
+    objective: Literal["nelbo", "counts"] = "nelbo"  # the bound; or times 1 - kappa, a flat mean over edits
     alignment: Literal["cheapest", "random"] = "cheapest"  # of two texts: fewest edits, or any
     errors: Unit = 0.1  # config.source=typos: a text has up to so many in a hundred tokens, evenly spread over texts
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
@@ -127,7 +123,7 @@ def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
     logits, real = read(model, texts.to(model_of(model).embed.weight.device), lengths, kappa)
     real, left = real.to(z.device), 1 - kappa + LAST
     count = home(logits[:, 2 * V : 2 * V + 3])  # log counts, (N, 3)
-    total = (count.exp() * torch.stack([gap, token, token], 2)[real]).sum(1).double()
+    total = torch.where(torch.stack([gap, token, token], 2)[real], count.exp(), 0.0).sum(1).double()
     b, m = outstanding.nonzero(as_tuple=True)
     kind = torch.where(z[b, m] == BLANK, INSERT, torch.where(z1[b, m] == BLANK, DELETE, REPLACE))
     index = (real.flatten().cumsum(0) - 1).view_as(real)[b, at[b, m]]
@@ -159,9 +155,8 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     kappa, weight = mask_rate(noise.times(seed, total, options, x1.device)[first : first + B], options.schedule)
     weight = weight if options.objective == "nelbo" else 1 - kappa + LAST
     nats = token_bound(model, *columns, kappa, options.spread, key, V, mask_id)
-    return (weight * nats).sum().float().to(x0.device) / (
-        maskable.sum().to(x0.device) if denominator is None else denominator
-    )
+    tokens = maskable.sum().to(x0.device) if denominator is None else denominator
+    return (weight * nats).sum().float().to(x0.device) / tokens
 
 
 # ---- 3 · bound -----------------------------------------------------------------------------------------------------
@@ -197,9 +192,7 @@ class SampleOptions:
     given: Literal["auto", "stays", "changes"] = "auto"  # the prompt: may it be edited? auto: by a network of typos
     jumps: Literal["leap", "one"] = "leap"  # all edits of a step at once (tau-leaping), or one by one, which is exact
     steps: Steps = 64  # leap: steps from kappa = 0 to 1, a forward each
-    schedule: str = (
-        "poly3"  # leap: kappa over the steps: poly3 is t^3, small steps while all is open; linear, cosine, …
-    )
+    schedule: str = "poly3"  # leap: kappa over the steps: poly3 is t^3, small ones while all is open; linear, …
     temperature: Amount = 1.0  # of the tokens; 0: no chance at all, the edits that are likely to be outstanding
     seed: Seed = 0  # row i of a call draws from seed and i alone
 
@@ -208,9 +201,7 @@ class SampleOptions:
         if self.jumps == "one" and not self.temperature:
             raise ValueError("jumps=one draws the time of each edit: it needs a temperature above 0, or jumps=leap")
         if not self.steps:
-            raise ValueError(
-                "steps=0 is no number of steps: an edit flow takes the same steps, however long the text is"
-            )
+            raise ValueError("steps=0 is no number of steps: an edit flow takes the same ones, whatever the length")
         mask_rate(torch.ones(1), self.schedule)
 
 
@@ -219,23 +210,25 @@ class Output(mdlm.Output):
     start: list[torch.Tensor] = field(default_factory=list)  # per prompt: the text x_0 that its trace begins with
 
 
-def start(prompt, options, source, mask_id):
+def start(prompt, options, source, mask_id, V, row):
     """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of
-    all or behind a token (n + 1,). Masks are holes: a network that begins with masks reads them, to others they are
-    gaps."""
+    all or behind a token (n + 1,). Masks are holes: who begins with masks reads them, to others they are gaps. What
+    follows the prompt begins as in training: as nothing, or as masks or noise of any length."""
     hole, stays = prompt == mask_id, options.given == "stays" or options.given == "auto" and source != "typos"
-    fixed, keep = ~hole & stays, ~hole | (source == "masks")
+    fixed, keep, more = ~hole & stays, ~hole | (source == "masks"), 0
     gap = ~(F.pad(fixed, (1, 0), value=True) & F.pad(fixed, (0, 1), value=not options.max_new_tokens))
     place = F.pad(keep.long().cumsum(0), (1, 0))  # a gap on either side of a hole that goes is one
-    gap = torch.zeros(int(keep.sum()) + 1, dtype=torch.long, device=place.device).index_add(0, place, gap.long()) > 0
-    x, fixed, more = prompt[keep], fixed[keep], options.max_new_tokens if source == "masks" else 0
-    return F.pad(x, (0, more), value=mask_id), F.pad(fixed, (0, more)), F.pad(gap, (0, more), value=True)
+    gap = torch.zeros(int(keep.sum()) + 1, dtype=torch.long).index_add(0, place, gap.long()) > 0
+    if source in ("masks", "noise"):
+        more = int(uniform(options.seed, row, -1, 0) * (options.max_new_tokens + 1))
+    letter = (uniform(options.seed, row, -2, torch.arange(more)) * (V - 1)).long()
+    letter = torch.full_like(letter, mask_id) if source == "masks" else letter + (letter >= mask_id)
+    return torch.cat([prompt[keep], letter]), F.pad(fixed[keep], (0, more)), F.pad(gap, (0, more), value=True)
 
 
 def jumps(count, kappa, b, n, most, u, options):
     """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1):
-    where something is inserted, bool, where a token becomes another or goes, REPLACE, DELETE or 0; and the kappa
-    reached."""
+    where something is inserted, bool; where a token is another or goes, REPLACE, DELETE or 0; the kappa reached."""
     change = count[..., 1:].sum(2)
     if options.jumps == "one":  # Gillespie's: an edit comes when the integral of all rates has grown by an exponential
         left = (1 - kappa + LAST) * torch.exp(u[0][:, 0].log() / count.sum((1, 2)).clamp(min=1e-30))
@@ -244,9 +237,7 @@ def jumps(count, kappa, b, n, most, u, options):
         hit[came, draw(count[came].flatten(1).log(), u[1][came, 0])] = 1
         insert, delete, replace = hit.view_as(count).bool().unbind(2)
         return insert, delete * DELETE + replace * REPLACE, torch.minimum(1 + LAST - left, b)
-    if (
-        not options.temperature
-    ):  # the edits that are likely, each the surest among those beside it, which it may replace
+    if not options.temperature:  # what is likely, each the surest among those beside it, which it may make needless
         best, kind = count.max(2)
         some = (best >= 0.5) & (best >= F.max_pool1d(best[:, None], 5, 1, 2)[:, 0])
         insert, some, delete = some & (kind == INSERT), some & (kind > INSERT), kind == DELETE
@@ -280,24 +271,25 @@ def generate(
     o, config, V, device = options, model.config, vocabulary(model.config), model.embed.weight.device
     if long := [len(p) for p in prompts if len(p) > config.seq_len]:
         raise ValueError(f"a text of {long[0]} tokens is longer than the context of {config.seq_len}; shorten it")
-    begun = [start(home(p), o, config.source, mask_id) for p in prompts]
+    numbers = torch.arange(len(prompts)) if numbers is None else torch.as_tensor(numbers).cpu()
+    begun = [start(p.cpu(), o, config.source, mask_id, V, int(i)) for p, i in zip(prompts, numbers)]
     texts, ends = [x for x, _, _ in begun], [fixed for _, fixed, _ in begun]
     events, forwards = [[] for _ in prompts], [0] * len(prompts)
     x, fixed, gap = (
-        (torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun)) if begun else [None] * 3
+        torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun or [[torch.zeros(0)] * 3])
     )
     who, n = torch.arange(len(texts)), torch.tensor([len(t) for t in texts])
     most = torch.tensor([min(len(p) + o.max_new_tokens, config.seq_len) for p in prompts])
-    numbers = home(who if numbers is None else torch.as_tensor(numbers))
     kappa, step = torch.zeros(len(texts), dtype=torch.float64), 0
     grid = mask_rate(torch.arange(o.steps + 1).double() / o.steps, o.schedule)[0].clamp(max=1.0)
     while len(who):
-        logits, real = (home(v) for v in read(model, x.to(device), n, kappa))
+        logits, real = (v.cpu() for v in read(model, x.to(device), n, kappa))
         token = F.pad(~fixed, (1, 0))
-        may = torch.stack([gap & (n < most)[:, None], token, token], 2) & real[:, :, None]
+        may = torch.stack([gap & (n < most)[:, None], token, token], 2)
         count = torch.zeros(may.shape, dtype=torch.float64)
-        count[real] = logits[:, 2 * V : 2 * V + 3].double().exp()
-        count *= may
+        count[real] = torch.where(may[real], logits[:, 2 * V : 2 * V + 3].double().exp(), 0.0)
+        if not count.isfinite().all():
+            raise ValueError("no edit can be chosen: the network's logits are not finite numbers")
         u = [uniform(o.seed, numbers[who][:, None], step, i, torch.arange(real.shape[1])) for i in range(4)]
         # in one piece of time the network's counts stand still
         b = ((kappa * TIMES).floor() + 1) / TIMES if o.jumps == "one" else grid[step + 1].expand_as(kappa)

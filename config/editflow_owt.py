@@ -18,8 +18,8 @@ sampling     10,000 steps, guidance 0.5, temperature     --steps=1000 --temperat
              0.8, top-p 0.5, and a corrector             rates are here
 localised    +48 % of MBPP's pass@1                      --spread=1, after appendix C.1
 
-Published, of 1.3B parameters: HellaSwag 49.0 (autoregressive 49.5, masks 38.3), ARC-E 63.1 (71.0, 55.4), PIQA 68.8 (76.0,
-65.3); HumanEval pass@1 12.8 (17.0, 9.1), localised 14.0. Not run by us.
+Published, of 1.3B parameters: HellaSwag 49.0 (autoregressive 49.5, masks 38.3), ARC-E 63.1 (71.0, 55.4), PIQA 68.8
+(76.0, 65.3); HumanEval pass@1 12.8 (17.0, 9.1), localised 14.0. Not run by us.
 
 Data       python data/openwebtext/prepare.py
 Hardware   torchrun --nproc_per_node=8 train.py config/editflow_owt.py

@@ -105,10 +105,14 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     if "mask_share" in said and not hasattr(algorithm, "token_bound"):
         sys.exit(f"algorithm={s.algorithm} has no noise but its own: mask_share is of --algorithm=udlm; leave it out")
     if "source" in said and not hasattr(algorithm, "rows"):
-        sys.exit(f"algorithm={s.algorithm} begins with masks, or noise: source is of --algorithm=editflow; leave it out")
+        sys.exit(
+            f"algorithm={s.algorithm} begins with masks, or noise: source is of --algorithm=editflow; leave it out"
+        )
     if hasattr(algorithm, "rows") and (config.position == "learned" or config.shift):
         what = "shift=True" if config.shift else "position=learned"
-        sys.exit(f"{what} does not go with algorithm={s.algorithm}, whose tokens move: use position=rope, without shift")
+        sys.exit(
+            f"{what} does not go with algorithm={s.algorithm}, whose tokens move: use position=rope, without shift"
+        )
     if "balance" in said and not config.experts:
         sys.exit("balance is of a mixture's experts, and this network has none; set experts, or leave it out")
     if "two_way" in said and not config.shift:

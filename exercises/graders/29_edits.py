@@ -78,7 +78,9 @@ def one_by_one(x, edits):
 
 def claim_apply(my):
     """apply makes all edits at once, each at its place in the text as it was before"""
-    now = "all places are those of x as it is now: an insertion must not move the others (from right to left it does not)"
+    now = (
+        "all places are those of x as it is now: an insertion must not move the others (from right to left it does not)"
+    )
     for x, edits in cases():
         want, before = together(x, edits), list(x)
         got = my.apply(x, copy.deepcopy(edits))

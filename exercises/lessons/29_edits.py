@@ -16,9 +16,9 @@
 #
 # $$ R = \frac{1}{1 - \kappa} $$
 #
-# as what is uniform in the time that is left. Whoever knows $x_\kappa$ alone does not know the edits. So a network says,
-# of all edits that could be made at all, at which rates $u$ they come: of every place and every letter. What does that
-# cost? As in lesson 26, the divergence of two processes that jump, per unit of time:
+# as what is uniform in the time that is left. Whoever knows $x_\kappa$ alone does not know the edits. So a network
+# says, of all edits that could be made at all, at which rates $u$ they come: of every place and every letter. What does
+# that cost? As in lesson 26, the divergence of two processes that jump, per unit of time:
 #
 # $$ \sum_{\text{all edits } e} u_e \;+\; \sum_{\text{outstanding } e} R \, \Big( \log \frac{R}{u_e} - 1 \Big) $$
 #
@@ -47,9 +47,9 @@ BLANK = -1
 # %% [markdown]
 # ## Write
 #
-# An edit is a tuple (kind, place, letter). Its place is the number of letters of $x_\kappa$ that stand before the column:
-# so it is the index of the letter that goes or is replaced, or of that in front of which the new one comes. The letter
-# is BLANK where one is deleted.
+# An edit is a tuple (kind, place, letter). Its place is the number of letters of $x_\kappa$ that stand before the
+# column: so it is the index of the letter that goes or is replaced, or of that in front of which the new one comes. The
+# letter is BLANK where one is deleted.
 
 
 # %%
