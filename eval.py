@@ -58,6 +58,8 @@ class Settings:
 
     def __post_init__(self):
         check(self)
+        if not self.checkpoint:
+            raise ValueError("checkpoint names none; say which with --checkpoint=…")
 
 
 def evaluate(path, checkpoint, algorithm, s, every, over, judge, device):

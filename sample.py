@@ -11,7 +11,6 @@ Every option of the algorithm's generate is a key here; --help lists them. A pre
 published sampler does; a released checkpoint comes with its own, and what is said on the command line goes before.
 """
 
-import re
 import sys
 import time
 import warnings
@@ -20,12 +19,10 @@ from typing import Literal
 
 import torch
 
-from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, files, memory, presets, replay
-from nanodlm import checkpoint as ckpt
+from nanodlm import algorithms, chat, configurator, console, fast_bd3lm, files, memory, opening, presets, replay
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Minute, Place, Size, Text, check
-from nanodlm.device import pick_device
 
 
 @dataclass
@@ -57,14 +54,6 @@ class Settings:
         check(self)
 
 
-HOLE = r"\[MASK(?:\*\d{1,15})?\]"
-
-
-def masks(hole):
-    """How many masks [MASK] or [MASK*8] stands for."""
-    return int(hole[6:-1] or 1)
-
-
 def canvas_of(s, tokenizer):
     """The ids to start from, int64 (T,), masks where there are holes; and which holes may begin with a space."""
     if s.prompt and s.infill:
@@ -80,9 +69,7 @@ def canvas_of(s, tokenizer):
         except ValueError as e:
             sys.exit(str(e))
     before, behind = tokenizer.frame  # such as [CLS] and [SEP]
-    parts = re.split(f"({HOLE})", s.infill) if s.infill else [s.prompt]
-    holes = {i: masks(part) for i, part in enumerate(parts) if s.infill and re.fullmatch(HOLE, part)}
-    parts = [holes.get(i, part) for i, part in enumerate(parts)]
+    parts = tokenizers.parts_of(s.infill) if s.infill else [s.prompt]
     ids, left = tokenizers.fill_in(tokenizer, parts, "the prompt", before)
     if s.infill and tokenizer.mask_id not in ids:
         sys.exit(f"--infill={s.infill!r} has no hole; mark what to fill in with [MASK], or [MASK*8] for eight tokens")
@@ -152,26 +139,9 @@ def main(argv):
     files.check_file(s.gif, "gif", (".gif",))
     if s.font:
         replay.load_font(s.font)
-    device = pick_device(s.device)[0]
-    dtype = torch.bfloat16 if s.dtype == "auto" and device == "cuda" else getattr(torch, s.dtype, torch.float32)
-    checkpoint = ckpt.load(s.checkpoint, device, dtype, s.pickle)
-    checkpoint.tokenizer = tokenizers.with_thoughts(checkpoint.tokenizer, s.thoughts)
-    name = s.algorithm or checkpoint.algorithm
-    config = checkpoint.model.config
-    if s.verify and not (name == "bd3lm" and (config.shift or config.causal)):
-        sys.exit(
-            f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift, or "
-            "whose clean text is causal"
-        )
-    if name != checkpoint.algorithm and "editflow" in (name, checkpoint.algorithm):
-        sys.exit(f"{s.checkpoint} is a network for algorithm={checkpoint.algorithm}, not for {name}; leave it out")
-    if name == "ar" and checkpoint.algorithm == "bd3lm" and config.causal:  # whose mask is no begin-of-text
-        checkpoint.tokenizer = replace(checkpoint.tokenizer, mask_id=None)
-    algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)
+    checkpoint, algorithm, _, device = opening.network(s)
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    if tokenizer.mask_id is None and not algorithm.CAUSAL:
-        sys.exit(f"{s.checkpoint} has no mask token, which {name} needs; decode it with --algorithm=ar")
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
         options = replace(options, lookahead=True)  # what is given behind a hole must be seen
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
@@ -179,7 +149,7 @@ def main(argv):
     if s.chat:
         return chat.talk(s, checkpoint, algorithm, options, stop_ids, device)
 
-    made = sum(map(masks, re.findall(HOLE, s.infill))) if s.infill else options.max_new_tokens
+    made = sum(n for n in tokenizers.parts_of(s.infill) if isinstance(n, int)) if s.infill else options.max_new_tokens
     memory.to_sample(s.num_samples, made, model.config, device)
     canvas, left = canvas_of(s, tokenizer)
     options = fit(s, values, options, canvas, model.config.seq_len, tokenizer.mask_id)

@@ -267,6 +267,14 @@ class Loop:
         s = self.rows
         return stop_position(s.x[r], s.hole[r], s.tail[r], self.mask_id, self.ends_text)
 
+    def finished(self, i):
+        """Up to where row i will stay as it is: its first mask, or where tokens may change, its block."""
+        s, o = self.rows, self.rows.options[i]
+        if o.remask or o.edit_threshold < 1 or o.quota == "p2":
+            return int(s.origin[i]) + int(s.blocks[i, s.current[i]]) * self.size
+        masked = (s.hole[i] & (s.x[i] == self.mask_id)).nonzero()[:, 0]
+        return int(masked[0]) if len(masked) else int(s.lengths[i])
+
     def output(self, r):
         """The Output of rows r (int64 (R,)), as far as they have come."""
         s, ends = self.rows, self.rows.ends[r]

@@ -13,6 +13,7 @@ A BPE that has a token between documents names it, as "eos_id": 1.
 import functools
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -65,6 +66,19 @@ def encode(tokenizer, text, what):
         return tokenizer.encode(text)
     except ValueError as e:
         sys.exit(f"{what} does not fit the vocabulary: {e}")
+
+
+HOLE = r"\[MASK(?:\*\d{1,15})?\]"
+
+
+def masks(hole):
+    """How many masks [MASK] or [MASK*8] stands for."""
+    return int(hole[6:-1] or 1)
+
+
+def parts_of(text):
+    """A text with such holes as fill_in() has it."""
+    return [masks(part) if re.fullmatch(HOLE, part) else part for part in re.split(f"({HOLE})", text)]
 
 
 def fill_in(tokenizer, parts, what, frame=()):

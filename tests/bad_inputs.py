@@ -48,6 +48,8 @@ COMMANDS = {  # what runs; @ is a directory of its own
     "sample editflow": "sample --checkpoint={editflow} --max_new_tokens=4 --device=cpu",
     "sample ar": "sample --checkpoint={ar} --max_new_tokens=4 --device=cpu",
     "eval": "eval --checkpoint={mdlm} --windows=2 --samples=1 --device=cpu",
+    "eval frontier": "eval --checkpoint={mdlm} --windows=0 --num_samples=2 --temperature=0.5,1 --judge={ar} --steps=2 "
+    "--max_new_tokens=4 --device=cpu",
     "convert_bert": "convert_bert {bert} --out=@/out",
     "convert_ar": "convert_ar {llama} --out=@/out",
     "merge": "nanodlm.merge --checkpoint={adapter} --merge=@/out",
@@ -197,7 +199,13 @@ def acceptable(key, what, text):
     if what == "hung":
         return key in PATIENT
     # Where the key is not named, what it holds is.
-    others = {"checkpoint": "model a/b", "init_from": "no checkpoint in", "dataset": "data set", "infill": "the prompt"}
+    others = {
+        "checkpoint": "model a/b",
+        "init_from": "no checkpoint in",
+        "judge": "no checkpoint in",
+        "dataset": "data set",
+        "infill": "the prompt",
+    }
     named = key in text or "bad.py" in text or "model a/b" in text or others.get(key, key) in text
     return what == "ran" or what == "refused" and (named or "not finite" in text)
 

@@ -18,6 +18,7 @@ import eval as evaluation
 import mdlm
 import model
 import sample
+import serve
 import train
 from exercises import race
 from experiments import (
@@ -27,6 +28,7 @@ from experiments import (
     costs,
     editing,
     gpu,
+    load,
     losses,
     own_answers,
     peers,
@@ -176,12 +178,14 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         drawn = fast if fast in (fast_udlm, editflow) else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
+            "serve.py": [serve.Settings, fast.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, drawn.SampleOptions, fast_mdlm.LikelihoodOptions],
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
             "experiments/costs.py": [costs.Settings],
             "experiments/editing.py": [editing.Settings],
+            "experiments/load.py": [load.Settings],
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
