@@ -164,7 +164,7 @@ def set_up(argv, stack):
     else:
         conversations.refuse(chat, s.dataset)
         data = Windows(s, config, source, L)
-        config = replace(config, vocab_size=data.vocab_size)
+        config = replace(config, vocab_size=start.rows_of(algorithm, data.vocab_size, source))
     rows = int(os.environ.get("WORLD_SIZE", 1)) * s.gradient_accumulation_steps * s.batch_size
     s = runs.settle_length(s, data.rows_per_pass, rows, say)
     for line in data.said:

@@ -13,6 +13,7 @@ from test_families import write
 from test_train import ROOT, puzzle_data, text_data  # noqa: F401
 
 import bd3lm
+import editflow
 import eval as evaluation
 import mdlm
 import model
@@ -32,6 +33,7 @@ from experiments import (
     own_answers,
     peers,
     readable,
+    repair,
     smollm,
     uniform_time,
 )
@@ -169,10 +171,11 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
-    elif script not in ("mdlm.py", "bd3lm.py", "udlm.py"):  # whose tutorials have tests of their own
+    elif script not in ("mdlm.py", "bd3lm.py", "udlm.py", "editflow.py"):  # whose tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         fast = fast_udlm if "_udlm" in " ".join(args) else fast
-        drawn = fast if fast is fast_udlm else fast_bd3lm
+        fast = editflow if re.search("_(editflow|typos)", " ".join(args)) else fast
+        drawn = fast if fast in (fast_udlm, editflow) else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
             "serve.py": [serve.Settings, fast.SampleOptions],
@@ -186,6 +189,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/gpu.py": [gpu.Settings],
+            "experiments/repair.py": [repair.Settings],
             "experiments/readable.py": [readable.Settings, fast.SampleOptions],
             "experiments/uniform_time.py": [uniform_time.Settings],
             "experiments/smollm.py": [smollm.Settings],
@@ -266,7 +270,7 @@ def test_what_a_page_links_to_or_names_is_there(page):
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
     gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
-    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
+    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|editflow|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]
     assert not gone
