@@ -58,6 +58,8 @@ class Settings:
 
     def __post_init__(self):
         check(self)
+        if not self.checkpoint:
+            raise ValueError("checkpoint names none; say which with --checkpoint=…")
 
 
 def evaluate(path, checkpoint, algorithm, s, every, over, judge, device):
@@ -97,8 +99,9 @@ def evaluate(path, checkpoint, algorithm, s, every, over, judge, device):
         lengths = corpus.eval_lengths(dataset, meta, s.windows)
         lengths = lengths if lengths is None else torch.from_numpy(lengths).to(device)
         nats = measures.likelihood(checkpoint, algorithm, s, options.seed, windows, meta, lengths)
-        exact = algorithm.CAUSAL
-        result["likelihood"] = {"exact" if exact else "NELBO": measures.row(nats, per_bit)}
+        exact, begun = algorithm.CAUSAL, getattr(checkpoint.model.config, "source", "nothing")
+        bound = "NELBO" if begun == "nothing" else f"NELBO from {begun}"  # of a text that is not written, but mended
+        result["likelihood"] = {"exact" if exact else bound: measures.row(nats, per_bit)}
         for method in () if exact else s.chain_rule:
             some = torch.linspace(0, len(windows) - 1, min(s.chain_windows, len(windows))).long()
             ends = lengths if lengths is None else lengths[some]

@@ -70,6 +70,7 @@ class Config:
     router_groups: tuple[Size, ...] = ()  # (groups of experts, how many of these a token may choose from)
     router_scale: Positive = 1.0  # of the weights
     two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else nothing behind it
+    source: Literal["nothing", "masks", "noise", "typos"] = "nothing"  # editflow: what a text is edited from
 
     def __post_init__(self):
         check(self)
@@ -160,8 +161,7 @@ class Attention(nn.Module):
 
     def __init__(self, config, layer):
         super().__init__()
-        c = self.config = config
-        self.layer = layer
+        c, self.config, self.layer = config, config, layer
         self.q = nn.Linear(c.n_embd, c.n_head * c.head_dim, bias=c.qkv_bias)
         self.k = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)
         self.v = nn.Linear(c.n_embd, c.n_kv_head * c.head_dim, bias=c.qkv_bias)

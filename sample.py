@@ -180,13 +180,14 @@ def show(s, options, canvas, left, out, seconds, checkpoint):
     print(f"{made} tokens in {forwards} forwards ({made / max(forwards, 1):.2f} tokens per forward), ", end="")
     print(f"{made / seconds:.0f} tokens/s{' (slowed down by watch)' if s.watch else ''}")
     start = torch.nn.functional.pad(canvas, (0, options.max_new_tokens), value=mask_id)
+    starts = getattr(out, "start", [start] * s.num_samples)  # where texts grow, their own
     try:
         if s.html:
             title = f"{checkpoint.path.name}: {len(start)} tokens denoised"
-            replay.write_html(s.html, [start] * s.num_samples, out, tokenizer, title)
+            replay.write_html(s.html, starts, out, tokenizer, title)
             print(f"wrote {s.html}")
         if s.gif:
-            replay.write_gif(s.gif, start, out.trace[0], len(out.tokens[0]), tokenizer, font=s.font)
+            replay.write_gif(s.gif, starts[0], out.trace[0], len(out.tokens[0]), tokenizer, font=s.font)
             print(f"wrote {s.gif}")
     except OSError as e:  # a full disk
         sys.exit(f"the samples above were not written as a page: {e}")

@@ -51,7 +51,7 @@ class Settings:
     max_tokens: Whole = 0  # tokens of all their canvases; 0 means max_rows full contexts
     max_queue: Size = 64  # requests that wait; more are told to try again
     max_body: Size = 2**20  # bytes of a request
-    rate: Whole = 0  # requests a minute of each client, that is key or address; 0 means any number
+    rate: Whole = 0  # requests a minute of each client (address); 0 means any number
     timeout: Seconds = 600.0  # for a request, its wait included
     grace: Seconds = 30.0  # for what is under way when the server is told to stop
     cors: tuple[Line, ...] = ()  # origins whose pages may use it, such as https://example.org; none but its own
@@ -106,8 +106,8 @@ class Request(BaseModel):
     stream_options: StreamOptions | None = None
     canvas: bool = False  # beside a stream's text all of its canvas, step by step: what the page at / draws
     user: str | None = None
-    presence_penalty: Literal[0] | None = None  # what diffusion has no use for may be said if it says nothing
-    frequency_penalty: Literal[0] | None = None
+    presence_penalty: float | None = Field(None, ge=0, le=0)  # what is not done here may be said if it says nothing
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
 
     def stops(self):
         found = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -133,12 +133,9 @@ class Completion(Request):
 
 
 class Tokenize(Strict):
-    prompt: str
+    prompt: str = ""
+    tokens: list[int] = []
     add_special_tokens: bool = False
-
-
-class Detokenize(Strict):
-    tokens: list[int]
 
 
 def parsed(kind, raw):
@@ -155,13 +152,14 @@ def read(kind, raw, served):
     """A request of that kind from its bytes, and {option of the engine: value}."""
     asked = parsed(kind, raw)
     extra, length = asked.model_extra, getattr(asked, "max_completion_tokens", None)
+    extra = {k: v for k, v in extra.items() if v is not None}
     for field in extra.keys() - {*served.options}:
         near = configurator.nearest(field, [*kind.model_fields, *served.options])
         raise Refused(f"unknown field {field!r}" + (f"; did you mean {near}?" if near else ""), field)
     if asked.model not in (None, "", served.name):
         raise Refused(f"there is no model {asked.model!r} here, but {served.name!r}", "model", 404)
-    own = dict(max_new_tokens=asked.max_tokens if length is None else length)
-    return asked, {**extra, **own, "temperature": asked.temperature, "top_p": asked.top_p}
+    length = asked.max_tokens if length is None else length
+    return asked, {**extra, "max_new_tokens": length, "temperature": asked.temperature, "top_p": asked.top_p}
 
 
 # ---- 2 · the server --------------------------------------------------------------------------------------------------
@@ -238,13 +236,14 @@ def build(s, served, worker):
     @app.post("/detokenize")
     async def _(request: HTTPRequest):
         gate(request)
-        asked = parsed(Detokenize, await web.body_of(request, s.max_body))
+        asked = parsed(Tokenize, await web.body_of(request, s.max_body))
         return {"prompt": served.tokenizer.decode(endpoint.prompt_of(served, asked.tokens)[0])}
 
     @app.get("/")
     async def _():
-        own = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
-        return HTMLResponse(page, headers={"Content-Security-Policy": own, "Cache-Control": "no-cache"})
+        own = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src"
+        keys = {"Content-Security-Policy": own + " 'unsafe-inline'", "Cache-Control": "no-cache"}
+        return HTMLResponse(page, headers=keys)
 
     @app.get("/health")
     async def _():

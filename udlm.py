@@ -75,7 +75,7 @@ def log_p(logits, config, mask_id):
 def token_bound(logp, x0, z, rate, config, mask_id):
     """What tokens that read z (N,) add to the NELBO, nats per unit of rate, (N,), given log p (N, V) and x0, rate (N,):
 
-        pi(z) / (alpha q(z)) (KL(q || p) + q(z) / p(z) - 1 - log(q(z) / p(z)))    (GIDD, eq. 12; UDLM, eq. 18)
+        pi(z) / (alpha q(z)) (KL(q || p) + q(z) / p(z) - 1 - log(q(z) / p(z)))    (GIDD's bound; UDLM's)
 
     All tokens count, those that are noise and those that might be. Of masks alone: -log p(x_0) / rate of the masked."""
     pi, rate = of_letter(config, mask_id), rate.to(logp.dtype)
@@ -247,7 +247,7 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
         low = entropy.sort().values
         kept = surest(entropy.neg().exp(), int((low.cumsum(0) - low <= o.entropy_bound).sum()), eps)
         return replacement(u, config, mask_id).index_copy(0, kept, tokens[kept]), logp, entropy.mean().item()
-    # The posterior (GIDD, eq. 8): z stays where no noise came between s and t, else x_s is drawn from what x_0 says of
+    # The posterior (GIDD's): z stays where no noise came between s and t, else x_s is drawn from what x_0 says of
     # it, alpha_s p + (1 - alpha_s) pi. With masks alone it is mdlm's: the masked are revealed, and nothing else moves.
     t = torch.tensor([left, left - 1], dtype=torch.float64) / steps
     rate, rate_s = (r.to(logits.device) for r in mask_rate(t, o.schedule)[0])

@@ -1,8 +1,8 @@
 """Throughput of training and decoding: variants interleaved in one run, medians and ratios.
 
-    python experiments/bench.py                everything but weights, memory and likelihood, some 20 minutes on a CPU
+    python experiments/bench.py                all but weights, memory, likelihood and serve, some 20 minutes on a CPU
     python experiments/bench.py --only=head    one group: head, compile, batch, blocks, sft, decode, block_decode,
-                                               cache, weights, likelihood, harness, memory
+                                               cache, weights, likelihood, harness, memory, serve
 
 Each group compares variants with the first one. Every round times every variant once, in turn, so that a machine that
 slows down slows all of them; the median of the rounds is printed, with the median of the per-round ratios.
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import ar  # noqa: E402
 import bd3lm  # noqa: E402
 import mdlm  # noqa: E402
+from experiments import load  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from nanodlm import (  # noqa: E402
     batches,
@@ -61,6 +62,7 @@ Group = Literal[
     "likelihood",
     "harness",
     "memory",
+    "serve",
 ]
 
 
@@ -489,6 +491,9 @@ def main(argv):
 
     if s.only == "memory":
         memory_group(device)
+
+    if s.only == "serve":  # of a real server
+        load.measure(s.rounds)
 
 
 if __name__ == "__main__":

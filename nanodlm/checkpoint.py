@@ -345,7 +345,7 @@ BASE_FACTS = ("architecture", "hf_config")  # of a checkpoint in the hub's layou
 
 def network_facts(config, usual):
     """The settings that training or conversion may change without changing a weight, where they are not the usual."""
-    names = ("causal", "shift", "block_size", "mask_share", "noise_ids")
+    names = ("causal", "shift", "block_size", "mask_share", "noise_ids", "source")
     return {k: getattr(config, k) for k in names if getattr(config, k) != getattr(usual, k)}
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from nanodlm import chat, configurator, echo, presets, replay
 from nanodlm import text as texts
 from nanodlm import tokenizer as tokenizers
+from nanodlm.bounds import YES
 
 OWN = (
     "max_new_tokens",
@@ -67,6 +68,8 @@ def options_of(served, said):
     try:
         settled = presets.settle(served.checkpoint, algorithm, values, served.preset)[1]
         settled = {k: v for k, v in settled.items() if k in values or hasattr(algorithm.SampleOptions, k)}
+        if str(settled.pop("compile", ("",))[0]).lower() in YES and "compile" in values:
+            raise Refused("compile takes a batch of one shape, which a server does not have; leave it out", "compile")
         options = configurator.fill(settled, algorithm.SampleOptions, quiet=True)
         own = {k: v for k, v in values.items() if k in served.options}
         presets.refuse_idle(options, own, served.config)

@@ -198,12 +198,14 @@ class Answers:
         t = checkpoint.tokenizer
         name += [t.spec, t.eos_id, t.mask_id, t.stop_ids, t.stop_text, t.frame, t.thoughts, sorted(t.controls)]
         rooms = (
-            "attention choice decode families fast_bd3lm fast_mdlm fast_udlm gemma harness int8 likelihood noise text"
+            "alignments attention choice decode families fast_bd3lm fast_mdlm fast_udlm gemma harness int8 likelihood"
         )
-        rooms = [f"nanodlm/{room}.py" for room in f"{rooms} tokenizer wrapped".split()]  # what decides may be edited
+        rooms = [
+            f"nanodlm/{room}.py" for room in f"{rooms} noise text tokenizer wrapped".split()
+        ]  # what decides may be edited
         sources = (
             algorithm.__file__,
-            *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "udlm.py", "ar.py", *rooms)),
+            *(ROOT / f for f in ("model.py", "mdlm.py", "bd3lm.py", "udlm.py", "editflow.py", "ar.py", *rooms)),
         )
         name += [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
         self.name = hashlib.sha256(json.dumps(name).encode()).hexdigest()

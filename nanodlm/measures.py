@@ -106,7 +106,7 @@ def quality(checkpoint, tokens, held, s, j, device):
     """What texts, 1-D int64 tensors, are worth, a dict: the entropy of the token frequencies within each (nats; low
     means repetitive), and under a judge j their perplexity and MAUVE against others (arXiv 2102.01454). Low perplexity
     alone is no praise: text that repeats itself has it, too."""
-    p = [torch.bincount(x.cpu()).double() / len(x) for x in tokens]
+    p = [torch.bincount(x.cpu()).double() / max(1, len(x)) for x in tokens]  # a text may have come out empty
     nats = torch.stack([-torch.special.xlogy(q, q).sum() for q in p])
     mean, error = mean_and_error(nats)
     facts = {"nats": mean, "error": error}

@@ -22,6 +22,8 @@ def network(s):
             f"{s.checkpoint} cannot judge its own drafts: --verify needs a bd3lm that was trained with the shift, or "
             "whose clean text is causal"
         )
+    if name != found.algorithm and "editflow" in (name, found.algorithm):
+        sys.exit(f"{s.checkpoint} is a network for algorithm={found.algorithm}, not for {name}; leave it out")
     if name == "ar" and found.algorithm == "bd3lm" and config.causal:  # whose mask is no begin-of-text
         found.tokenizer = replace(found.tokenizer, mask_id=None)
     algorithm = algorithms.engine(algorithms.load(name), s.plain, s.verify)

@@ -84,6 +84,10 @@ def idle(options):
     """{option that does nothing: because of what}, of those that there are: plain samplers have few, yours others."""
     found, names = {}, ("temperature", "measure", "order", "quota", "remask", "block_size", "method")
     temperature, measure, order, quota, remask, block_size, method = (getattr(options, name, None) for name in names)
+    if hasattr(options, "jumps"):  # editflow
+        return {
+            k: "jumps=one, whose edits come when they come" for k in ("steps", "schedule") if options.jumps == "one"
+        }
     if hasattr(options, "forget"):  # udlm
         own = ("forget", "schedule"), ("entropy_bound", "last_temperature", "stable", "sure")
         return dict.fromkeys(own[quota == "ancestral"], f"quota={quota}")

@@ -1,9 +1,11 @@
 """Show a text being denoised: live in the terminal, as a page that replays it, as an animated GIF; several as a race.
 
 All of them draw the same thing, frames made from fast_mdlm.generate's trace: (step, position, token, probability).
-"""
+Where a text grows and shrinks (editflow.generate), an event has a fifth part, "insert" or "delete"; then each token
+that ever was there is given a column of its own, which opens and closes (unfold)."""
 
 import bisect
+import difflib
 import functools
 import html
 import io
@@ -21,6 +23,7 @@ from nanodlm.files import replace_file
 
 MASK = "░"
 PART = "▒"  # of a character whose other tokens are hidden
+ABSENT = -2  # the id of a column in which there is nothing, yet or any more: its piece is empty
 
 
 def pieces(ids, tokenizer):
@@ -30,6 +33,9 @@ def pieces(ids, tokenizer):
     that are known are decoded together: joined, their pieces are that text, and a character of several tokens is the
     piece of the one that completes it."""
     out = []
+    if ABSENT in ids:
+        there = iter(pieces([i for i in ids if i != ABSENT], tokenizer))
+        return ["" if i == ABSENT else next(there) for i in ids]
     for known, run in itertools.groupby(ids, lambda i: i not in (tokenizer.mask_id, -1)):
         run = tuple(run)
         behind = len(out) + len(run) < len(ids)
@@ -59,6 +65,25 @@ def cut(ids, decode, before, behind):
 @functools.lru_cache(2**16)
 def decoded(ids, decode):
     return decode(list(ids))
+
+
+def unfold(canvas, trace, length):
+    """The canvas (a tensor of ids), trace and length of a text that grew and shrank, as those of one that does neither:
+    with a column for each token that ever was there."""
+    order = list(range(len(canvas)))  # the columns, from left to right; those behind the first ones come as they come
+    alive, first, events = list(order), canvas.tolist(), []
+    for step, place, token, p, *what in trace:
+        if what == ["insert"]:  # behind the token before it
+            at = order.index(alive[place - 1]) + 1 if place else 0
+            order.insert(at, len(first))
+            alive.insert(place, len(first))
+            first.append(ABSENT)
+        events.append((step, alive[place], ABSENT if what == ["delete"] else token, p))
+        if what == ["delete"]:
+            del alive[place]
+    place = {column: i for i, column in enumerate(order)}
+    end = 1 + place[alive[length - 1]] if 0 < length <= len(alive) else len(order)
+    return canvas.new_tensor([first[i] for i in order]), [(e[0], place[e[1]], *e[2:]) for e in events], end
 
 
 def frames(canvas, trace, tokenizer, length):
@@ -98,8 +123,8 @@ def layout(parts, columns):
 
 
 def painted(now, fresh, columns):
-    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green; where
-    stdout is no terminal, without colours."""
+    """[(line, its width)] as a terminal shows the pieces: masks in grey, what is fresh (a list of bool) in green, or
+    "gone" in red, crossed out; where stdout is no terminal, without colours."""
     from wcwidth import wcswidth
 
     tty, encoding = sys.stdout.isatty(), sys.stdout.encoding or "utf-8"
@@ -112,7 +137,8 @@ def painted(now, fresh, columns):
     def paint(number, text):
         if tty and now[number] is None:
             return f"\033[90m{text}\033[0m"
-        return f"\033[1;32m{text}\033[0m" if tty and fresh[number] else text
+        colour = "9;31" if fresh[number] == "gone" else "1;32"
+        return f"\033[{colour}m{text}\033[0m" if tty and fresh[number] else text
 
     cells, count = layout([mask if p is None else shown(p) for p in now], columns)
     rows, widths = [""] * count, [0] * count
@@ -123,28 +149,51 @@ def painted(now, fresh, columns):
     return [*zip(rows, widths)]
 
 
+def edited(before, ids):
+    """What of a text's ids is new, a list of bool; and what of those before has gone: [(its place, the place in
+    ids)]."""
+    fresh, gone = [True] * len(ids), []
+    for what, a, end, b, _ in difflib.SequenceMatcher(None, before, ids, False).get_opcodes():
+        if what == "equal":
+            fresh[b : b + end - a] = [False] * (end - a)
+        gone += [(i, b) for i in range(a, end)] if what in ("delete", "replace") else []
+    return fresh, gone
+
+
 def live(tokenizer, row=0, delay=0.0):
     """A `watch` callback that redraws canvas `row` in the terminal, new tokens in colour."""
     before, height, masks, out = [], 0, math.inf, sys.stdout
     tty = out.isatty()
     columns, lines = shutil.get_terminal_size((100, 30))
 
+    def redraw(now, fresh):
+        nonlocal height
+        rows = [text for text, _ in painted(now, fresh, columns - 1)][-(lines - 2) :]  # the window's last lines alone
+        out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
+        out.flush()
+        height = len(rows)
+
     def watch(canvases):
-        nonlocal before, height, masks
+        nonlocal before, masks
         ids = canvases[row].tolist()
         if ids == before:
             return
         now = pieces(ids, tokenizer)
         fresh = [bool(before) and (i >= len(before) or x != before[i]) for i, x in enumerate(ids)]
-        rows = [text for text, _ in painted(now, fresh, columns - 1)]
-        if tty:  # what does not fit the window cannot be redrawn in place: keep to its last lines
-            rows = rows[-(lines - 2) :]
-            out.write((f"\033[{height}F" if height else "") + "\033[J" + "\n".join(rows) + "\n")
-            height = len(rows)
+        if before and len(before) != len(ids):
+            fresh, gone = edited(before, ids)
+            if tty and gone:  # what goes is seen for a moment, crossed out
+                old, parts = pieces(before, tokenizer), [*zip(now, fresh)]
+                for i, place in reversed(gone):
+                    parts.insert(place, (old[i], "gone"))
+                redraw(*map(list, zip(*parts)))
+                time.sleep(delay / 2)
+        if tty:  # what does not fit the window cannot be redrawn in place
+            redraw(now, fresh)
         elif not before or any(fresh) and now.count(None) <= masks * 0.6 or now.count(None) == 0:
             masks = now.count(None)
-            out.write("\n".join(rows) + "\n" + "-" * 20 + "\n")
-        out.flush()
+            out.write("\n".join(text for text, _ in painted(now, fresh, columns - 1)) + "\n" + "-" * 20 + "\n")
+            out.flush()
         before = ids
         time.sleep(delay)
 
@@ -158,13 +207,17 @@ def record(canvas, tokens, trace, forwards, tokenizer, **more):
     """What is replayed of one sample, as JSON has it. `canvas` are the ids it started from (prompt and masks); the rest
     is generate's. More may be said of it: `name`; `about`, how it was decoded; `times`, the seconds from the start to
     the end of each step; `speed`, at which these are replayed."""
-    (start, _), *after = frames(canvas, trace, tokenizer, len(tokens))
+    length = len(tokens)
+    if grows := any(len(event) > 4 for event in trace):
+        canvas, trace, length = unfold(canvas, trace, length)
+        more["grows"] = grows
+    (start, _), *after = frames(canvas, trace, tokenizer, length)
     steps, before = [], start
     for now, revealed in after:  # what changes in a step: [position, text, its probability if it is revealed]
         changed = [i for i, p in enumerate(now) if i in revealed or p != before[i]]
         steps.append([[i, seen(now[i]), round(revealed[i], 4) if i in revealed else None] for i in changed])
         before = now
-    return {"start": [*map(seen, start)], "steps": steps, "length": len(tokens), "forwards": forwards, **more}
+    return {"start": [*map(seen, start)], "steps": steps, "length": length, "forwards": forwards, **more}
 
 
 def seen(piece):
@@ -218,8 +271,8 @@ def race(samples):
 
 def write_html(path, canvases, output, tokenizer, title):
     """A page that replays the denoising of every sample; `output` is generate's, with its trace."""
-    columns = zip(canvases, output.tokens, output.trace, output.num_forwards)
-    write_page(path, [record(*column, tokenizer) for column in columns], title)
+    samples = zip(canvases, output.tokens, output.trace, output.num_forwards)
+    write_page(path, [record(*sample, tokenizer) for sample in samples], title)
 
 
 def write_page(path, samples, title, note=""):
@@ -275,8 +328,10 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64,
 
     font, has = load_font(font)
     write, wide, high = writer(font), font.getlength("m"), 20
+    if any(len(event) > 4 for event in trace):
+        canvas, trace, length = unfold(canvas, trace, length)
     every = frames(canvas, trace, tokenizer, length)
-    last = len(every) - 1
+    last, before = len(every) - 1, []
     shown_frames = {round(i * last / max_frames) for i in range(max_frames)} | {last}
     drawn, height, made, new = [], 1, set(), set()
     for k, (now, revealed) in enumerate(every):
@@ -286,6 +341,9 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64,
             kinds = ["mask" if p is None else "given" if i not in made else "text" for i, p in enumerate(now)]
             if k < last:
                 kinds = ["new" if i in new and kind == "text" else kind for i, kind in enumerate(kinds)]
+                closing = {i for i, p in enumerate(now) if p == "" and i < len(before) and before[i] and i in new}
+                kinds = ["gone" if i in closing else kind for i, kind in enumerate(kinds)]
+                now, before = [before[i] if i in closing else p for i, p in enumerate(now)], now
             cells, count = layout([MASK if p is None else visible(p) for p in now], columns)
             drawn.append([(*cell[:3], kinds[cell[3]]) for cell in cells])
             height, new = max(height, count), set()
@@ -293,7 +351,7 @@ def write_gif(path, canvas, trace, length, tokenizer, columns=72, max_frames=64,
     if lacking:
         what = f"{''.join(lacking[:20])} ({len(lacking)} characters)"
         print(f"warning: the font of the GIF cannot draw {what}; --font=FILE names one that can")
-    colours = {"mask": "#4c566a", "given": "#8fbcbb", "new": "#a3be8c", "text": "#d8dee9"}
+    colours = {"mask": "#4c566a", "given": "#8fbcbb", "new": "#a3be8c", "text": "#d8dee9", "gone": "#bf616a"}
     # One palette for all frames: each colour in eight steps from the background, for the letters' soft edges.
     background = ImageColor.getrgb("#16181d")
     palette = Image.new("P", (1, 1))

@@ -42,7 +42,8 @@ def identity(s, config, seq_len, rows, content, options, chat):
     change, the context, the rows of an iteration, the data by content, the loss options and those of conversations."""
     own = {k: v for k, v in asdict(s).items() if k not in MAY_CHANGE}
     own |= {"processes x batch_size x gradient_accumulation_steps": rows}
-    own |= {"seq_len": seq_len, "mask_share": config.mask_share, "content of the data": content}
+    own |= {"seq_len": seq_len, "mask_share": config.mask_share, "source": config.source}
+    own |= {"content of the data": content}
     return own | asdict(options) | (asdict(chat) if chat else {})
 
 

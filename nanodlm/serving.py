@@ -152,10 +152,15 @@ class Worker(threading.Thread):
                     self.wake.wait_for(lambda: self.count or self.running or self.closing < math.inf)
                     if not self.count and not self.running:
                         return
-                self.drop()
-                self.admit()
-                for shape in [*self.loops]:
-                    self.step(shape)
+                try:
+                    self.drop()
+                    self.admit()
+                    for shape in [*self.loops]:
+                        self.step(shape)
+                except Exception as e:  # a mistake of ours: whose job it is nobody knows, but all of them are told
+                    self.loops.clear()
+                    for job in [*self.running]:
+                        self.fail(job, *told(e))
 
     def drop(self):
         """Let go of who hung up, or waited too long, or cannot be finished any more."""
@@ -245,7 +250,7 @@ class Worker(threading.Thread):
         except Exception as e:  # no memory, or numbers that are none: of whose rows, nobody knows
             del self.loops[shape]
             for job in {loop.rows.name[i][0] for i in live}:
-                self.fail(job, *told(e))
+                self.fail(job, told(e)[0], max(500, told(e)[1]))
             return
         self.metrics.step.observe(time.monotonic() - start)
         self.metrics.batch.observe(len(live))

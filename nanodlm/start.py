@@ -16,7 +16,7 @@ from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
 
 # What a run may change of the network that it starts from, without changing a weight.
-FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share")
+FREE = ("dropout", "causal", "block_size", "seq_len", "mask_share", "source")
 
 
 def convert_first(s, shift):
@@ -47,7 +47,7 @@ def checkpoint_of(s, dtype, algorithm):
     held = dtype if s.lora_r else torch.float32  # a frozen base needs no more
     start = out.absolute() / "last" if s.init_from == "resume" else s.init_from
     source = ckpt.load(start, dtype=held, whole=True)
-    if source.algorithm != s.algorithm and "diffusion_gemma" in (source.algorithm, s.algorithm):
+    if source.algorithm != s.algorithm and {"diffusion_gemma", "editflow"} & {source.algorithm, s.algorithm}:
         sys.exit(f"{source.path} is a network for --algorithm={source.algorithm}, not for {s.algorithm}")
     if source.tokenizer.mask_id is None and not algorithm.CAUSAL:
         sys.exit(
@@ -77,8 +77,10 @@ def network_settings(source, config, said, is_chat, say):
                 f"{source.path} has {k}={have[k]}, this run asks for {getattr(config, k)}; leave it out, or use the "
                 "settings it was trained with"
             )
-        share = config.mask_share if "mask_share" in said else source.model.config.mask_share
-        config = replace(source.model.config, dropout=config.dropout, mask_share=share)
+        kept = [k for k in ("mask_share", "source") if k not in said]
+        config = replace(config, **{k: getattr(source.model.config, k) for k in kept})
+        own = {k: getattr(config, k) for k in ("dropout", "mask_share", "source")}
+        config = replace(source.model.config, **own)
         context = config.seq_len
     seq_len = context
     if "seq_len" in said:
@@ -91,6 +93,11 @@ def network_settings(source, config, said, is_chat, say):
     return config, seq_len
 
 
+def rows_of(algorithm, vocab_size, source):
+    """How many rows the network has: those of its tokens, or as many as an algorithm makes of them."""
+    return vocab_size if source or not hasattr(algorithm, "rows") else algorithm.rows(vocab_size)
+
+
 def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     """The Config with the attention and the blocks that the algorithm trains; sizes: of its stages' blocks."""
     block_size = sizes[-1]  # what the run ends with is what the network is for
@@ -98,6 +105,15 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
         sys.exit(f"algorithm={s.algorithm} has no blocks; use --algorithm=bd3lm, or leave block_size out")
     if "mask_share" in said and not hasattr(algorithm, "token_bound"):
         sys.exit(f"algorithm={s.algorithm} has no noise but its own: mask_share is of --algorithm=udlm; leave it out")
+    if "source" in said and not hasattr(algorithm, "rows"):
+        sys.exit(
+            f"algorithm={s.algorithm} begins with masks, or noise: source is of --algorithm=editflow; leave it out"
+        )
+    if hasattr(algorithm, "rows") and (config.position == "learned" or config.shift):
+        what = "shift=True" if config.shift else "position=learned"
+        sys.exit(
+            f"{what} does not go with algorithm={s.algorithm}, whose tokens move: use position=rope, without shift"
+        )
     if "balance" in said and not config.experts:
         sys.exit("balance is of a mixture's experts, and this network has none; set experts, or leave it out")
     if "two_way" in said and not config.shift:
@@ -131,7 +147,7 @@ def data_of(s, chat, source, config, seq_len, sizes, compiled, options, algorith
     else:
         conversations.refuse(chat, s.dataset)
         data = Windows(s, config, source, seq_len)
-        config = replace(config, vocab_size=data.vocab_size)
+        config = replace(config, vocab_size=rows_of(algorithm, data.vocab_size, source))
     return rollouts.of(s, data, options, algorithm), config
 
 

@@ -13,6 +13,8 @@ from nanodlm import serving
 from nanodlm.console import visible
 from nanodlm.endpoint import Refused
 
+PATIENCE = 60  # seconds that a client may take to send a request
+
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -75,12 +77,19 @@ async def body_of(request, most):
     """The bytes of a request; Refused where they are too many, or of a kind that any page in a browser may send."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused("send JSON, with the header Content-Type: application/json", None, 415)
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        if (size := size + len(part)) > most:
-            raise Refused(f"the request has more than {most:,} bytes", None, 413)
-    return b"".join(parts)
+
+    async def read():
+        parts, size = [], 0
+        async for part in request.stream():
+            parts.append(part)
+            if (size := size + len(part)) > most:
+                raise Refused(f"the request has more than {most:,} bytes", None, 413)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), PATIENCE)
+    except asyncio.TimeoutError:
+        raise Refused(f"the request was not sent within {PATIENCE} seconds", None, 408) from None
 
 
 async def told(request, job, worker):

@@ -39,13 +39,17 @@ COMMANDS = {  # what runs; @ is a directory of its own
     "train": "train --dataset={chars} --out_dir=@/run " + TINY,
     "train bd3lm": "train --dataset={chars} --algorithm=bd3lm --block_size=4 --out_dir=@/run " + TINY,
     "train udlm": "train --dataset={chars} --algorithm=udlm --block_size=4 --out_dir=@/run " + TINY,
+    "train editflow": "train --dataset={chars} --algorithm=editflow --source=typos --out_dir=@/run " + TINY,
     "train chat": "train --dataset={chat} --init_from={llama} --algorithm=ar --out_dir=@/run --max_iters=2 "
     "--batch_size=2 --seq_len=48 --eval_windows=2 --eval_samples=1 --device=cpu --dtype=float32 --lora_r=2",
     "sample": "sample --checkpoint={mdlm} --max_new_tokens=4 --device=cpu",
     "sample bd3lm": "sample --checkpoint={bd3lm} --max_new_tokens=4 --device=cpu",
     "sample udlm": "sample --checkpoint={udlm} --max_new_tokens=4 --device=cpu",
+    "sample editflow": "sample --checkpoint={editflow} --max_new_tokens=4 --device=cpu",
     "sample ar": "sample --checkpoint={ar} --max_new_tokens=4 --device=cpu",
     "eval": "eval --checkpoint={mdlm} --windows=2 --samples=1 --device=cpu",
+    "eval frontier": "eval --checkpoint={mdlm} --windows=0 --num_samples=2 --temperature=0.5,1 --judge={ar} --steps=2 "
+    "--max_new_tokens=4 --device=cpu",
     "convert_bert": "convert_bert {bert} --out=@/out",
     "convert_ar": "convert_ar {llama} --out=@/out",
     "merge": "nanodlm.merge --checkpoint={adapter} --merge=@/out",
@@ -83,12 +87,12 @@ def make(where):
     corpus.write_dataset(where / "chars", tok, texts, bytes_per_token=1.0)
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     (where / "chat.jsonl").write_text((json.dumps({"messages": talk}) + "\n") * 9)
-    for name in ("chars", "chat.jsonl", "bert", "llama", "mdlm", "bd3lm", "udlm", "ar", "adapter"):
+    for name in ("chars", "chat.jsonl", "bert", "llama", "mdlm", "bd3lm", "udlm", "editflow", "ar", "adapter"):
         paths[name.partition(".")[0]] = where / name
     for name in ("bert", "llama"):
         test_convert.write(name, where / name, **({"chat_template": test_convert.TEMPLATE} if name == "llama" else {}))
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        for name in ("mdlm", "bd3lm", "udlm", "ar"):
+        for name in ("mdlm", "bd3lm", "udlm", "editflow", "ar"):
             own = [f"--algorithm={name}", f"--out_dir={where / name}", *(["--block_size=4"] if name == "bd3lm" else [])]
             train.main([*words_of("train", paths, where)[1], *own])
         train.main([*words_of("train chat", paths, where)[1], f"--out_dir={where / 'adapter'}"])
@@ -172,7 +176,7 @@ def settings_of(name):
     command = COMMANDS[name].split()[0]
     module = importlib.import_module(command)
     classes = [module.Settings]
-    algorithm = next((a for a in ("bd3lm", "udlm", "ar") if a in name), "mdlm")
+    algorithm = next((a for a in ("bd3lm", "udlm", "editflow", "ar") if a in name), "mdlm")
     if command == "train":
         classes += [importlib.import_module("model").Config, algorithms.load(algorithm).LossOptions]
         classes += [conversations.Options] if "chat" in name else []
@@ -195,7 +199,13 @@ def acceptable(key, what, text):
     if what == "hung":
         return key in PATIENT
     # Where the key is not named, what it holds is.
-    others = {"checkpoint": "model a/b", "init_from": "no checkpoint in", "dataset": "data set", "infill": "the prompt"}
+    others = {
+        "checkpoint": "model a/b",
+        "init_from": "no checkpoint in",
+        "judge": "no checkpoint in",
+        "dataset": "data set",
+        "infill": "the prompt",
+    }
     named = key in text or "bad.py" in text or "model a/b" in text or others.get(key, key) in text
     return what == "ran" or what == "refused" and (named or "not finite" in text)
 

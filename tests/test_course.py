@@ -31,7 +31,7 @@ from nanodlm import checkpoint as ckpt  # noqa: E402
 LESSONS = sorted((COURSE / "lessons").glob("*.py"))
 NAMES = [p.stem for p in LESSONS]
 CHAPTERS = {"I, the process": 4, "II, the bound": 7, "III, sampling": 7, "IV, networks and speed": 7}
-CHAPTERS |= {"V, uniform noise": 2, "VI, rewards": 1}
+CHAPTERS |= {"V, uniform noise": 2, "VI, rewards": 1, "VII, edits": 1}
 every = pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
 
 
@@ -101,7 +101,7 @@ def test_a_lesson_is_a_text_with_a_source_an_equation_a_time_and_a_place_in_the_
     said = "".join(re.findall(r"^# .*\n", text, re.M))
     assert re.search(r"\d{4}\.\d{5}|[Pp]ull requests", said) and said.count("$$") >= 2
     assert 1 <= len(checks.to_write(lesson)) <= 3 and len(answers(lesson)[1]) >= 4
-    for module, attribute in re.findall(r"`(mdlm|bd3lm|udlm|model|ar|nanodlm\.\w+)\.(\w+)", text):
+    for module, attribute in re.findall(r"`(mdlm|bd3lm|udlm|editflow|model|ar|nanodlm\.\w+)\.(\w+)", text):
         there = (
             hasattr(importlib.import_module(module), attribute) or module == "model" and hasattr(Transformer, attribute)
         )

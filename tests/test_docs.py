@@ -13,10 +13,12 @@ from test_families import write
 from test_train import ROOT, puzzle_data, text_data  # noqa: F401
 
 import bd3lm
+import editflow
 import eval as evaluation
 import mdlm
 import model
 import sample
+import serve
 import train
 from exercises import race
 from experiments import (
@@ -26,11 +28,13 @@ from experiments import (
     costs,
     editing,
     gpu,
+    load,
     losses,
     own_answers,
     peers,
     policy_gradients,
     readable,
+    repair,
     smollm,
     uniform_time,
 )
@@ -169,22 +173,32 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
-    elif script not in ("mdlm.py", "bd3lm.py", "udlm.py", "grpo.py"):  # whose tutorials have tests of their own
+    elif script not in (
+        "mdlm.py",
+        "bd3lm.py",
+        "udlm.py",
+        "editflow.py",
+        "grpo.py",
+    ):  # tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         fast = fast_udlm if "_udlm" in " ".join(args) else fast
-        drawn = fast if fast is fast_udlm else fast_bd3lm
+        fast = editflow if re.search("_(editflow|typos)", " ".join(args)) else fast
+        drawn = fast if fast in (fast_udlm, editflow) else fast_bd3lm
         keys = {
             "sample.py": [sample.Settings, fast.SampleOptions],
+            "serve.py": [serve.Settings, fast.SampleOptions],
             "eval.py": [evaluation.Settings, tasks.Options, drawn.SampleOptions, fast_mdlm.LikelihoodOptions],
             "experiments/approximate.py": [approximate.Settings],
             "experiments/bench.py": [bench.Settings],
             "experiments/compare.py": [compare.Settings],
             "experiments/costs.py": [costs.Settings],
             "experiments/editing.py": [editing.Settings],
+            "experiments/load.py": [load.Settings],
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/policy_gradients.py": [policy_gradients.Settings],
             "experiments/gpu.py": [gpu.Settings],
+            "experiments/repair.py": [repair.Settings],
             "experiments/readable.py": [readable.Settings, fast.SampleOptions],
             "experiments/uniform_time.py": [uniform_time.Settings],
             "experiments/smollm.py": [smollm.Settings],
@@ -265,7 +279,7 @@ def test_what_a_page_links_to_or_names_is_there(page):
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
     gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
-    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
+    for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|editflow|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]
     assert not gone

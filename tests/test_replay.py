@@ -251,3 +251,32 @@ def test_a_letter_whose_shape_is_kept_is_the_letter_to_the_pixel():
         write(kept, *at, text, colour)
         plain.text(at, text, font=font, fill=colour)
     assert images[0].tobytes() == images[1].tobytes() != bytes(len(images[0].tobytes()))
+
+
+GROWN = [  # of "fox": a step per line, from right to left
+    [(0, 3, "s", 0.5, "insert"), (0, 0, "a", 0.5, "insert")],  # afoxs
+    [(1, 4, "s", 0.5, "delete"), (1, 2, "i", 0.5), (1, 1, "f", 0.5, "delete")],  # aix
+    [(2, 3, "e", 0.5, "insert"), (2, 0, "t", 0.5, "insert")],  # taixe
+]
+SEEN = ["fox", "afoxs", "aix", "taixe"]
+
+
+def test_a_text_that_grows_and_shrinks_opens_and_closes_columns_everywhere(tmp_path):
+    tokenizer = tokenizers.load({"kind": "char", "chars": "afoxiest"})
+    canvas = torch.tensor(tokenizer.encode("fox"))
+    trace = [(step, i, tokenizer.encode(c)[0], *rest) for events in GROWN for step, i, c, *rest in events]
+    out = Output([torch.tensor(tokenizer.encode("taixe"))], [3], [trace])
+    replay.write_html(tmp_path / "x.html", [canvas], out, tokenizer, "x")
+    page = (tmp_path / "x.html").read_text("utf-8")
+    assert ["".join(pieces_of_page(page, k)[0]) for k in range(4)] == SEEN
+    replay.write_gif(tmp_path / "x.gif", canvas, trace, 5, tokenizer)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 4
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        watch = replay.live(tokenizer)
+        for text in SEEN:
+            watch([torch.tensor(tokenizer.encode(text))])
+    assert terminal.screen(80)[0] == "taixe" and "\033[9;31mf\033[0m" in terminal.getvalue()
+    short = replay.unfold(canvas, trace, 2)  # cut behind two of five tokens
+    assert "".join(replay.frames(*short[:2], tokenizer, short[2])[-1][0]) == "ta"

@@ -289,6 +289,49 @@ def test_what_cannot_be_is_one_sentence_and_the_next_request_is_served(chatty, b
     assert ask(chatty, "To", [], dict(new=2, seed=0), False)
 
 
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    3.5,
+    1e300,
+    2**70,
+    "",
+    "x",
+    "0.5",
+    "\0",
+    "\ud83d",
+    [],
+    [1],
+    ["a", "b"],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_whatever_a_field_holds_is_served_or_refused(chatty, part):
+    """Every field of both kinds of requests, and every option of the engine, with values of every kind."""
+    rng, fields = random.Random(part), [*serve.Completion.model_fields, *chatty.served.options, "thoughts"]
+    for _ in range(60):
+        body = {"prompt": "To be", "max_tokens": 3, "steps": 2}
+        path = "/v1/completions"
+        if rng.random() < 0.3:
+            path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+            fields = [*serve.Chat.model_fields, *chatty.served.options]
+        for name in rng.sample(fields, rng.randint(1, 2)):
+            body[name] = rng.choice(VALUES)
+        answer = chatty.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+        assert answer.status_code in (200, 400, 404), (body, answer.text)
+        if answer.status_code != 200:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}, body
+    assert idle(chatty)
+
+
 def test_a_model_that_cannot_says_so(made):
     with running(made / "causal") as server:
         for body, words in [({"prompt": "To", "suffix": "be"}, "is autoregressive and cannot fill in")]:
@@ -358,7 +401,7 @@ def test_a_network_without_numbers_fails_its_requests_and_no_others(made):
         with torch.no_grad():
             weight.fill_(float("nan"))
         answer = server.http.post("/v1/completions", json={"prompt": "To", "max_tokens": 4})
-        assert answer.status_code in (400, 500) and "not finite numbers" in answer.json()["error"]["message"]
+        assert answer.status_code == 500 and "not finite numbers" in answer.json()["error"]["message"]
         with torch.no_grad():
             weight.copy_(kept)
         assert ask(server, "To", [], dict(new=4, seed=0), False) == alone(server, ids_of(server, "To"), new=4, seed=0)
@@ -413,6 +456,7 @@ def test_told_to_stop_it_finishes_or_says_why(made, grace, whole):
         (["--port=99999999"], "cannot listen at"),
         (["--treshold=0.5"], "unknown key 'treshold'"),
         (["--threshold=high"], "does not fit"),
+        (["--cache=dual", "--compile=true"], "compile takes a batch of one shape"),
         (["--cors=5", "--rate=-1"], "rate"),
     ],
 )

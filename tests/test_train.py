@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 import bd3lm
+import editflow
 import eval as evaluation
 import mdlm
 import model
@@ -84,7 +85,7 @@ def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
 
         return loss
 
-    for algorithm in (mdlm, bd3lm, udlm):
+    for algorithm in (mdlm, bd3lm, udlm, editflow):
         monkeypatch.setattr(algorithm, "loss", stopping(algorithm.loss))
 
 
@@ -352,7 +353,7 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--device=cuda"] if not torch.cuda.is_available() else ["--device=gpu"], "device.*cuda"),
         (["--lr_schedule=linear"], "lr_schedule.*cosine, wsd, constant"),
         (["config/quikstart.py"], "quikstart.*did you mean config/quickstart.py"),
-        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, mdlm, udlm"),
+        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, editflow, mdlm, udlm"),
         (["--dataset=nowhere"], "no data set 'nowhere'.*pydocs"),
         (["--vocab_size=5"], "vocab_size=5.*leave it at 0"),
         (["--n_embd=30", "--n_head=4"], "n_embd=30.*n_head=4"),
@@ -693,3 +694,6 @@ def test_the_tutorials_run(capsys):
     udlm.tutorial(steps=100, samples=4)
     bounds = [float(x) for x in re.findall(r"NELBO +([\d.]+)", capsys.readouterr().out)]
     assert len(bounds) == 5 and bounds[-1] < 0.8 * bounds[0]
+    editflow.tutorial(steps=100, samples=4)
+    bounds = [float(x) for x in re.findall(r"NELBO +([\d.]+)", capsys.readouterr().out)]
+    assert len(bounds) == 6 and bounds[2] < 0.5 * bounds[0] and bounds[5] < 0.2 * bounds[3]

@@ -55,7 +55,7 @@ def over_rates(f, points=80):
 def reverse_rates(logp, rate, share):
     """How the process that predictions (N, canvases, L, 4) define goes from canvas to canvas, one token at a time, per
     unit of rate: pi(z) q(y) / (alpha q(z)), (N, canvases, canvases), and minus their sum on the diagonal, as an
-    exponential wants it (UDLM, eq. 12; GIDD, prop. 3.2). rate (N,)."""
+    exponential wants it (UDLM; GIDD). rate (N,)."""
     L = logp.shape[-2]
     canvases = listing(K + 1, L)
     a, b = ((canvases[:, None] != canvases).sum(2) == 1).nonzero(as_tuple=True)

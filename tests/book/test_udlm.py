@@ -130,7 +130,7 @@ def test_blocks_are_bounded_one_after_the_other():
 
 
 def ancestral_law(net, o):
-    """The law of the ancestral sampler over canvases: a step by its definition (GIDD, eq. 8), each token by itself."""
+    """The law of the ancestral sampler over canvases: a step by its definition (GIDD), each token by itself."""
     share, eye = net.config.mask_share, torch.eye(K + 1).double()
     now = pi_of(share)[CANVASES].prod(1)
     for step in range(o.steps):

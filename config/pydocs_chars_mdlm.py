@@ -1,0 +1,29 @@
+"""What config/pydocs_typos.py is compared with: masked diffusion on the same characters, which fills in what is missing
+where it is told that something is (experiments/repair.py).
+
+Data      python data/pydocs/prepare.py --tokenizer=char --out=data/pydocs_chars
+"""
+
+algorithm = "mdlm"
+dataset = "pydocs_chars"
+out_dir = "out/pydocs_chars_mdlm"
+
+objective = "masked_ce"
+t_max = 0.2  # few holes, as it will meet
+
+seq_len = 128
+n_layer = 4
+n_head = 4
+n_embd = 192
+
+batch_size = 16
+max_iters = 1070
+optimizer = "muon"
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+lr_schedule = "wsd"
+decay_fraction = 0.5
+warmup_iters = 40
+
+eval_interval = 1070
+eval_windows = 128
