@@ -230,7 +230,7 @@ def log_likelihood(model, prompts, targets, options=LikelihoodOptions(), **keys)
 # ---- 5 · tutorial --------------------------------------------------------------------------------------------------
 
 
-def tutorial(steps=500, rounds=60, group=8):
+def tutorial(steps=500, rounds=60, group=8, samples=400):
     """Teach a tiny model to write two letters at once, by saying of what it wrote how much of it is right."""
     from nanodlm import fast_mdlm
 
@@ -266,11 +266,11 @@ def tutorial(steps=500, rounds=60, group=8):
     o = LossOptions(group=group, steps=3, estimate="exact", deviation=False)
 
     def score(o):
-        found = reward(write(model, 400, 99, o)[0])
+        found = reward(write(model, samples, 99, o)[0])
         return f"{found.mean():.2f} {int((found == 1).sum()):4} right"
 
     print(f"1. A model was shown runs of letters, as {show(runs(1, 0)[0])!r}, and writes 6 letters. The reward is half")
-    print("    for the share of neighbours that follow each other, half for a whole run. Of 400 answers:")
+    print(f"    for the share of neighbours that follow each other, half for a whole run. Of {samples} answers:")
     print(f"    one letter at a time      {score(replace(o, steps=6))}")
     print(f"    two letters at a time     {score(o)}, as the first two do not know of each other")
     x0, when = write(model, group, 5, o)

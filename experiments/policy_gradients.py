@@ -145,7 +145,13 @@ def draw(points, file):
                 ax.annotate(f"{name}, {where.partition(', ')[2]}", (max(spread, 1e-2), cosine), fontsize=7)
         ax.plot(1e-2, 1.0, "k*")
         ax.annotate("exact", (1e-2, 1.0), fontsize=8)
-        ax.set(xscale="log", xlabel="standard deviation by masks / true gradient", ylabel="cosine", title=kind)
+        ax.set(
+            xscale="log",
+            xlim=(7e-3, 20),
+            xlabel="standard deviation by masks / true gradient",
+            ylabel="cosine",
+            title=kind,
+        )
     figure.tight_layout()
     figure.savefig(file, dpi=120)
 

@@ -173,5 +173,5 @@ def test_ratios_are_clipped_on_the_side_that_would_go_on():
 
 
 def test_the_tutorial_runs(capsys):
-    grpo.tutorial(steps=8, rounds=3, group=2)
+    grpo.tutorial(steps=8, rounds=3, group=2, samples=8)
     assert "exact" in capsys.readouterr().out
