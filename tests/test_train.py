@@ -353,7 +353,7 @@ def test_puzzles_train_on_their_solutions_only(puzzle_data, tmp_path, monkeypatc
         (["--device=cuda"] if not torch.cuda.is_available() else ["--device=gpu"], "device.*cuda"),
         (["--lr_schedule=linear"], "lr_schedule.*cosine, wsd, constant"),
         (["config/quikstart.py"], "quikstart.*did you mean config/quickstart.py"),
-        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, editflow, mdlm, udlm"),
+        (["--algorithm=gan"], "no algorithm 'gan'.*ar, bd3lm, editflow, grpo, mdlm, udlm"),
         (["--dataset=nowhere"], "no data set 'nowhere'.*pydocs"),
         (["--vocab_size=5"], "vocab_size=5.*leave it at 0"),
         (["--n_embd=30", "--n_head=4"], "n_embd=30.*n_head=4"),
