@@ -17,7 +17,7 @@ n_head = 4
 n_embd = 192
 
 batch_size = 16
-max_iters = 1070
+max_iters = 1760
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2
@@ -25,5 +25,5 @@ lr_schedule = "wsd"
 decay_fraction = 0.5
 warmup_iters = 40
 
-eval_interval = 1070
+eval_interval = 880
 eval_windows = 128

@@ -18,7 +18,7 @@ n_head = 4
 n_embd = 192
 
 batch_size = 16
-max_iters = 850
+max_iters = 1400
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2
@@ -26,5 +26,5 @@ lr_schedule = "wsd"
 decay_fraction = 0.5
 warmup_iters = 40
 
-eval_interval = 850
+eval_interval = 700
 eval_windows = 128
