@@ -1,6 +1,8 @@
 """A network that mends texts: typing errors in the Python documentation, character by character (editflow.py).
 
 Data      python data/pydocs/prepare.py --tokenizer=char --out=data/pydocs_chars
+Hardware  one CPU core with bfloat16, 8 minutes (0.33 s an iteration; the run itself shared its core, 2026-11-29)
+Expected  0.210 +- .017 nats per character (NELBO from typos); how many texts it mends: docs/editing.md
 """
 
 algorithm = "editflow"
