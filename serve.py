@@ -241,8 +241,9 @@ def build(s, served, worker):
 
     @app.get("/")
     async def _():
-        own = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
-        return HTMLResponse(page, headers={"Content-Security-Policy": own, "Cache-Control": "no-cache"})
+        own = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src"
+        keys = {"Content-Security-Policy": own + " 'unsafe-inline'", "Cache-Control": "no-cache"}
+        return HTMLResponse(page, headers=keys)
 
     @app.get("/health")
     async def _():

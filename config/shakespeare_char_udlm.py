@@ -1,7 +1,8 @@
 """Tiny Shakespeare, character by character, by uniform noise: config/shakespeare_char_mdlm.py without a mask.
 
 Data      python data/shakespeare_char/prepare.py
-Hardware  2 CPU cores with bfloat16; not run to its end by us yet
+Hardware  one CPU core with bfloat16, 9 minutes of its time
+Expected  2.196 nats per character (NELBO); on as many characters, config/shakespeare_char_mdlm.py: 2.02, _ar.py: 1.53
 """
 
 algorithm = "udlm"
