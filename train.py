@@ -37,11 +37,11 @@ from nanodlm import (
     parallel,
     presets,
     records,
+    rollouts,
     runs,
     stages,
     start,
 )
-from nanodlm.batches import Chats, Windows
 from nanodlm.bounds import Amount, Below1, Place, Rank, Seconds, Seed, Size, Unit, Whole, check
 from nanodlm.checkpoint import load_train_state
 from nanodlm.device import PEAK_FLOPS, flops_per_token, pick_compile, pick_device, pick_dtype
@@ -159,12 +159,7 @@ def set_up(argv, stack):
     staged = stages.read(s.stages, options)
     sizes = [getattr(o, "block_size", 0) for first, o in staged if first < s.max_iters]
     config = start.settle_blocks(s, config, sizes, source, algorithm, L, values)
-    if is_chat:
-        data = Chats(s, chat, source, config, L, sizes, compiled)
-    else:
-        conversations.refuse(chat, s.dataset)
-        data = Windows(s, config, source, L)
-        config = replace(config, vocab_size=start.rows_of(algorithm, data.vocab_size, source))
+    data, config = start.data_of(s, chat, source, config, L, sizes, compiled, options, algorithm)
     rows = int(os.environ.get("WORLD_SIZE", 1)) * s.gradient_accumulation_steps * s.batch_size
     s = runs.settle_length(s, data.rows_per_pass, rows, say)
     for line in data.said:
@@ -258,12 +253,13 @@ def evaluate(run, stop):
     bpb = 1 / math.log(2) / run.data.bytes_per_token
     bits, bits_error = nats * bpb, error and error * bpb
     place.facts = {"val_nats": nats, "val_nats_error": error, "val_bpb": bits, "val_bpb_error": bits_error}
+    place.facts |= rollouts.held_out(run)
     place.evaluated = place.iter
     place.adapted = stages.adapt(run)
     run.log(place.iter, **place.facts, **place.adapted, seconds=place.seconds)
     said = f"{with_error(nats, error, 4)} nats per token, {with_error(bits, bits_error, 4)} bits per byte"
     run.say(f"iteration {place.iter}: validation {said}, {place.seconds:.0f} s of training")
-    return nats < place.best
+    return runs.score(place.facts) < place.best
 
 
 def learn(run, batch):
@@ -338,7 +334,7 @@ def train(run, stack):
             if better is None:
                 stopping = last = True
             best_ok = not better or runs.save(run, "best", stages.at(run, it))  # best first: last says how good it is
-            place.best = place.facts["val_nats"] if better and best_ok else place.best
+            place.best = runs.score(place.facts) if better and best_ok else place.best
             saved_ok = runs.save(run, "last", stages.at(run, it)) and best_ok
             if master:
                 log.plot(run.out, "NLL" if causal else "NELBO", run.say)

@@ -1,5 +1,6 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): put beside a network's layers, merged into them, told apart."""
 
+import contextlib
 import hashlib
 import sys
 
@@ -46,6 +47,19 @@ def add_lora(model, r, alpha, dropout=0.0, row=None, at="all"):
 def is_adapter(name):
     """Whether the parameter of that name is an adapter's: a low-rank matrix, or the row of a token."""
     return ".lora_" in name or ".trainable_tokens_" in name
+
+
+@contextlib.contextmanager
+def left_out(model):
+    """The network as it is without its adapters, for a while."""
+    layers = [m for m in model.modules() if hasattr(m, "_disable_adapters")]  # peft's own switch would thaw, or freeze
+    for m in layers:
+        m._disable_adapters = True
+    try:
+        yield
+    finally:
+        for m in layers:
+            m._disable_adapters = False
 
 
 def digest(model, adapters=False):

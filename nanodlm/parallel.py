@@ -224,6 +224,26 @@ def shard(model, dtype, device, compiled=False):
     return model.to(device)
 
 
+@contextlib.contextmanager
+def undivided(model):
+    """All of a network that is cut into parts in every process for a while, where each may use it as often as it likes
+    (FSDP2 puts it together anew, by all, for every forward). Of other networks nothing is done."""
+    parts = [*blocks(model), model] if hasattr(model, "unshard") else []
+    if parts and not hasattr(model, "has_run"):  # until its first forward the whole does not know its parts
+        with torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device))
+        model.has_run = True
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
 def sharded(x):
     """Whether it is a DTensor; its class would take half a second to import, for one process as for many."""
     return hasattr(x, "full_tensor")

@@ -108,7 +108,7 @@ class Place:
 
     iter: int = 0  # iterations done
     evaluated: int = 0  # the iteration of the last evaluation
-    best: float = math.inf  # nats per token of the best evaluation
+    best: float = math.inf  # of the best evaluation: see score()
     seconds: float = 0.0  # of training
     facts: dict = field(default_factory=dict)  # what the last evaluation measured
     adapted: dict = field(default_factory=dict)  # loss options that the algorithm has adapted to it
@@ -139,6 +139,15 @@ class Run:
     said: dict  # what its checkpoints say, besides where it stands
     say: object  # print, in the first process
     log: object  # log(iteration, **numbers), in the first process
+
+    def __post_init__(self):
+        if hasattr(self.data, "meet"):
+            self.data.meet(self)
+
+
+def score(facts):
+    """What evaluations are compared by, less being better: nats per token, or where there are rewards, minus these."""
+    return -facts["val_reward"] if "val_reward" in facts else facts["val_nats"]
 
 
 def resume(state, trained, average, optimizers, data):
@@ -173,7 +182,9 @@ def save(run, name, options):
     if run.data.tokenizer.template:  # an adapter's base may say otherwise
         content["thoughts"] = run.data.tokenizer.thoughts
     files = run.data.files if run.data.files.is_dir() else run.out / "last"  # resumed from last.old, which is gone now
-    given = run.config, run.data.tokenizer, files, s.algorithm, content | run.said, getattr(torch, s.save_dtype), state
+    # A network that was taught by rewards is still one of masked or block diffusion.
+    kind = run.algorithm.network_is(run.config).__name__ if hasattr(run.algorithm, "network_is") else s.algorithm
+    given = run.config, run.data.tokenizer, files, kind, content | run.said, getattr(torch, s.save_dtype), state
     failed = False
     if run.rank == 0:
         try:

@@ -9,7 +9,8 @@ import torch
 
 from model import Config, Transformer
 from nanodlm import checkpoint as ckpt
-from nanodlm import configurator, gated, lora, records, runs
+from nanodlm import configurator, conversations, gated, lora, records, rollouts, runs
+from nanodlm.batches import Chats, Windows
 from nanodlm.experts import mixtures
 from nanodlm.files import ROOT
 from nanodlm.wrapped import is_causal
@@ -137,6 +138,17 @@ def settle_blocks(s, config, sizes, source, algorithm, seq_len, said):
     if s.anneal_iters and (block_size or not hasattr(algorithm.LossOptions, "see_ahead")):
         sys.exit("anneal_iters is for mdlm; bd3lm anneals by growing blocks, as in --stages=500:block_size=8")
     return replace(config, causal=algorithm.CAUSAL or own, block_size=block_size)
+
+
+def data_of(s, chat, source, config, seq_len, sizes, compiled, options, algorithm):
+    """(what the loop is given, the Config with the size of its vocabulary)."""
+    if records.holds_chat(s.dataset):
+        data = Chats(s, chat, source, config, seq_len, sizes, compiled)
+    else:
+        conversations.refuse(chat, s.dataset)
+        data = Windows(s, config, source, seq_len)
+        config = replace(config, vocab_size=rows_of(algorithm, data.vocab_size, source))
+    return rollouts.of(s, data, options, algorithm), config
 
 
 def network_of(s, config, source, packing=False, say=print):

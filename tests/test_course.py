@@ -31,7 +31,7 @@ from nanodlm import checkpoint as ckpt  # noqa: E402
 LESSONS = sorted((COURSE / "lessons").glob("*.py"))
 NAMES = [p.stem for p in LESSONS]
 CHAPTERS = {"I, the process": 4, "II, the bound": 7, "III, sampling": 7, "IV, networks and speed": 7}
-CHAPTERS |= {"V, uniform noise": 2, "VII, edits": 1}
+CHAPTERS |= {"V, uniform noise": 2, "VI, rewards": 1, "VII, edits": 1}
 every = pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
 
 

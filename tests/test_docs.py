@@ -32,6 +32,7 @@ from experiments import (
     losses,
     own_answers,
     peers,
+    policy_gradients,
     readable,
     repair,
     smollm,
@@ -116,8 +117,9 @@ def two_small_steps(words, data, out):
         return two_steps_from_a_released_model(words, kind, out)
     if recipe.startswith("pydocs_ar_"):
         return two_steps_from_our_own_model(words, text, out)
-    found, length = (puzzles, 33) if "sudoku" in recipe else (text, 32)
-    train.main([*words, *SMALL, f"--dataset={found}", f"--seq_len={length}", f"--out_dir={out}"])
+    found, length = (puzzles, 33) if "sudoku" in recipe or "countdown" in recipe else (text, 32)
+    more = ["--group=2", "--steps=4", "--rewards=sudoku_cells"] if "_grpo" in recipe else []
+    train.main([*words, *SMALL, *more, f"--dataset={found}", f"--seq_len={length}", f"--out_dir={out}"])
     assert ckpt.load_train_state(out / "last")["iter"] == 2
 
 
@@ -171,7 +173,13 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
-    elif script not in ("mdlm.py", "bd3lm.py", "udlm.py", "editflow.py"):  # whose tutorials have tests of their own
+    elif script not in (
+        "mdlm.py",
+        "bd3lm.py",
+        "udlm.py",
+        "editflow.py",
+        "grpo.py",
+    ):  # tutorials have tests of their own
         fast = introspect if "--verify" in args else fast_mdlm if "--cache=dual" in args else fast_bd3lm
         fast = fast_udlm if "_udlm" in " ".join(args) else fast
         fast = editflow if re.search("_(editflow|typos)", " ".join(args)) else fast
@@ -188,6 +196,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/load.py": [load.Settings],
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
+            "experiments/policy_gradients.py": [policy_gradients.Settings],
             "experiments/gpu.py": [gpu.Settings],
             "experiments/repair.py": [repair.Settings],
             "experiments/readable.py": [readable.Settings, fast.SampleOptions],

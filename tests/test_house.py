@@ -1,4 +1,4 @@
-"""The house: ten scripts to read, one library beneath, and doors that open one way only."""
+"""The house: scripts to read, one library beneath, and doors that open one way only."""
 
 import ast
 import os
@@ -11,7 +11,7 @@ import pytest
 from nanodlm import algorithms
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = {"model", "mdlm", "bd3lm", "udlm", "editflow", "ar", "convert_bert", "convert_ar"}
+SCRIPTS = {"model", "mdlm", "bd3lm", "udlm", "editflow", "grpo", "ar", "convert_bert", "convert_ar"}
 SCRIPTS |= {"train", "sample", "serve", "eval"}
 ROOMS = {p.stem for p in (ROOT / "nanodlm").glob("*.py")} - {"__init__"}
 
@@ -44,6 +44,7 @@ def test_the_network_knows_nothing_and_the_idea_knows_the_network_and_noise():
     assert not any(DOORS[f"nanodlm.{room}"] for room in (*PLAIN, "attention", "experts"))
     assert DOORS["mdlm"] == {"model", *(f"nanodlm.{room}" for room in PLAIN)}
     assert DOORS["bd3lm"] == DOORS["mdlm"] | {"mdlm", "nanodlm.attention"}
+    assert DOORS["grpo"] == DOORS["mdlm"] - {"nanodlm.guard"} | {"mdlm", "bd3lm", "nanodlm.fast_mdlm"}  # its tutorial's
     own = {"nanodlm.alignments", "mdlm", "udlm"}
     assert DOORS["editflow"] == DOORS["mdlm"] - {"nanodlm.cross_entropy"} | own
     assert DOORS["udlm"] == DOORS["mdlm"] - {"nanodlm.cross_entropy"} | {"mdlm", "bd3lm"}
@@ -100,7 +101,7 @@ def test_every_command_begins_and_ends_in_one_place():
     main = 'if __name__ == "__main__":\n'
     ends = {p: text.split(main)[-1] for p in scripts if main in (text := p.read_text(encoding="utf-8"))}
     others = {p.stem for p, end in ends.items() if not end.startswith("    console.run(")}
-    assert others == {"model", "mdlm", "bd3lm", "udlm", "editflow", "inside", "checks"} and len(ends) > 23
+    assert others == {"model", "mdlm", "bd3lm", "udlm", "editflow", "grpo", "inside", "checks"} and len(ends) > 23
 
 
 def test_who_copies_an_algorithm_has_its_own_functions_and_ours_have_their_fast_ones(tmp_path, monkeypatch):

@@ -90,6 +90,7 @@ MODELS = {
     "Qwen/Qwen3-0.6B": "qwen3 that chats",
     "Qwen/Qwen2.5-Coder-0.5B-Instruct": "qwen2 that chats",
     "GSAI-ML/LLaDA-8B-Base": "llada",
+    "GSAI-ML/LLaDA-8B-Instruct": "llada",
     "Dream-org/Dream-v0-Base-7B": "dream",
     "nvidia/Nemotron-Labs-Diffusion-3B-Base": "nemotron",
     "inclusionAI/LLaDA2.1-mini": "llada2",
@@ -263,6 +264,10 @@ def learn(recipe, out):
         learn(Path(values["init_from"][0]).name, out / "before")
         more = [f"--init_from={out / 'before/run'}", "--n_layer=1", "--n_head=2", "--n_embd=16"]
     more += ["--seq_len=96"] if "qwen" in recipe else []
+    more += ["--group=2", "--max_new_tokens=8", "--steps=4", "--answer_block=0"] if "_grpo_" in recipe else []
+    if name.endswith(".jsonl"):  # what a script writes first
+        (out / "chat.jsonl").write_text("".join(json.dumps({"prompt": w, "response": "w7 w8"}) + "\n" for w in WORDS))
+        more += [f"--dataset={out / 'chat.jsonl'}"]
     train.main([f"config/{recipe}.py", *SMALL, *more, f"--out_dir={out / 'run'}"])
     return out / "run"
 
