@@ -210,7 +210,7 @@ class Output(mdlm.Output):
     start: list[torch.Tensor] = field(default_factory=list)  # per prompt: the text x_0 that its trace begins with
 
 
-def start(prompt, options, source, mask_id, V, row):
+def first_text(prompt, options, source, mask_id, V, row):
     """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of
     all or behind a token (n + 1,). Masks are holes: who begins with masks reads them, to others they are gaps. What
     follows the prompt begins as in training: as nothing, or as masks or noise of any length."""
@@ -272,7 +272,7 @@ def generate(
     if long := [len(p) for p in prompts if len(p) > config.seq_len]:
         raise ValueError(f"a text of {long[0]} tokens is longer than the context of {config.seq_len}; shorten it")
     numbers = torch.arange(len(prompts)) if numbers is None else torch.as_tensor(numbers).cpu()
-    begun = [start(p.cpu(), o, config.source, mask_id, V, int(i)) for p, i in zip(prompts, numbers)]
+    begun = [first_text(p.cpu(), o, config.source, mask_id, V, int(i)) for p, i in zip(prompts, numbers)]
     texts, ends = [x for x, _, _ in begun], [fixed for _, fixed, _ in begun]
     events, forwards = [[] for _ in prompts], [0] * len(prompts)
     x, fixed, gap = (
@@ -369,7 +369,8 @@ def tutorial(steps=1200, samples=200):
         torch.manual_seed(0)
         model = Transformer(Config(vocab_size=rows(13), seq_len=16, n_layer=2, n_head=2, n_embd=64, source=source))
         print(f"\n{3 + len(models)}. Training: {model.num_params():,} parameters learn what is outstanding, of {what}.")
-        optimizer, options = torch.optim.AdamW(model.parameters(), lr=3e-3), LossOptions(errors=0.3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        options = LossOptions(schedule="linear", objective="counts", errors=0.3)
         for i in range(steps + 1):
             optimizer.param_groups[0]["lr"] = 3e-3 * min(1, i / 50, 2 * (steps - i) / steps + 1e-3)
             value = loss(model, runs(64, noise.fold(1, i)), options, mask_id=mask_id, seed=noise.fold(2, i))

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ar  # noqa: E402
 import bd3lm  # noqa: E402
+import editflow  # noqa: E402
 import mdlm  # noqa: E402
 from experiments import load  # noqa: E402
 from model import Config, Transformer  # noqa: E402
@@ -441,11 +442,13 @@ def decoding_groups(s, device):
     if s.only in ("all", "decode"):
         model = Transformer(config(s, 1026)).to(device).eval()
         causal = Transformer(config(s, 1026, causal=True)).to(device).eval()
+        grows = Transformer(config(s, editflow.rows(1026))).to(device).eval()
         variants = {
             "mdlm, 1 token per forward": run_of(fast_mdlm, model),
             "mdlm, 4 tokens per forward": run_of(fast_mdlm, model, steps=max(1, n // 4)),
             "mdlm, 16 tokens per forward": run_of(fast_mdlm, model, steps=max(1, n // 16)),
             "mdlm, ancestral, 64 steps": run_of(fast_mdlm, model, quota="ancestral", steps=64),
+            "editflow, 64 leaps": run_of(editflow, grows, steps=64),
             "ar, KV cache": run_of(ar, causal),
         }
         report(f"decoding {s.batch_size} x {n}", variants, min(3, s.rounds), device)

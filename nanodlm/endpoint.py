@@ -45,6 +45,7 @@ class Served:
     def __post_init__(self):
         self.tokenizer, self.config = self.checkpoint.tokenizer, self.checkpoint.model.config
         self.stop_ids = self.tokenizer.stop_ids or None
+        self.edits = getattr(self.config, "source", "") == "typos"
         self.can_infill = self.tokenizer.mask_id is not None and not self.engine.CAUSAL
         self.defaults = options_of(self, {})[0]
 
@@ -57,7 +58,7 @@ class Served:
         """What /v1/models says of it."""
         own = dict(algorithm=self.algorithm, context=self.config.seq_len)
         own |= dict(chat=self.tokenizer.chat is not None, infill=self.can_infill, defaults=asdict(self.defaults))
-        own |= dict(streams=hasattr(self.engine, "start") or self.engine.CAUSAL)
+        own |= dict(streams=hasattr(self.engine, "open_batch") or self.engine.CAUSAL)
         return {"id": self.name, "object": "model", "created": int(time.time()), "owned_by": "nanodlm", "nanodlm": own}
 
 
@@ -184,7 +185,8 @@ class Writer:
         self.tokenizer, self.stop_ids = served.tokenizer, set(served.stop_ids or ())
         self.prompt, self.stops, self.left, self.between = prompt, [s for s in stops if s], left, between
         self.mask_id = served.tokenizer.mask_id
-        self.infill = self.mask_id is not None and self.mask_id in prompt
+        # The answer is the whole text where it has holes, or may be edited (editflow.py).
+        self.infill = self.mask_id is not None and self.mask_id in prompt or served.edits
         self.said, self.known = "", 0
 
     def more(self, ids, finished):

@@ -166,7 +166,7 @@ class Blocks:
         return decode.reader(self.model, hidden, o.cfg_scale, o.exact), (pending & ~alone).long() * (o.cache != "none")
 
 
-def start(model, options, *, mask_id, eos_id=None, trace=False):
+def open_batch(model, options, *, mask_id, eos_id=None, trace=False):
     """A batch (decode.Loop) without rows, for options of this SHAPE."""
     o, config = options, model.config
     size, window = o.block_size or trained_block_size(model), o.window or config.seq_len
@@ -181,7 +181,7 @@ def start(model, options, *, mask_id, eos_id=None, trace=False):
     return decode.Loop(model, source, o.sub_block or size, mask_id=mask_id, eos_id=eos_id, trace=trace)
 
 
-def rows(model, prompts, options, *, mask_id, numbers=None, until=None):
+def rows_of_prompts(model, prompts, options, *, mask_id, numbers=None, until=None):
     """The rows of generate()'s arguments."""
     o, config, size = options, model.config, options.block_size or trained_block_size(model)
     x, real = decode.pad([F.pad(p.long().cpu(), (0, o.max_new_tokens), value=mask_id) for p in prompts], mask_id)
@@ -218,10 +218,10 @@ def generate(
     that does not fuse it with the next step. With opening=next, where what is stored predicts a block's first token, it
     is the forward that does so.
     """
-    o, loop = options, start(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace)
+    o, loop = options, open_batch(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace)
     if not any(len(p) + o.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    out = loop.run(rows(model, prompts, o, mask_id=mask_id, numbers=numbers, until=until), watch)
+    out = loop.run(rows_of_prompts(model, prompts, o, mask_id=mask_id, numbers=numbers, until=until), watch)
     lengths = [len(p) + o.max_new_tokens for p in prompts]
     out.tokens = [tokens[:n].to(p.device) for tokens, n, p in zip(out.tokens, lengths, prompts)]
     out.trace = [[e for e in events if e[1] < n] for events, n in zip(out.trace, lengths)]

@@ -130,12 +130,12 @@ class Canvas:
         return reader(self.model, hidden, o.cfg_scale, o.exact), 0
 
 
-def start(model, options, *, mask_id, eos_id=None, trace=False):
+def open_batch(model, options, *, mask_id, eos_id=None, trace=False):
     """A batch (decode.Loop) without rows, for options of this SHAPE."""
     return Loop(model, Canvas(model, options, mask_id), options.block_size, mask_id=mask_id, eos_id=eos_id, trace=trace)
 
 
-def rows(model, prompts, options, *, mask_id, numbers=None, until=None):
+def rows_of_prompts(model, prompts, options, *, mask_id, numbers=None, until=None):
     """The rows of generate()'s arguments."""
     extra = torch.full((options.max_new_tokens,), mask_id)
     x, real = pad([torch.cat([p.long().cpu(), extra]) for p in prompts], mask_id)
@@ -166,7 +166,7 @@ def generate(
     """
     if not any(len(p) + options.max_new_tokens for p in prompts):
         return Output([p.long() for p in prompts], [0] * len(prompts), [[] for _ in prompts])
-    found = rows(model, prompts, options, mask_id=mask_id, numbers=numbers, until=until)
-    out = start(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace).run(found, watch)
+    found = rows_of_prompts(model, prompts, options, mask_id=mask_id, numbers=numbers, until=until)
+    out = open_batch(model, options, mask_id=mask_id, eos_id=eos_id, trace=trace).run(found, watch)
     out.tokens = [tokens.to(p.device) for tokens, p in zip(out.tokens, prompts)]
     return out

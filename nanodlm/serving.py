@@ -9,6 +9,7 @@ Who asks gives a Job and is told of it by calls of job.tell, from that thread: S
 import math
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         self.model, self.engine, self.mask_id, self.stop_ids = model, engine, mask_id, stop_ids
         self.limits, self.metrics = limits or Limits(), Metrics()
-        self.joins = hasattr(engine, "start")
+        self.joins = hasattr(engine, "open_batch")
         self.wake, self.waiting, self.count = threading.Condition(), {}, 0  # the queue: {client: its jobs}
         self.loops, self.running = {}, set()  # {shape: decode.Loop}
         self.closing, self.usual = math.inf, 1.0  # when to give up what is left; the usual seconds of a job
@@ -227,10 +228,12 @@ class Worker(threading.Thread):
 
     def enter(self, job):
         shape, keys = shape_of(job.options), dict(mask_id=self.mask_id)
-        rows = self.engine.rows(self.model, job.prompts, job.options, **keys, until=job.until)
+        rows = self.engine.rows_of_prompts(self.model, job.prompts, job.options, **keys, until=job.until)
         rows.name = [(job, k) for k in range(len(job.prompts))]
         if shape not in self.loops:
-            self.loops[shape] = self.engine.start(self.model, job.options, **keys, eos_id=self.stop_ids, trace=True)
+            self.loops[shape] = self.engine.open_batch(
+                self.model, job.options, **keys, eos_id=self.stop_ids, trace=True
+            )
         loop = self.loops[shape]
         loop.enter(rows)
         for i, name in enumerate(loop.rows.name):
@@ -297,7 +300,9 @@ class Worker(threading.Thread):
         out = self.engine.generate(self.model, job.prompts, job.options, **keys)
         self.metrics.forwards.inc(sum(out.num_forwards))
         for k, (tokens, forwards) in enumerate(zip(out.tokens, out.num_forwards)):
-            self.finish(job, k, tokens, forwards, out.trace[k] if out.trace else [])
+            events = out.trace[k] if out.trace else []
+            moved = any(len(e) > 4 for e in events)  # by insertions and deletions: such places say nothing in the end
+            self.finish(job, k, tokens, forwards, [] if moved else events)
 
     def fail(self, job, message, status, outcome="failed"):
         job.tell(Failed(message, status))
@@ -330,4 +335,5 @@ def told(error):
         return str(error), 400
     if isinstance(error, torch.OutOfMemoryError):
         return "there is not enough memory for this batch; try again, or ask for fewer tokens", 503
+    traceback.print_exception(error)  # for whoever runs the server
     return f"the server could not decode this ({type(error).__name__})", 500

@@ -45,7 +45,7 @@ requests = st.tuples(
 
 def decoded(module, net, shape, asked):
     """{(request, its row): (tokens, forwards, trace)} of one batch, but for what was called off."""
-    loop = module.start(net, module.SampleOptions(**shape), mask_id=M, eos_id=STOP, trace=True)
+    loop = module.open_batch(net, module.SampleOptions(**shape), mask_id=M, eos_id=STOP, trace=True)
     found, clock, came = {}, 0, set()
     while len(came) < len(asked) or loop.rows is not None and loop.rows.alive.any():
         for k, (at, rule, seed, first, new, texts, _) in enumerate(asked):
@@ -53,7 +53,9 @@ def decoded(module, net, shape, asked):
                 came.add(k)
                 options = module.SampleOptions(**shape | rule, seed=seed, max_new_tokens=new)
                 numbers = first + torch.arange(len(texts))
-                rows = module.rows(net, [torch.tensor(t) for t in texts], options, mask_id=M, numbers=numbers)
+                rows = module.rows_of_prompts(
+                    net, [torch.tensor(t) for t in texts], options, mask_id=M, numbers=numbers
+                )
                 rows.name = [(k, i) for i in range(len(texts))]
                 loop.enter(rows)
         clock += 1
@@ -92,10 +94,12 @@ def test_each_row_is_what_it_is_alone_whoever_comes_and_goes(shape, asked):
 def test_what_is_forgotten_takes_no_room():
     """The batch is as large as its live rows, and as wide as the longest of them."""
     net, options = NETS["plain"], fast_mdlm.SampleOptions(block_size=3, cache="prefix", max_new_tokens=6)
-    loop = fast_mdlm.start(net, options, mask_id=M)
+    loop = fast_mdlm.open_batch(net, options, mask_id=M)
     with torch.no_grad():
         for new in (9, 2, 2):
-            loop.enter(fast_mdlm.rows(net, [torch.tensor([1])], replace(options, max_new_tokens=new), mask_id=M))
+            loop.enter(
+                fast_mdlm.rows_of_prompts(net, [torch.tensor([1])], replace(options, max_new_tokens=new), mask_id=M)
+            )
             while loop.rows.alive.any():
                 loop.step()
     assert loop.rows.x.shape == (1, 3) and loop.source.cache.k[0].shape[:2] == (1, 4)

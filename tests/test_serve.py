@@ -21,7 +21,10 @@ import test_chat
 import torch
 import uvicorn
 
+import editflow
 import serve
+from model import Config, Transformer
+from nanodlm import checkpoint as ckpt
 from nanodlm import endpoint, serving
 from nanodlm import text as texts
 from nanodlm.files import ROOT
@@ -185,6 +188,27 @@ def test_what_has_no_such_loop_is_served_request_by_request(made, which, setting
         assert [ask(server, "To be", [], options, stream) for stream in (False, True)] == [
             alone(server, ids, **options)
         ] * 2
+
+
+@pytest.mark.parametrize("source", ["nothing", "typos"])
+def test_a_text_that_is_edited_is_the_answer(made, tmp_path, source):
+    """Of edit flows what is written behind a prompt, or, where that may change, all of it; its canvas, too."""
+    shape = dict(n_layer=1, n_head=2, n_embd=32, source=source)
+    tokenizer = ckpt.load(made / "plain").tokenizer
+    torch.manual_seed(0)
+    net = Transformer(Config(editflow.rows(tokenizer.vocab_size), 64, **shape))
+    ckpt.save(tmp_path / "net", net.state_dict(), net.config, tokenizer, made / "plain", "editflow", {})
+    with running(tmp_path / "net") as server:
+        ids = torch.tensor(ids_of(server, "To be"))
+        keys = dict(mask_id=tokenizer.mask_id, eos_id=server.served.stop_ids)
+        out = editflow.generate(net, [ids], editflow.SampleOptions(12, steps=8, seed=1), **keys).tokens[0].tolist()
+        body = {"prompt": "To be", "max_tokens": 12, "steps": 8, "seed": 1}
+        text = server.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        begin = 0 if source == "typos" else len(ids)
+        assert text == texts.answer(tokenizer, out[:begin], out[begin:])[0]
+        with server.http.stream("POST", "/v1/completions", json=body | {"stream": True, "canvas": True}) as answer:
+            chunks = [json.loads(x[6:]) for x in answer.iter_lines() if x.startswith("data: {")]
+        assert chunks[-1]["canvas"]["length"] == len(out) - begin and chunks[-1]["choices"][0]["text"] == text
 
 
 @pytest.mark.parametrize("tokens", range(1, 4))
@@ -409,7 +433,7 @@ def test_a_network_without_numbers_fails_its_requests_and_no_others(made):
 
 def test_clients_take_turns():
     """Who has many requests in the queue does not keep another waiting behind all of them."""
-    worker = serving.Worker(torch.nn.Linear(1, 1), SimpleNamespace(start=None), 0)
+    worker = serving.Worker(torch.nn.Linear(1, 1), SimpleNamespace(open_batch=None), 0)
     worker.is_alive = lambda: True
     for client, n in (("a", 3), ("b", 1), ("c", 2)):
         for k in range(n):
