@@ -87,7 +87,7 @@ class Message(Strict):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class StreamOptions(Strict):
+class Streaming(Strict):
     include_usage: bool = False
 
 
@@ -103,7 +103,7 @@ class Request(BaseModel):
     seed: int | None = Field(None, ge=0, le=2**40)
     stop: str | list[str] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: Streaming | None = None
     canvas: bool = False  # beside a stream's text all of its canvas, step by step: what the page at / draws
     user: str | None = None
     presence_penalty: float | None = Field(None, ge=0, le=0)  # what is not done here may be said if it says nothing
