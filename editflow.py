@@ -88,8 +88,8 @@ class LossOptions:
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
     spread: Amount = 0.0  # an edit that is made calls for each beside it, at this many times the usual rate (C.1)
     t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2)
-    t_min: Unit = 0.0  # t is drawn between t_min and t_max; as mdlm.LossOptions says
-    t_max: Unit = 1.0
+    t_min: Unit = 0.0  # t is drawn from here (mdlm.LossOptions)
+    t_max: Unit = 1.0  # … to here
     low_discrepancy: bool = True  # spread t evenly over the global batch
 
     def __post_init__(self):

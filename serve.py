@@ -45,7 +45,7 @@ class Settings:
     thoughts: Literal["auto", "think", "empty"] = "auto"  # ask for a thought before an answer, or for none
     name: str = ""  # what clients call the model; default: its directory's name
     host: str = "127.0.0.1"  # where to listen; 0.0.0.0 is for other machines, too, and needs api_key
-    port: Whole = 8000
+    port: Whole = 8000  # 0: any that is free
     api_key: Text = ""  # what clients must send as their key
     max_rows: Size = 16  # texts that are decoded at once
     max_tokens: Whole = 0  # tokens of all their canvases; 0 means max_rows full contexts
