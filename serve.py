@@ -8,13 +8,14 @@
     curl localhost:8000/v1/completions -H "Content-Type: application/json" \\
          -d '{"prompt": "def mean(", "max_tokens": 32, "suffix": "    return total / n"}'
 
-/ is a page for people, /v1/chat/completions, /v1/completions and /v1/models are for programs, /health and /metrics for
-who looks after it. Every option of the algorithm's generate is a key here and in a request. docs/serving.md
+/ is a page for people, /v1/… is OpenAI's API, /health and /metrics are for who looks after it. Every option of the
+algorithm's generate is a key here and in a request. docs/serving.md
 """
 
 import math
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,10 +88,6 @@ class Message(Strict):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class Streaming(Strict):
-    include_usage: bool = False
-
-
 class Request(BaseModel):
     """What both kinds of completions have. Further fields are options of the engine, such as steps and threshold."""
 
@@ -103,7 +100,7 @@ class Request(BaseModel):
     seed: int | None = Field(None, ge=0, le=2**40)
     stop: str | list[str] | None = None
     stream: bool | None = None
-    stream_options: Streaming | None = None
+    stream_options: dict[Literal["include_usage"], bool] | None = None
     canvas: bool = False  # beside a stream's text all of its canvas, step by step: what the page at / draws
     user: str | None = None
     presence_penalty: float | None = Field(None, ge=0, le=0)  # what is not done here may be said if it says nothing
@@ -180,12 +177,11 @@ def build(s, served, worker):
         asked, said = read(kind, await web.body_of(request, s.max_body), served)
         writers, options = endpoint.planned(served, asked, said)
         keys = dict(client=request.client.host, seconds=s.timeout)
-        fronts, scores = (), ()
-        if kind is Completion and asked.echo:
-            fronts, scores = endpoint.echoed(served, asked, writers), ()
-            if asked.logprobs is not None:
-                job = serving.Job([], options, **keys, work=endpoint.scoring(served, writers))
-                scores = (await web.first(request, job, worker)).result
+        echo = kind is Completion and asked.echo
+        fronts, scores = endpoint.echoed(served, asked, writers) if echo else (), ()
+        if echo and asked.logprobs is not None:
+            job = serving.Job([], options, **keys, work=endpoint.scoring(served, writers))
+            scores = (await web.first(request, job, worker)).result
         result = endpoint.Answer(served, asked, writers, options, fronts, scores)
         until = texts.until(served.tokenizer, writers[0].stops) if writers[0].stops else None
         prompts = [torch.tensor(w.prompt, dtype=torch.int64) for w in result.rows]
@@ -204,7 +200,7 @@ def build(s, served, worker):
         async for event in events:
             if chunk := (result.done if isinstance(event, serving.Done) else result.step)(event):
                 yield chunk
-        if result.asked.stream_options and result.asked.stream_options.include_usage:
+        if result.asked.stream_options and result.asked.stream_options.get("include_usage"):
             yield result.head | {"choices": [], "usage": result.usage()}
 
     @app.post("/v1/chat/completions")
@@ -257,11 +253,12 @@ def build(s, served, worker):
     return app
 
 
-def opened(s, decoding=None):
-    """(what is served, the worker that has it), by settings and what is said of decoding, {option: (value, where)}."""
+def opened(s, values):
+    """(what is served, the worker that has it), by settings and all that was said, {key: (value, where)}."""
     checkpoint, engine, name, _ = opening.network(s)
+    decoding = {k: v for k, v in values.items() if not hasattr(Settings, k)}
     try:
-        served = endpoint.Served(s.name or checkpoint.path.name, name, checkpoint, engine, decoding or {}, s.preset)
+        served = endpoint.Served(s.name or checkpoint.path.name, name, checkpoint, engine, decoding, s.preset)
     except Refused as e:
         sys.exit(str(e))
     limits = serving.Limits(s.max_rows, s.max_tokens or s.max_rows * served.config.seq_len, s.max_queue)
@@ -280,17 +277,18 @@ def main(argv):
         listening = socket.create_server((s.host, s.port), family=family)
     except (OSError, OverflowError) as e:
         sys.exit(f"cannot listen at host={s.host}, port={s.port}: {e}")
-    served, worker = opened(s, {k: v for k, v in values.items() if not hasattr(Settings, k)})
+    with ThreadPoolExecutor(1) as apart:  # or this thread's OpenMP pool would cost the worker's a quarter of its speed
+        served, worker = apart.submit(opened, s, values).result()
 
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig, frame):  # Ctrl-C, or SIGTERM: what is under way is finished, or told why not
+    class Server(uvicorn.Server):  # at Ctrl-C, or SIGTERM, what is under way is finished, or told why not
+        def handle_exit(self, sig, frame):
             worker.close(s.grace)
             self.should_exit, self.force_exit = True, self.should_exit
 
     keys = dict(log_level="warning", lifespan="off", timeout_graceful_shutdown=math.ceil(s.grace) + 5)
     where = f"http://{f'[{s.host}]' if ':' in s.host else s.host}:{listening.getsockname()[1]}"
-    size = f"{served.checkpoint.model.num_params():,} parameters"
-    print(f"{where} serves {served.name}: {size}, decoded by {served.algorithm}", flush=True)
+    size = served.checkpoint.model.num_params()
+    print(f"{where} serves {served.name}: {size:,} parameters, decoded by {served.algorithm}", flush=True)
     Server(uvicorn.Config(build(s, served, worker), **keys)).run(sockets=[listening])
     worker.close(0)
 
