@@ -277,7 +277,7 @@ def main(argv):
         listening = socket.create_server((s.host, s.port), family=family)
     except (OSError, OverflowError) as e:
         sys.exit(f"cannot listen at host={s.host}, port={s.port}: {e}")
-    with ThreadPoolExecutor(1) as apart:  # or this thread's OpenMP pool would cost the worker's a quarter of its speed
+    with ThreadPoolExecutor(1) as apart:  # with a network opened in this one, the worker was a quarter slower
         served, worker = apart.submit(opened, s, values).result()
 
     class Server(uvicorn.Server):  # at Ctrl-C, or SIGTERM, what is under way is finished, or told why not
