@@ -102,7 +102,7 @@ class Request(BaseModel):
     stream: bool | None = None
     stream_options: dict[Literal["include_usage"], bool] | None = None
     canvas: bool = False  # beside a stream's text all of its canvas, step by step: what the page at / draws
-    user: str | None = None
+    user: str | None = None  # OpenAI's, and a message's name: taken, and used for nothing
     presence_penalty: float | None = Field(None, ge=0, le=0)  # what is not done here may be said if it says nothing
     frequency_penalty: float | None = Field(None, ge=0, le=0)
 

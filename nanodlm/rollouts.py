@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import torch
 
 from nanodlm import algorithms, batches, lora, noise, optim, parallel, rewards, runs, stages, text
+from nanodlm.guard import still
 from nanodlm.likelihood import mean_and_error
 
 TRIES = 1000  # prompts in a row that are too long
@@ -230,7 +231,7 @@ class Rollouts:
         and without its adapters, if that is asked for."""
         run, mask_id, found, base = self.run, self.tokenizer.mask_id, [], []
         fields = {name: x[rows] for name, x in vars(self.whole).items() if torch.is_tensor(x)}
-        with noise_free(run.raw):
+        with still(run.raw):
             for k in range(o.updates):
                 a = self.grpo.Answers(**fields, seed=self.seed_of(start + k)).to(run.device)
                 found.append(self.grpo.log_pi(run.raw, a, o, mask_id).cpu())
@@ -254,17 +255,6 @@ class Rollouts:
         self.facts = []
         total = parallel.total(torch.stack(list(sums.values())))
         return {k: (v / total[-1]).item() for k, v in zip(sums, total) if k != "tokens"}
-
-
-@contextlib.contextmanager
-def noise_free(model):
-    """Without gradients and dropout."""
-    training = model.training
-    try:
-        with torch.no_grad():
-            yield model.eval()
-    finally:
-        model.train(training)
 
 
 def held_out(run):

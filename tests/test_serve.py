@@ -35,10 +35,10 @@ WORDS = "To be or not to be the question whether nobler in the mind suffer sling
 
 
 @contextlib.contextmanager
-def running(path, decoding=None, **settings):
+def running(path, **settings):
     """A server of a checkpoint at a free port."""
     s = serve.Settings(checkpoint=str(path), device="cpu", port=0, **settings)
-    served, worker = serve.opened(s, {k: (v, "here") for k, v in (decoding or {}).items()})
+    served, worker = serve.opened(s, {})
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(serve.build(s, served, worker), log_level="error", lifespan="off")
     server = uvicorn.Server(config)
@@ -340,10 +340,10 @@ VALUES = [
 @pytest.mark.parametrize("part", range(6))
 def test_whatever_a_field_holds_is_served_or_refused(chatty, part):
     """Every field of both kinds of requests, and every option of the engine, with values of every kind."""
-    rng, fields = random.Random(part), [*serve.Completion.model_fields, *chatty.served.options, "thoughts"]
+    rng = random.Random(part)
     for _ in range(60):
         body = {"prompt": "To be", "max_tokens": 3, "steps": 2}
-        path = "/v1/completions"
+        path, fields = "/v1/completions", [*serve.Completion.model_fields, *chatty.served.options, "thoughts"]
         if rng.random() < 0.3:
             path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
             fields = [*serve.Chat.model_fields, *chatty.served.options]
