@@ -122,7 +122,11 @@ def fill(values, *classes, quiet=False):
     if "help" in values:
         print_help(classes)
         sys.exit(0)
-    known = {name: kind for c in classes for name, kind in kinds(c).items()}
+    known = {}
+    for c in classes:
+        for name, kind in kinds(c).items():
+            if known.setdefault(name, kind) != kind:
+                raise TypeError(f"{c.__name__}.{name} is another kind of thing than what is called so beside it")
     for key, (_, where) in values.items():
         if key not in known:
             near = nearest(key, known)

@@ -275,6 +275,15 @@ def test_each_dataclass_gets_its_own_keys_and_a_shared_one_reaches_both():
     assert refusal("--n_layer=3", classes=(Shape,)) == "n_layer=3 must be even"
 
 
+def test_a_key_that_several_dataclasses_have_is_of_one_kind_in_all_of_them():
+    @dataclass
+    class Mine:
+        seed: str = ""  # of the garden
+
+    with pytest.raises(TypeError, match="Mine.seed is another kind of thing than what is called so beside it"):
+        settings("--seed=3", classes=(Settings, Mine))
+
+
 def test_what_differs_from_one_of_the_defaults_is_printed_unless_quiet_is_asked_for(capsys):
     settings("--max_iters=2000", "--seed=3", config_file("out_dir = 'x'"))
     assert capsys.readouterr().out == "settings: seed = 3, out_dir = 'x'\n"

@@ -33,11 +33,13 @@ from experiments import (
     own_answers,
     peers,
     policy_gradients,
+    puma,
     readable,
     repair,
     smollm,
     uniform_time,
 )
+from experiments.speedrun import run as speedrun
 from nanodlm import (
     algorithms,
     configurator,
@@ -54,7 +56,7 @@ from nanodlm import (
 from nanodlm import checkpoint as ckpt
 from nanodlm.files import load_module
 
-PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("experiments/**/README.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 # ------------------------------------------------------------------------------------------------------------------
 # recipes and commands
@@ -173,6 +175,8 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
         assert all(f'"{word.split("=")[0]}"' in source for word in args if word.startswith("--"))
     elif script == "model.py":
         model.tutorial()
+    elif script == "experiments/speedrun/run.py":
+        assert args == ["--tables"] or speedrun.settings(configurator.read(args))
     elif script not in (
         "mdlm.py",
         "bd3lm.py",
@@ -197,6 +201,7 @@ def test_every_command_that_a_page_shows_runs_or_has_keys_that_exist(command, da
             "experiments/losses.py": [losses.Settings],
             "experiments/peers.py": [peers.Settings],
             "experiments/policy_gradients.py": [policy_gradients.Settings],
+            "experiments/puma.py": [puma.Settings],
             "experiments/gpu.py": [gpu.Settings],
             "experiments/repair.py": [repair.Settings],
             "experiments/readable.py": [readable.Settings, fast.SampleOptions],
@@ -272,13 +277,13 @@ HOMES = (".", "nanodlm", "exercises", "exercises/lessons")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_links_to_or_names_is_there(page):
-    """Links; files and folders in backticks, where they are at home also by their name alone; and module.name."""
+    """Links; files and folders in backticks, beside the page and where they are at home by name alone; module.name."""
     text = page.read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     named = re.findall(r"`([\w.*/-]+(?:\.(?:py|md|ya?ml)|/))`", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
     allowed = {"mine.py", "prepare.py"}  # yours; and one in every folder of data/
     gone = [link for link in links if not (page.parent / link).exists()]
-    gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in HOMES)]
+    gone += [x for x in named if x not in allowed and not any(any((ROOT / d).glob(x)) for d in (*HOMES, page.parent))]
     for name in re.findall(r"`((?:nanodlm\.\w+|mdlm|bd3lm|udlm|editflow|ar|model|train|sample)\.\w+)\b[^`\n]*`", text):
         module, attribute = name.rsplit(".", 1)
         gone += [] if attribute in ("py", "jsonl") or hasattr(importlib.import_module(module), attribute) else [name]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_train import text_data  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 
 import ar
@@ -15,6 +16,7 @@ from experiments.speedrun import run
 from experiments.speedrun.network import Levers, Network, muon_flops
 from model import Config, Transformer
 from nanodlm import algorithms
+from nanodlm.files import ROOT
 
 SMALL = Config(vocab_size=50, seq_len=64, n_layer=3, n_head=2, n_embd=16)
 ALL = Levers(2, 3, 97, 2, True, True, True, 15.0, False, 8)
@@ -151,6 +153,21 @@ def test_a_run_spends_its_budget_and_no_more_through_all_its_stages_and_goes_on_
     assert its_facts["flops"] == facts["flops"]
     with pytest.raises(SystemExit, match="run.pt is of another run; name another file with --state, or delete it"):
         run.train(values | dict(seed=(2, "")), tokens, 49)
+
+
+def test_a_trial_is_compared_with_its_base_where_nothing_was_made_before(text_data, tmp_path, monkeypatch):  # noqa: F811
+    """The real command, for two or three steps on a small text."""
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "dataset", lambda vocabulary: text_data)
+    monkeypatch.setattr(run, "spans", lambda: ["the first text", "and a second one"])
+    small = ["--n_layer=1", "--n_embd=24", "--n_head=1", "--seq_len=64", "--budget=2e9", "--exact=0"]
+    out = [f"--out={tmp_path / 'out'}", f"--state={tmp_path / 'out' / 'run.pt'}"]
+    for name in ("base", "near"):
+        run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, f"--name={name}", "--idea=a mind, 2026",
+                  *(["--nearest=2"] if name == "near" else [])])  # fmt: skip
+    base, near = (json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines())
+    assert base["source"] == near["source"] == "a mind, 2026" and base["difference"] == 0 != near["difference"]
+    assert "| near |" in run.tables() and not (tmp_path / "out/run.pt").exists()
 
 
 def test_the_tables_say_what_the_records_do():

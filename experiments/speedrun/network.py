@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import Transformer, fp32, rotary
-from nanodlm.bounds import Amount, Whole, check
+from nanodlm.bounds import Amount, Below1, Whole, check
 from nanodlm.cross_entropy import cross_entropy, of_logits
 
 
@@ -32,6 +32,7 @@ class Levers:
     zero_init: bool = False  # projections into the residual stream begin as zeros
     rank: Whole = 0  # embeddings and head go through so many channels; 0 means n_embd
     embed_std: Amount = 0.02  # of the initial embeddings
+    drop: Below1 = 0.0  # dropout of the embeddings and of what attention and MLPs add; not of attention's weights
 
     def __post_init__(self):
         check(self)
@@ -121,6 +122,9 @@ class Network(Transformer):
             self.narrow.weight.data.normal_(0, C**-0.5)
         if v.rank or v.embed_std != 0.02:
             self.embed.weight.data.normal_(0, v.embed_std)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = v.drop
         zeros = lambda *shape: nn.Parameter(torch.zeros(*shape))  # noqa: E731
         offsets = [o for k in range(1, v.sides + 1) for o in (-k, k)]
         self.side_tables = nn.ParameterDict({str(o): zeros(V + 1, C) for o in offsets if o < 0 or not c.causal})
@@ -147,7 +151,7 @@ class Network(Transformer):
         c, v, (B, T) = self.config, self.levers, ids.shape
         in_order, around = positions is None, Around(ids, mask, positions, c)
         positions = torch.arange(T, device=ids.device).expand(B, T) if in_order else positions
-        x = self.embed_norm(self.told(ids, around))
+        x = self.drop(self.embed_norm(self.told(ids, around)))
         if v.value_embed:
             self.values = F.embedding(ids, self.value_table)
 

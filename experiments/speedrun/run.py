@@ -71,7 +71,7 @@ class Recipe:
     exact: Whole = EXACT  # spans whose exact likelihood is measured
     name: str = ""  # of a trial: it goes into trials.jsonl
     base: str = "base"  # the trial that it is compared with, span by span
-    source: str = ""  # who had the idea
+    idea: str = ""  # whose it is
     record: str = ""  # directory of a record, as 01-quickstart, to which this seed is added
     out: str = "out/speedrun"  # bits of every span go there, for comparisons
     state: Place = ""  # a file that keeps the run at every twentieth of the budget, to go on from if it is there
@@ -190,7 +190,7 @@ def autocast():
 
 def identity(values):
     """What a run is: all that was said of it, but for what becomes of it."""
-    after = ("masks", "exact", "name", "base", "source", "record", "out", "state")
+    after = ("masks", "exact", "name", "base", "idea", "record", "out", "state")
     return {key: str(value) for key, (value, _) in sorted(values.items()) if key not in after}
 
 
@@ -381,7 +381,9 @@ def main(argv):
     meta = corpus.load_meta(path, "train", "val")
     tokenizer = corpus.load_tokenizer(path, meta)
     values["vocab_size"] = tokenizer.vocab_size, "the vocabulary"
-    check_directory(r.out, "out")
+    out = ROOT / r.out
+    check_directory(out, "out")
+    out.mkdir(parents=True, exist_ok=True)
     check_file(r.state, "state")
     texts = spans()
     model, log, facts = train(values, np.array(corpus.load_tokens(path, "train", meta)), tokenizer.mask_id)
@@ -395,15 +397,13 @@ def main(argv):
     result["texts"] = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     result["exact_bpb"] = round(exact.mean().item(), 4) if len(exact) else None
     result["bound_of_the_same"] = round(bits[corpus.spread(len(bits), r.exact)].mean().item(), 4) if r.exact else None
-    out = ROOT / r.out
-    out.mkdir(parents=True, exist_ok=True)
     if r.name:
         base = bits if r.name == r.base else torch.tensor(json.loads((out / f"{said}-{r.base}.json").read_text()))
         replace_file(out / f"{said}-{r.name}.json", json.dumps([round(x, 4) for x in bits.tolist()]).encode())
         apart = SimpleNamespace(**dict(zip(("mean", "error"), mean_and_error(bits - base))))
-        hidden = ("name", "source", "base", "out", "budget", "exact", "seed")
+        hidden = ("name", "idea", "base", "out", "budget", "exact", "seed")
         changes = [a for a in argv if a.startswith("--") and a[2:].partition("=")[0] not in hidden]
-        line = dict(name=r.name, base=r.base, source=r.source, changes=" ".join(a[2:] for a in changes))
+        line = dict(name=r.name, base=r.base, source=r.idea, changes=" ".join(a[2:] for a in changes))
         line |= dict(difference=round(apart.mean, 4), difference_error=round(apart.error, 4), track=said)
         with (HERE / "trials.jsonl").open("a") as f:
             f.write(json.dumps(line | result) + "\n")
