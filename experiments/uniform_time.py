@@ -39,6 +39,7 @@ class Settings:
     seeds: Size = 3
     iters: Size = 800  # of 64 rows
     samples: Size = 200
+    rows: Size = 8192  # of the bound
 
     def __post_init__(self):
         check(self)
@@ -138,7 +139,7 @@ def main(argv):
     for name, kind in (("nothing more", Transformer), ("time", Told), ("two passes", Guessing)):
         models = [trained(kind, s.iters, seed) for seed in range(1, s.seeds + 1)]
         with torch.no_grad():
-            nats = torch.stack([nelbo(m, runs(8192, 99), 5).mean() for m in models])
+            nats = torch.stack([nelbo(m, runs(s.rows, 99), 5).mean() for m in models])
         mean, error = mean_and_error(nats)
         for label, keep in ((name, False), ("last guess", True))[: 1 + (kind is Guessing)]:
             good = [sum(follow(m, s.samples, n, keep) for m in models) / s.samples / s.seeds for n in (8, 64)]

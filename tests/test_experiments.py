@@ -1,0 +1,77 @@
+"""What experiments/ says can be said again: each script runs, at a size that says nothing, on what train.py makes."""
+
+import pytest
+import torch
+
+from experiments import approximate, editing, policy_gradients, puma, repair, uniform_time
+from test_train import puzzle_data, run, text_data  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def puzzles(puzzle_data, tmp_path_factory):  # noqa: F811
+    """(the data set, a checkpoint that has seen 64 of them)."""
+    out = tmp_path_factory.mktemp("run")
+    run(puzzle_data, out, "--seq_len=33")
+    return puzzle_data, out
+
+
+def table(capsys):
+    """The rows of the tables that were printed, without their heads, each a list of its cells."""
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    heads = [i for i, cells in enumerate(lines) if cells[0].startswith("---")]
+    return [cells for i, cells in enumerate(lines) if i not in heads and i + 1 not in heads]
+
+
+def test_edits(puzzles, capsys):
+    editing.main([f"--dataset={puzzles[0]}", f"--checkpoint={puzzles[1]}", "--puzzles=2"])
+    assert {row[0] for row in table(capsys)} >= {"--steps=1", "--threshold=0.9"}
+
+
+def test_approximations(puzzles, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(approximate.corpus, "ROOT", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/sudoku").symlink_to(puzzles[0])
+    words = ["--only=sudoku", "--small", "--puzzles=2", f"--sudoku={puzzles[1]}", f"--out={tmp_path / 'points'}"]
+    approximate.main(words)
+    assert {"threshold", "LocalLeap", "WINO", "blocks of 8"} <= {row[0] for row in table(capsys)}
+
+
+def test_estimates_of_gradients(puzzles, tmp_path, capsys):
+    plot = tmp_path / "plot.png"
+    policy_gradients.main(["--networks=1", "--seeds=2", f"--plot={plot}"])
+    assert len(table(capsys)) > 4 and plot.stat().st_size > 1000
+
+
+def test_times(capsys):
+    uniform_time.main(["--seeds=1", "--iters=2", "--samples=2", "--rows=16"])
+    assert [row[0] for row in table(capsys)] == ["nothing more", "time", "two passes", "last guess"]
+
+
+def test_mending(text_data, tmp_path, capsys):  # noqa: F811
+    run(text_data, tmp_path / "flow", "--algorithm=editflow", "--source=typos")
+    run(text_data, tmp_path / "masks")
+    words = [f"--checkpoint={tmp_path / 'flow'}", f"--baseline={tmp_path / 'masks'}", f"--dataset={text_data}"]
+    repair.main([*words, "--windows=2", "--length=16", "--errors=0,2"])
+    rows = table(capsys)
+    assert [row[0] for row in rows] == ["0", "2"] and all("%" in row[1] for row in rows)
+    with pytest.raises(SystemExit, match="masks is no edit flow of typos: train config/pydocs_typos.py"):
+        repair.main([*words, f"--checkpoint={tmp_path / 'masks'}"])
+
+
+def test_masks_as_decoding_meets_them(puzzles, text_data, capsys):  # noqa: F811
+    words = ["--iters=3", "--puzzles=2", "--batch_size=9", "--n_layer=1", "--n_head=2", "--n_embd=16"]
+    puma.main([f"--dataset={puzzles[0]}", *words])
+    assert [row[:2] for row in table(capsys)] == [["3", "at random"], ["3", "of decoding"]]
+    with pytest.raises(SystemExit, match="is no data of rows of which a part is given; use sudoku"):
+        puma.main([f"--dataset={text_data}"])
+
+
+def test_a_row_goes_from_hidden_to_known_and_what_is_surest_is_known_first():
+    phase, u = torch.arange(8), torch.rand(8, generator=torch.Generator().manual_seed(0)).double()
+    for n in (1, 5, 16, 81):
+        counts = puma.hidden_after(n, phase, 8, u).tolist()
+        assert counts[0] == n and counts == sorted(counts, reverse=True) and min(counts) >= 1
+    hidden = torch.tensor([[False, True, True, True], [True, True, False, False]])
+    sure = torch.tensor([[0.0, 0.9, 0.1, 0.5], [0.2, 0.8, 0.0, 0.0]])
+    left = puma.reveal(hidden, sure, torch.tensor([2, 1]))
+    assert left.tolist() == [[False, False, True, True], [True, False, False, False]]
