@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from test_train import puzzle_data, run, text_data  # noqa: F401
 
 from experiments import approximate, editing, policy_gradients, puma, repair, uniform_time
-from test_train import puzzle_data, run, text_data  # noqa: F401
 
 
 @pytest.fixture(scope="module")
