@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from nanodlm import configurator, tasks
-from nanodlm.bounds import Line, Place, Text
+from nanodlm.bounds import Line, Place, Seed, Text
 from nanodlm.files import ROOT
 
 
@@ -282,6 +282,12 @@ def test_a_key_that_several_dataclasses_have_is_of_one_kind_in_all_of_them():
 
     with pytest.raises(TypeError, match="Mine.seed is another kind of thing than what is called so beside it"):
         settings("--seed=3", classes=(Settings, Mine))
+
+    @dataclass
+    class Bounded:
+        seed: Seed = 0  # bounds may differ
+
+    assert settings("--seed=3", classes=(Settings, Bounded))[1] == Bounded(3)
 
 
 def test_what_differs_from_one_of_the_defaults_is_printed_unless_quiet_is_asked_for(capsys):
