@@ -162,11 +162,15 @@ def test_a_trial_is_compared_with_its_base_where_nothing_was_made_before(text_da
     monkeypatch.setattr(run, "spans", lambda: ["the first text", "and a second one"])
     small = ["--n_layer=1", "--n_embd=24", "--n_head=1", "--seq_len=64", "--budget=2e9", "--exact=0"]
     out = [f"--out={tmp_path / 'out'}", f"--state={tmp_path / 'out' / 'run.pt'}"]
-    for name in ("base", "near"):
+    with pytest.raises(SystemExit, match="base=base: .*-base.json is not there; run that trial first"):
+        run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, "--name=near"])
+    for name in ("base", "near", "near"):
         run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, f"--name={name}", "--idea=a mind, 2026",
                   *(["--nearest=2"] if name == "near" else [])])  # fmt: skip
     base, near = (json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines())
     assert base["source"] == near["source"] == "a mind, 2026" and base["difference"] == 0 != near["difference"]
+    with pytest.raises(SystemExit, match="name=near is that of a trial against base; choose another"):
+        run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, "--name=near", "--base=near"])
     assert "| near |" in run.tables() and not (tmp_path / "out/run.pt").exists()
 
 

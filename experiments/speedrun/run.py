@@ -337,6 +337,13 @@ def summary(seeds):
     return found | dict(spans_error=max(s["spans_error"] for s in seeds.values()))
 
 
+def trials():
+    """Those of trials.jsonl, by (track, name)."""
+    file = HERE / "trials.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {(t["track"], t["name"]): t for t in map(json.loads, lines)}
+
+
 def tables():
     """The tables of README.md: records by track, and trials."""
     lines = []
@@ -351,16 +358,15 @@ def tables():
             lines += [f"| {link} | **{x['bpb']:.3f}**{errors[0]} | {x['exact_bpb']:.3f}{errors[1]} | {x['n']} | "
                       f"{steps} | {x['seconds']:.0f} |"]  # fmt: skip
         lines.append("")
-    file = HERE / "trials.jsonl"
-    trials = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    for base in dict.fromkeys(t["base"] for t in trials):
+    found = trials().values()
+    for base in dict.fromkeys(t["base"] for t in found):
         lines += [
             f"### Trials against `{base}`",
             "",
             "| lever | changes | bits/byte | difference | steps | CPU s | from |",
         ]
         lines += ["|---|---|---|---|---|---|---|"]
-        for t in (t for t in trials if t["base"] == base):
+        for t in (t for t in found if t["base"] == base):
             difference = f"{t['difference']:+.3f} ± {t['difference_error']:.3f}" if t["name"] != base else "0"
             lines += [f"| {t['name']} | `{t['changes'] or '-'}` | {t['bpb']:.3f} | {difference} | {t['steps']} | "
                       f"{t['seconds']:.0f} | {t['source']} |"]  # fmt: skip
@@ -385,28 +391,34 @@ def main(argv):
     check_directory(out, "out")
     out.mkdir(parents=True, exist_ok=True)
     check_file(r.state, "state")
+    said = f"{track(r, options)}-{r.budget}"
+    kept, before = out / f"{said}-{r.base}.json", trials().get((said, r.name))
+    if r.name and before and before["base"] != r.base:
+        sys.exit(f"name={r.name} is that of a trial against {before['base']}; choose another")
+    if r.name and r.name != r.base and not kept.exists():
+        sys.exit(f"base={r.base}: {kept} is not there; run that trial first")
     texts = spans()
     model, log, facts = train(values, np.array(corpus.load_tokens(path, "train", meta)), tokenizer.mask_id)
     *_, algorithm = settings(values, 1.0)
     if algorithm is not algorithms.load(r.algorithm):
         sys.exit("stages end with another algorithm than the recipe's, which is what is measured")
     bits, exact = measure(model, algorithm, tokenizer, texts, r)
-    (bpb, error), said = mean_and_error(bits), f"{track(r, options)}-{r.budget}"
+    bpb, error = mean_and_error(bits)
     result = dict(bpb=round(bpb, 4), spans_error=round(error, 4)) | facts
     result |= dict(machine=machine(), date=str(date.today()))
     result["texts"] = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     result["exact_bpb"] = round(exact.mean().item(), 4) if len(exact) else None
     result["bound_of_the_same"] = round(bits[corpus.spread(len(bits), r.exact)].mean().item(), 4) if r.exact else None
     if r.name:
-        base = bits if r.name == r.base else torch.tensor(json.loads((out / f"{said}-{r.base}.json").read_text()))
+        base = bits if r.name == r.base else torch.tensor(json.loads(kept.read_text()))
         replace_file(out / f"{said}-{r.name}.json", json.dumps([round(x, 4) for x in bits.tolist()]).encode())
         apart = SimpleNamespace(**dict(zip(("mean", "error"), mean_and_error(bits - base))))
         hidden = ("name", "idea", "base", "out", "budget", "exact", "seed")
         changes = [a for a in argv if a.startswith("--") and a[2:].partition("=")[0] not in hidden]
         line = dict(name=r.name, base=r.base, source=r.idea, changes=" ".join(a[2:] for a in changes))
         line |= dict(difference=round(apart.mean, 4), difference_error=round(apart.error, 4), track=said)
-        with (HERE / "trials.jsonl").open("a") as f:
-            f.write(json.dumps(line | result) + "\n")
+        lines = trials() | {(said, r.name): line | result}
+        replace_file(HERE / "trials.jsonl", "".join(json.dumps(t) + "\n" for t in lines.values()).encode())
     if r.state:
         Path(r.state).unlink(missing_ok=True)
     if r.record:
