@@ -16,7 +16,7 @@ n_embd = 192
 tied = True
 
 batch_size = 16
-max_iters = 3000  # autoregression overfits this text long before masked diffusion does: the best weights are kept
+max_iters = 2000  # autoregression overfits this text long before masked diffusion does: the best weights are kept
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2

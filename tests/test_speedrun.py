@@ -53,12 +53,12 @@ def test_the_flops_that_are_counted_are_those_of_the_real_step(name, levers):
     assert counter.get_total_flops() == flops
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_without_levers_it_is_the_same_network(name):
+@pytest.mark.parametrize("keys", [*BLOCKS.values(), dict(shift=True)], ids=str)
+def test_without_levers_it_is_the_same_network(keys):
     torch.manual_seed(0)
-    plain = Transformer(replace(SMALL, **BLOCKS[name])).eval()
+    plain = Transformer(replace(SMALL, **keys)).eval()
     torch.manual_seed(0)
-    model = Network(replace(SMALL, **BLOCKS[name]), Levers()).eval()
+    model = Network(replace(SMALL, **keys), Levers()).eval()
     ids, rows = torch.randint(50, (2, 16)), torch.tensor([1, 7, 30])
     assert plain.state_dict().keys() == model.state_dict().keys()
     for keys in ({}, dict(rows=rows), dict(rows=rows, targets=ids[0, :3], excluded=49)):
@@ -114,10 +114,10 @@ def test_no_lever_tells_a_block_of_its_answer_or_of_what_comes_after_it():
         torch.testing.assert_close(alone, call(model, (xt, x0))[:, :n][:, mine], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mdlm", "bd3lm", "ar"])
-def test_with_all_levers_the_probabilities_of_all_texts_sum_to_1(name):
+@pytest.mark.parametrize("name, shift", [("mdlm", False), ("mdlm", True), ("bd3lm", False), ("ar", False)])
+def test_with_all_levers_the_probabilities_of_all_texts_sum_to_1(name, shift):
     """Of six letters of three kinds, in blocks of four: what is reported is a likelihood, of what can be sampled."""
-    model = network(name, vocab_size=4)
+    model = network(name, vocab_size=4, shift=shift)
     texts, engine = torch.cartesian_prod(*[torch.arange(3)] * 6), algorithms.engine(algorithms.load(name))
     options = [] if name == "ar" else [engine.LikelihoodOptions(method="confidence")]
     found = engine.log_likelihood(model, [torch.zeros(0).long()] * len(texts), texts, *options, mask_id=3)

@@ -109,9 +109,9 @@ class Around:
 class Network(Transformer):
     def __init__(self, config, levers):
         c, v = config, levers
-        plain = c.position == "rope" and not (c.window or c.shift or c.dropout or c.token_types or c.norm_after)
-        if not plain or c.head_dense != "none" or c.head_bias:
-            raise ValueError("the speed-run's network has position=rope and no window, shift, dropout or head_bias")
+        plain = c.position == "rope" and not (c.window or c.dropout or c.token_types or c.norm_after)
+        if not plain or c.head_dense != "none" or c.head_bias or c.shift and c.block_size:
+            raise ValueError("here position=rope, and there is no window, dropout, head_bias, nor shift with blocks")
         super().__init__(config)
         self.levers, C, V = levers, c.n_embd, c.vocab_size
         if v.rank:
@@ -161,8 +161,10 @@ class Network(Transformer):
         last_m = m if last_mask is mask else self.attention_mask(last_mask, False, real, positions, None, in_order)
         is_causal = c.causal and mask is None and in_order
         rope = rotary(positions[:1] if in_order else positions, c.rope_dim, c.rope_theta, c.rope_scaling)
+        shift = c.shift and not c.causal  # ar.py hands over the token before, so that this is what it has learnt
         if rows is not None:
             rows = rows.flatten().nonzero()[:, 0] if rows.dtype == torch.bool else rows
+            rows = rows - (rows % T > 0).long() if shift else rows
 
         first, given = x, []
         for layer, block in enumerate(self.blocks):
@@ -179,6 +181,7 @@ class Network(Transformer):
                 m = last_m
             x = block(x, rows if last else None, m, is_causal and m is None, rope, None, None)
             given.append(x)
+        x = torch.cat([x[:, :1], x[:, :-1]], 1) if shift and rows is None else x
         return self.norm(x)
 
     def told(self, ids, around):

@@ -1,5 +1,4 @@
-"""config/quickstart_ar.py with twice the vocabulary, in one table for input and output. Short windows first and tables
-of neighbours, which 01 had, make what was read cost less, and what was not cost more."""
+"""config/quickstart_ar.py with twice the vocabulary, in one table for input and output."""
 
 algorithm = "ar"
 

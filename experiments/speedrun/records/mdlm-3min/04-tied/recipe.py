@@ -1,4 +1,4 @@
-"""One table for input and output: what a token is, is learnt from both ends."""
+"""02, with one table for input and output."""
 
 algorithm = "mdlm"
 objective = "masked_ce"
