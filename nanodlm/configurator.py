@@ -14,7 +14,6 @@ import re
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 from nanodlm.bounds import Unreadable, Word, describe, kinds, parse, shorten
 from nanodlm.files import ROOT, holding
@@ -123,11 +122,7 @@ def fill(values, *classes, quiet=False):
     if "help" in values:
         print_help(classes)
         sys.exit(0)
-    known, bare = {name: kind for c in classes for name, kind in kinds(c).items()}, {}
-    for c in classes:
-        for name, kind in get_type_hints(c).items():  # bounds may differ
-            if bare.setdefault(name, kind) != kind:
-                raise TypeError(f"{c.__name__}.{name} is another kind of thing than what is called so beside it")
+    known = {name: kind for c in classes for name, kind in kinds(c).items()}
     for key, (_, where) in values.items():
         if key not in known:
             near = nearest(key, known)

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from nanodlm import configurator, tasks
-from nanodlm.bounds import Line, Place, Seed, Text
+from nanodlm.bounds import Line, Place, Text
 from nanodlm.files import ROOT
 
 
@@ -273,21 +273,6 @@ def test_each_dataclass_gets_its_own_keys_and_a_shared_one_reaches_both():
     assert settings("--seed=5", classes=both) == [Settings(seed=5), Shape(seed=5)]
     assert [s.seed for s in settings(classes=both)] == [1, 0]
     assert refusal("--n_layer=3", classes=(Shape,)) == "n_layer=3 must be even"
-
-
-def test_a_key_that_several_dataclasses_have_is_of_one_kind_in_all_of_them():
-    @dataclass
-    class Mine:
-        seed: str = ""  # of the garden
-
-    with pytest.raises(TypeError, match="Mine.seed is another kind of thing than what is called so beside it"):
-        settings("--seed=3", classes=(Settings, Mine))
-
-    @dataclass
-    class Bounded:
-        seed: Seed = 0  # bounds may differ
-
-    assert settings("--seed=3", classes=(Settings, Bounded))[1] == Bounded(3)
 
 
 def test_what_differs_from_one_of_the_defaults_is_printed_unless_quiet_is_asked_for(capsys):
