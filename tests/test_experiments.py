@@ -1,10 +1,12 @@
-"""What experiments/ says can be said again: each script runs, at a size that says nothing, on what train.py makes."""
+"""What experiments/ says can be said again: the scripts run, at a size that says nothing, on what train.py makes. Those
+that are missing here have tests elsewhere, but for load.py, which keeps a server busy for minutes."""
 
 import pytest
 import torch
+from test_gguf import byte_level, vocabulary, write
 from test_train import puzzle_data, run, text_data  # noqa: F401
 
-from experiments import approximate, editing, policy_gradients, puma, repair, uniform_time
+from experiments import approximate, editing, own_answers, policy_gradients, puma, repair, uniform_time
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,13 @@ def test_mending(text_data, tmp_path, capsys):  # noqa: F811
     assert [row[0] for row in rows] == ["0", "2"] and all("%" in row[1] for row in rows)
     with pytest.raises(SystemExit, match="masks is no edit flow of typos: train config/pydocs_typos.py"):
         repair.main([*words, f"--checkpoint={tmp_path / 'masks'}"])
+
+
+def test_answers_of_its_own(tmp_path, capsys):
+    write(tmp_path / "m.gguf", said=vocabulary(byte_level(), "smollm"))
+    words = [str(tmp_path / "m.gguf"), f"--out={tmp_path / 'own/a.jsonl'}", "--question=4", "--answer=4"]
+    own_answers.main([*words, "--rows=3", "--batch_size=2"])
+    assert "a.jsonl: 0 conversations" in capsys.readouterr().out and (tmp_path / "own/a.jsonl").exists()
 
 
 def test_masks_as_decoding_meets_them(puzzles, text_data, capsys):  # noqa: F811

@@ -71,7 +71,7 @@ class Recipe:
     exact: Whole = EXACT  # spans whose exact likelihood is measured
     name: str = ""  # of a trial: it goes into trials.jsonl
     base: str = "base"  # the trial that it is compared with, span by span
-    idea: str = ""  # whose it is
+    idea: str = ""  # who had it
     record: str = ""  # directory of a record, as 01-quickstart, to which this seed is added
     out: str = "out/speedrun"  # bits of every span go there, for comparisons
     state: Place = ""  # a file that keeps the run at every twentieth of the budget, to go on from if it is there
