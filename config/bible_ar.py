@@ -1,8 +1,9 @@
 """The judge of config/bible_mdlm.py's samples: the same network and text, left to right.
 
 Data      python data/bible/prepare.py
-Hardware  meant for 2 CPU cores with bfloat16; not run to its end by us yet
-Then      python experiments/readable.py --checkpoint=out/bible_mdlm --judge=out/bible_ar
+Hardware  one CPU core with bfloat16, 43 minutes beside other work (2026-11-29)
+Expected  1.163 +- .014 bits per byte (exact) of the chapters that are held out, and still falling
+Then      python experiments/readable.py --checkpoint=checkpoints/bible_mdlm --judge=out/bible_ar
 """
 
 algorithm = "ar"
@@ -16,7 +17,7 @@ n_embd = 192
 tied = True
 
 batch_size = 16
-max_iters = 2000  # autoregression overfits this text long before masked diffusion does: the best weights are kept
+max_iters = 2000
 optimizer = "muon"
 learning_rate = 2e-3
 muon_learning_rate = 2e-2
