@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from nanodlm import configurator, console, corpus, fast_mdlm, measures, noise, o
 from nanodlm.bounds import Amount, Place, Seed, Size, check  # noqa: E402
 from nanodlm.device import pick_dtype  # noqa: E402
 
+NETWORK = "n_layer", "n_head", "n_embd"
 DECODED = {"16 forwards": dict(steps=16), "4": dict(steps=4), "16, at random": dict(steps=16, order="random")}
 
 
@@ -43,7 +45,7 @@ class Settings:
     n_layer: Size = 4  # config/sudoku_mdlm.py's network and rates
     n_head: Size = 4
     n_embd: Size = 128
-    optimizer: str = "muon"
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Amount = 2e-3
     muon_learning_rate: Amount = 2e-2
     beta1: Amount = 0.9
@@ -103,9 +105,6 @@ def train(tokens, maskable, iters, chains, vocab, mask_id, seed, s):
             keep = hidden_after(n, phase, s.phases, noise.uniform(seed, it, all_rows))
             hidden = reveal(hidden, sure.view_as(x0), keep)
     return model.eval()
-
-
-NETWORK = "n_layer", "n_head", "n_embd"
 
 
 def main(argv):

@@ -1,5 +1,5 @@
-"""Blocks of 16 that begin as autoregression and go on as masked diffusion, a step of which costs half: they take the last
-two fifths alone. A vocabulary of 8192, in one table for input and output."""
+"""Blocks of 16 that begin as autoregression and go on as masked diffusion, a step of which costs half: blocks are the
+last two fifths alone. A vocabulary of 8192, in one table for input and output."""
 
 algorithm = "bd3lm"
 block_size = 16

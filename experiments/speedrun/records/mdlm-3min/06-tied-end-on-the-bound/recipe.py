@@ -1,0 +1,25 @@
+"""04, and at last the rows that are nearly empty, too: likelihoods in confidence order begin with those."""
+
+algorithm = "mdlm"
+objective = "masked_ce"
+t_shape = "bell"
+t_max = 0.8
+
+vocabulary = 4096
+n_layer = 3
+n_head = 3
+n_embd = 192
+tied = True
+nearest = 8
+conv = 2
+
+stages = (
+    "0:algorithm=ar seq_len=64 batch_size=32",
+    "0.15:seq_len=128 batch_size=16",
+    "0.3:algorithm=mdlm",
+    "0.6:seq_len=256 batch_size=8",
+    "0.8:t_max=1.0",
+)
+learning_rate = 2e-3
+muon_learning_rate = 2e-2
+decay = 0.5
