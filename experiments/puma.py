@@ -2,7 +2,6 @@
 
     python data/sudoku/prepare.py
     python experiments/puma.py                                        19 minutes on one core
-    python experiments/puma.py --iters=1000 --seeds=1 --phases=16
 
 Random masks are mostly such as a sampler never sees: it fills in the cells that it is surest of first. So a row stays
 in the batch, from all of it hidden to none: in each iteration the network is taught what is hidden, and what it was
@@ -62,12 +61,6 @@ def hidden_after(n, phase, phases, u):
     return n - (n * (phase + u * (phase > 0)) / phases).round().long().clamp(max=n - 1)
 
 
-def reveal(hidden, sure, keep):
-    """Of each row's hidden tokens (bool (B, L)) only the `keep` (B,) of which the network is least sure stay hidden."""
-    ranks = sure.masked_fill(~hidden, torch.inf).argsort(dim=1, stable=True).argsort(1)
-    return hidden & (ranks < keep[:, None])
-
-
 def train(tokens, maskable, iters, chains, vocab, mask_id, seed, s):
     """A network, after so many iterations: on chains, or on masks at random."""
     torch.manual_seed(seed)
@@ -88,7 +81,7 @@ def train(tokens, maskable, iters, chains, vocab, mask_id, seed, s):
             x0, hidden = (torch.where(phase[:, None] == 0, a, b) for a, b in ((drawn, x0), (maskable, hidden)))
         else:  # rows begin at all places of the way, at first by any masks
             u = noise.uniform(seed, all_rows[:, None], torch.arange(len(maskable)))
-            x0, hidden = drawn, reveal(hidden, u, hidden_after(n, phase, s.phases, 0.5))
+            x0, hidden = drawn, mdlm.hide_by_count(hidden_after(n, phase, s.phases, 0.5), u, hidden)
         rows = hidden.flatten().nonzero()[:, 0]
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             logits = model(torch.where(hidden, mask_id, x0), rows=rows).float()
@@ -103,7 +96,7 @@ def train(tokens, maskable, iters, chains, vocab, mask_id, seed, s):
             sure = torch.zeros(x0.shape).flatten().index_copy(0, rows, logits.detach().softmax(-1).amax(-1))
             phase = (phase + 1) % s.phases
             keep = hidden_after(n, phase, s.phases, noise.uniform(seed, it, all_rows))
-            hidden = reveal(hidden, sure.view_as(x0), keep)
+            hidden = mdlm.hide_by_count(keep, sure.view_as(x0), hidden)  # the least sure stay hidden
     return model.eval()
 
 
