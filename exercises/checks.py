@@ -1,7 +1,7 @@
 """What graders are made of. A grader (graders/05_bound.py) is a file of functions claim_…(my): the docstring is a claim
 about the functions in a student's file, `my`, and a call of alike() or true() fails where it does not hold.
 
-Run as a program it grades one file, in a process of its own, which may be stopped: checks.py FILE LESSON GRADER OUT.
+grade.py calls alone(…) in a process of its own, which may be stopped.
 """
 
 import ast
@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import linecache
+import os
 import re
 import sys
 import traceback
@@ -225,9 +226,16 @@ def results(my, grader_path, path=None):
             yield result(claim, "broken", came=where + looked + words(e), hint=hint)
 
 
-def main(path, lesson, grader, out):
-    """Write a line of JSON for each claim, as soon as it is known."""
-    path, lesson, grader = map(Path, (path, lesson, grader))
+def alone(said, path, lesson, grader, out):
+    """Grade one file, in a process that is there for nothing else: into `out` goes a line of JSON for each claim, as
+    soon as it is known, into `said` whatever is printed."""
+    if hasattr(os, "setsid"):  # what it starts is stopped with it, and Ctrl-C is its parent's
+        os.setsid()
+    os.environ["MPLBACKEND"] = "Agg"
+    sys.stdin = open(os.devnull)
+    sys.stdout = sys.stderr = open(said, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    for i, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):  # and those of what it starts, and of C++
+        os.dup2(stream.fileno(), i)
     torch.set_num_threads(1)
     try:
         import resource
@@ -242,9 +250,3 @@ def main(path, lesson, grader, out):
                 file.flush()
         except Unreadable as e:
             file.write(json.dumps({"unreadable": str(e)}) + "\n")
-
-
-if __name__ == "__main__":
-    import checks  # as the graders know it: there must be one class Wrong
-
-    checks.main(*sys.argv[1:])

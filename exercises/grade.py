@@ -12,10 +12,10 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +35,10 @@ from nanodlm.files import replace_file  # noqa: E402
 SECONDS = 60  # that grading an exercise may take
 LESSONS = {int(p.name[:2]): p for p in sorted((HERE / "lessons").glob("[0-9]*.py"))}
 MARKS = {"passed": "✔", "missing": "○"}
+# A file is graded in a process of its own, forked from one that has read torch, which takes seconds, and nothing of any
+# student's; where processes cannot be forked, each reads it anew.
+PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+PROCESSES.set_forkserver_preload(["torch"])
 
 
 def title(number):
@@ -63,18 +67,16 @@ def wait(process, seconds):
     """Let a process work for so many seconds of its own, or stand still for some times as long (a busy machine is
     nobody's fault), and end it, with whatever it has started. Returns why it was stopped, or nothing."""
     begin, worked = time.time(), 0.0
-    while process.poll() is None and worked < seconds and time.time() - begin < 4 * seconds:
+    while process.is_alive() and worked < seconds and time.time() - begin < 4 * seconds:
         with contextlib.suppress(psutil.Error):
             worked = sum(psutil.Process(process.pid).cpu_times()[:2])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-    if process.poll() is not None:
+        process.join(0.1)
+    if not process.is_alive():
         return ""
-    if os.name == "posix":
+    with contextlib.suppress(AttributeError, ProcessLookupError):  # Windows has no groups; it has none yet
         os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
+    process.kill()
+    process.join()
     return f"stopped after {seconds} s: an endless loop?"
 
 
@@ -88,16 +90,12 @@ def grade(path, lesson, seconds=SECONDS):
     grader = HERE / "graders" / lesson.name
     with tempfile.TemporaryDirectory() as place:
         out, said = Path(place) / "results", Path(place) / "said"
-        command = [sys.executable, HERE / "checks.py", path.resolve(), lesson, grader, out]
-        alone = dict(start_new_session=True) if os.name == "posix" else {}
-        env = os.environ | {"PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
-        with open(said, "wb") as stream:
-            streams = dict(stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
-            process = subprocess.Popen(list(map(str, command)), **streams, env=env, **alone)
-            try:
-                ended = wait(process, seconds)
-            finally:
-                wait(process, 0)
+        process = PROCESSES.Process(target=checks.alone, args=(said, path.resolve(), lesson, grader, out))
+        process.start()
+        try:
+            ended = wait(process, seconds)
+        finally:
+            wait(process, 0)
         lines = out.read_text("utf-8").splitlines() if out.exists() else []
         text = said.read_bytes()[-100_000:].decode("utf-8", "replace")
     found = [json.loads(line) for line in lines]
@@ -105,7 +103,7 @@ def grade(path, lesson, seconds=SECONDS):
         return all_claims(lesson, "broken", found[-1]["unreadable"]), text
     left = all_claims(lesson, "broken", "not reached")[len(found) :]
     if left:
-        last = text.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        last = text.strip().splitlines()[-1:] or [f"exit status {process.exitcode}"]
         left[0]["came"] = ended or f"the process ended: {last[0]}"
     return found + left, text
 
