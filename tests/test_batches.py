@@ -7,14 +7,13 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import talks
 import torch
 import transformers as tf
@@ -598,8 +597,6 @@ def test_accumulation_over_micro_batches_equals_one_large_batch(trained, made, l
 
 RANK = """
 import sys
-import torch
-torch.set_num_threads(1)
 from pathlib import Path
 import train
 from nanodlm import batches, corpus
@@ -610,12 +607,7 @@ sys.exit(train.main(sys.argv[2:]))
 
 def test_two_gloo_processes_equal_one_process(trained, made, lines, tmp_path, elsewhere):
     args = [*TINY, f"--init_from={made / 'bert'}", f"--dataset={lines}", f"--out_dir={tmp_path}", "--batch_size=2"]
-    (tmp_path / "rank.py").write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CODE)}
-    command += [str(tmp_path / "rank.py"), str(elsewhere), *args]
-    done = subprocess.run(command, cwd=CODE, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ranks.run(RANK, [elsewhere, *args])
     path, one, _ = trained["mdlm"]
     assert_same(one, ckpt.load_train_state(tmp_path / "last"), 5e-5)
     a, b = ([json.loads(x) for x in (d / "metrics.jsonl").read_text().splitlines()] for d in (path, tmp_path))

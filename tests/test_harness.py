@@ -4,17 +4,15 @@ runs that were killed or shared out."""
 import itertools
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import evals
 import numpy as np
 import pytest
+import ranks
 import torch
 from evals import (
     ALGORITHMS,
@@ -684,21 +682,15 @@ def test_two_processes_equal_one_and_go_on_where_one_was_killed(run, made, toys,
     whole = run(*KINDS)
     every = [key for batch in computed for key in batch]
     done = killed(run, computed, 4, *KINDS, "--out=" + str(tmp_path / "two.json"))
-    driver = tmp_path / "driver.py"
     facts = dict(root=str(ROOT), cache=str(tmp_path / "cache2"), toys=str(toys), log=str(tmp_path / "log"))
-    driver.write_text(DRIVER.format(**facts))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(driver)]
-    command += [f"--checkpoint={made / 'mdlm'}", f"--tasks={KINDS[0]}", *KINDS[1:]]
-    command += ["--device=cpu", f"--out={tmp_path}/two.json"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    words = [f"--checkpoint={made / 'mdlm'}", f"--tasks={KINDS[0]}", *KINDS[1:]]
+    said = ranks.run(DRIVER.format(**facts), [*words, "--device=cpu", f"--out={tmp_path}/two.json"])
     rows = json.loads((tmp_path / "two.json").read_text())
     assert [r["processes"] for r in rows] == [2] * 4 and len(done) > 6
     assert same(rows) == same(whole)
     first, second = ((tmp_path / f"log{rank}").read_text().split() for rank in (0, 1))
     assert sorted(done + first + second) == sorted(every) and len(second) > len(every) // 4, "each did its share"
-    assert ran.stdout.count("| toy_mc |") == 1, "the first process alone prints"
+    assert said.count("| toy_mc |") == 1, "the first process alone prints"
 
 
 @pytest.mark.parametrize("name", ["mdlm", "bd3lm"])

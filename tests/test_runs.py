@@ -17,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import ranks
 import safetensors.torch
 import torch.distributed as dist
 from hypothesis import given, settings
@@ -239,7 +240,6 @@ def test_ctrl_c_is_answered_at_once_and_the_second_stops_at_once_with_whole_file
 
 DRIVER = """
 import gc, os, signal, sys, weakref
-sys.path.insert(0, sys.argv[1])
 import torch, torch.distributed as dist
 import mdlm, train
 rank, destroy, loss, made = int(os.environ["RANK"]), dist.destroy_process_group, mdlm.loss, []
@@ -265,7 +265,7 @@ def shaken(model, x, *args, **keys):
     return loss(model, x, *args, **keys) * (float("nan") if way == "nan" else 1)
 
 torch.nn.parallel.DistributedDataParallel, dist.destroy_process_group, mdlm.loss = Noted, destroyed, shaken
-ways, ports, words = sys.argv[2].split(","), sys.argv[3].split(","), sys.argv[4:]
+ways, ports, words = sys.argv[1].split(","), sys.argv[2].split(","), sys.argv[3:]
 more = {"finish": LONG, "hang": ["--patience=2"]}
 for way, port in zip(ways, ports):
     os.environ["MASTER_PORT"], calls = port, []
@@ -281,28 +281,23 @@ ENDS = {"finish": "status 0", "signal": "status 75", "error": "exit on purpose",
 @pytest.fixture(scope="module")
 def driven(text_data, tmp_path_factory):  # noqa: F811
     """Two processes of our own that train once for each of the ways to end, the last of which ends the first one and
-    leaves the second one to us: (directory, [(stdout, stderr), …], Popens)."""
+    leaves the second one to us: (directory, the two)."""
     out, driver = tmp_path_factory.mktemp("driven"), DRIVER.replace("LONG", repr(LONG))
-    words = [*TINY, f"--dataset={text_data}", "--batch_size=4", str(out)]
     stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in ENDS]
     ports = ",".join(str(store.port) for store in stores)
-    command = [sys.executable, "-c", driver, str(ROOT), ",".join(ENDS), ports, *words]
-    env = {**ONE_THREAD, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    keys = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    ranks = [subprocess.Popen(command, env={**env, "RANK": r, "LOCAL_RANK": r}, **keys) for r in "01"]
-    try:
-        said = [ranks[0].communicate(timeout=300)]
-    finally:
-        ranks[1].kill()
-        said.append(ranks[1].communicate())
-    return out, said, ranks
+    both = ranks.start(driver, [",".join(ENDS), ports, *TINY, f"--dataset={text_data}", "--batch_size=4", out])
+    both[0].process.join(300)
+    for rank in both:
+        rank.process.kill()
+        rank.process.join()
+    return out, both
 
 
 def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(driven):
     """A DistributedDataParallel that is freed later may wait for ever. Finished, told to stop, wrong, not finite."""
     ends = {way: end for way, end in ENDS.items() if end}
-    for out, errors in driven[1]:
+    for rank in driven[1]:
+        out, errors = rank.said("out"), rank.said("err")
         lines = [line for line in out.splitlines() if line.split()[0] in ends]
         assert lines[::2] == [f"{way} alive 0 of {i}" for i, way in enumerate(ends, 1)], out + errors
         assert all(said.startswith(f"{way} {end}") for said, (way, end) in zip(lines[1::2], ends.items())), out + errors
@@ -310,9 +305,10 @@ def test_nothing_that_holds_the_connections_is_left_when_they_are_closed(driven)
 
 def test_a_process_that_gives_no_sign_of_life_ends_the_others_which_say_which_it_was(driven):
     """It stands still in the middle of an iteration, so that no connection breaks."""
-    _, [(_, said), _], (first, second) = driven
-    assert first.returncode == runs.REQUEUE
-    assert f"rank 1 ({socket.gethostname()}, process {second.pid}) has given no sign of life for" in said
+    _, (first, second) = driven
+    assert first.process.exitcode == runs.REQUEUE
+    said = f"rank 1 ({socket.gethostname()}, process {second.process.pid}) has given no sign of life for"
+    assert said in first.said("err")
 
 
 def test_what_two_processes_saved_goes_on_in_one(text_data, driven, finished, tmp_path):  # noqa: F811

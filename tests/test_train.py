@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import safetensors.torch
 import torch
 
@@ -129,12 +130,8 @@ def test_accumulation_over_4_micro_batches_equals_one_large_batch(text_data, tmp
 
 def two_processes(text_data, out, *options):
     """train.py on two gloo processes, half of the batch each."""
-    args = [*TINY, f"--dataset={text_data}", f"--out_dir={out}", "--batch_size=4", *options]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py", *args]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += ["--gradient_accumulation_steps=2"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    words = [*TINY, f"--dataset={text_data}", f"--out_dir={out}", "--batch_size=4", *options]
+    ranks.run("import sys, train; sys.exit(train.main(sys.argv[1:]))", [*words, "--gradient_accumulation_steps=2"])
 
 
 @pytest.mark.parametrize(

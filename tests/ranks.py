@@ -1,0 +1,62 @@
+"""Processes of one run, with the variables that torchrun gives them and a store of ours in place of its agent's; forked
+from one that has read torch, which takes longer than most of what they do."""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+FORKS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+FORKS.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed.fsdp"])
+
+
+@dataclass
+class Rank:
+    process: multiprocessing.Process
+    place: Path  # a directory with what it says
+
+    def said(self, stream):
+        """What it wrote to "out" or "err"."""
+        return (self.place / stream).read_text("utf-8")
+
+
+def work(code, words, env, place):
+    os.environ.update(env)
+    for i, name in ((1, "out"), (2, "err")):
+        stream = open(place / name, "w", encoding="utf-8", buffering=1)
+        os.dup2(stream.fileno(), i)
+        setattr(sys, "std" + name, stream)
+    sys.argv = ["", *words]
+    torch.set_num_threads(1)
+    exec(compile(code, "<rank>", "exec"), {"__name__": "__main__"})
+
+
+def start(code, words, count=2, **env):
+    """Begin `count` processes that run a text of Python, with words as its arguments."""
+    env |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    ranks = []
+    for i in map(str, range(count)):
+        place = Path(tempfile.mkdtemp())
+        args = code, list(map(str, words)), {**env, "RANK": i, "LOCAL_RANK": i}, place
+        ranks.append(Rank(FORKS.Process(target=work, args=args), place))
+        ranks[-1].process.start()
+    return ranks
+
+
+def run(code, words, count=2):
+    """Run them to their end. Returns what the first one printed."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = start(code, words, count, MASTER_PORT=str(store.port))
+    for r in ranks:
+        r.process.join(300)
+    codes = [r.process.exitcode for r in ranks]
+    for r in ranks:
+        r.process.kill()
+    assert codes == [0] * count, (codes, *(r.said("err")[-3000:] for r in ranks))
+    return ranks[0].said("out")
