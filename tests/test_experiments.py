@@ -6,7 +6,8 @@ import torch
 from test_gguf import byte_level, vocabulary, write
 from test_train import puzzle_data, run, text_data  # noqa: F401
 
-from experiments import approximate, editing, own_answers, policy_gradients, puma, repair, uniform_time
+from experiments import approximate, editing, orders, own_answers, policy_gradients, puma, repair, uniform_time
+from nanodlm import checkpoint as ckpt
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,27 @@ def test_a_row_goes_from_hidden_to_known():
     for n in (1, 5, 16, 81):
         counts = puma.hidden_after(n, phase, 8, u).tolist()
         assert counts[0] == n and counts == sorted(counts, reverse=True) and min(counts) >= 1
+
+
+def test_orders(text_data, tmp_path, capsys):  # noqa: F811
+    """Only what is revealed decides who is next: with two tokens, the four canvases say what each order costs."""
+    run(text_data, tmp_path / "masks")
+    words = [f"--dataset={text_data}", "--windows=2", "--length=5"]
+    orders.main([f"--checkpoint={tmp_path / 'masks'}", *words])
+    rows = table(capsys)
+    assert [row[0] for row in rows] == ["random", "left to right", "confidence", "entropy", "least sure"]
+    net = ckpt.load(tmp_path / "masks").model
+    x0, M = torch.tensor([[1, 2], [3, 3]]), net.config.vocab_size - 1
+
+    def log_p(canvas, place, token):
+        logits = net(torch.tensor([canvas]))[0, place].double()
+        logits[M] = -torch.inf
+        return logits.log_softmax(-1)[token].item()
+
+    for order in orders.ORDERS:
+        own = orders.reveal(net, x0, order, M)[1].log().sum(1).tolist()
+        for (a, b), found in zip(x0.tolist(), own):
+            first = log_p([M, M], 0, a) + log_p([a, M], 1, b), log_p([M, M], 1, b) + log_p([M, b], 0, a)
+            assert min(abs(found - x) for x in first[: 1 if order == "left_to_right" else 2]) < 1e-5, order
+    with pytest.raises(SystemExit, match="orders=best: choose among random"):
+        orders.main([f"--checkpoint={tmp_path / 'masks'}", *words, "--orders=best"])

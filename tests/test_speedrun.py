@@ -160,7 +160,7 @@ def test_a_trial_is_compared_with_its_base_where_nothing_was_made_before(text_da
     monkeypatch.setattr(run, "HERE", tmp_path)
     monkeypatch.setattr(run, "dataset", lambda vocabulary: text_data)
     monkeypatch.setattr(run, "spans", lambda: ["the first text", "and a second one"])
-    small = ["--n_layer=1", "--n_embd=24", "--n_head=1", "--seq_len=64", "--budget=2e9", "--exact=0"]
+    small = ["--n_layer=1", "--n_embd=24", "--n_head=1", "--seq_len=64", "--budget=2e9", "--exact=2"]
     out = [f"--out={tmp_path / 'out'}", f"--state={tmp_path / 'out' / 'run.pt'}"]
     with pytest.raises(SystemExit, match="base=base: .*-base.json is not there; run that trial first"):
         run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, "--name=near"])
@@ -169,6 +169,9 @@ def test_a_trial_is_compared_with_its_base_where_nothing_was_made_before(text_da
                   *(["--nearest=2"] if name == "near" else [])])  # fmt: skip
     base, near = (json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines())
     assert base["source"] == near["source"] == "a mind, 2026" and base["difference"] == 0 != near["difference"]
+    assert base["exact_spans"] == 2 and abs(base["bound_of_the_same"] - base["exact_bpb"]) < 0.1 * base["exact_bpb"]
+    with pytest.raises(SystemExit, match="record=01-a: all records have masks=2 and exact=16; leave them"):
+        run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, "--record=01-a"])
     with pytest.raises(SystemExit, match="name=near is that of a trial against base; choose another"):
         run.main([str(ROOT / "experiments/speedrun/base.py"), *small, *out, "--name=near", "--base=near"])
     assert "| near |" in run.tables() and not (tmp_path / "out/run.pt").exists()
