@@ -21,9 +21,9 @@ COURSE = ROOT / "exercises"
 sys.path += [str(COURSE)]
 
 import capstone  # noqa: E402
-import checks  # noqa: E402
 import export  # noqa: E402
 import grade  # noqa: E402
+import student  # noqa: E402
 
 from model import Transformer  # noqa: E402
 from nanodlm import checkpoint as ckpt  # noqa: E402
@@ -46,11 +46,11 @@ def answers(lesson):
     spec = importlib.util.spec_from_file_location("answers", ROOT / "tests/course" / lesson.name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {name: getattr(module, name) for name in checks.to_write(lesson)}, module.WRONG
+    return {name: getattr(module, name) for name in student.to_write(lesson)}, module.WRONG
 
 
 def graded(lesson, functions):
-    return list(checks.results(types.SimpleNamespace(**functions), COURSE / "graders" / lesson.name))
+    return list(student.results(types.SimpleNamespace(**functions), COURSE / "graders" / lesson.name))
 
 
 # ---- lessons and graders ---------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def test_a_typical_mistake_is_refused_with_the_hint_that_names_the_idea(lesson, 
 
 @every
 def test_what_is_not_written_yet_is_said_so(lesson):
-    module = checks.load(lesson, lesson)
-    assert {r["state"] for r in checks.results(module, COURSE / "graders" / lesson.name)} == {"missing"}
+    module = student.load(lesson, lesson)
+    assert {r["state"] for r in student.results(module, COURSE / "graders" / lesson.name)} == {"missing"}
     assert all(r["state"] == "missing" for r in grade.grade(lesson, lesson)[0])
 
 
@@ -100,7 +100,7 @@ def test_a_lesson_is_a_text_with_a_source_an_equation_a_time_and_a_place_in_the_
     assert number == int(lesson.stem[:2]) and chapter in CHAPTERS and 20 <= minutes <= 60
     said = "".join(re.findall(r"^# .*\n", text, re.M))
     assert re.search(r"\d{4}\.\d{5}|[Pp]ull requests", said) and said.count("$$") >= 2
-    assert 1 <= len(checks.to_write(lesson)) <= 3 and len(answers(lesson)[1]) >= 4
+    assert 1 <= len(student.to_write(lesson)) <= 3 and len(answers(lesson)[1]) >= 4
     for module, attribute in re.findall(r"`(mdlm|bd3lm|udlm|editflow|model|ar|nanodlm\.\w+)\.(\w+)", text):
         there = (
             hasattr(importlib.import_module(module), attribute) or module == "model" and hasattr(Transformer, attribute)
@@ -302,7 +302,7 @@ def test_a_notebook_runs_from_its_first_cell_to_the_grades(number, tmp_path):
     book.cells.insert(place, nbformat.v4.new_code_cell(answer))
     NotebookClient(book, kernel_name="python3", timeout=60, resources={"metadata": {"path": str(COURSE)}}).execute()
     said = "".join(out.get("text", "") for out in book.cells[-1].outputs)
-    claims = len(checks.claims(COURSE / "graders" / lesson.name))
+    claims = len(student.claims(COURSE / "graders" / lesson.name))
     assert f"✔ {claims} of {claims}" in said or said.count("✔") == claims, said
     path = tmp_path / lesson.with_suffix(".ipynb").name  # as it is handed in
     path.write_text(nbformat.writes(book), encoding="utf-8")
@@ -334,7 +334,7 @@ def test_the_page_has_every_exercise_with_its_title_minutes_and_functions():
     for lesson in LESSONS:
         number, minutes = int(lesson.stem[:2]), re.search(r"(\d+) minutes", lesson.read_text("utf-8"))[1]
         title = grade.title(number).replace("|", "\\|")
-        names = ", ".join(f"`{name}`" for name in checks.to_write(lesson))
+        names = ", ".join(f"`{name}`" for name in student.to_write(lesson))
         row = f"| [{number}](../exercises/lessons/{lesson.name}) | {title} | {names} | {minutes} | "
         assert row in page, row
     assert all(f"exercises/{name}.py" in page for name in ("start", "grade", "capstone", "race", "export"))
