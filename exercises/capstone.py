@@ -23,8 +23,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import checks  # noqa: E402
 import grade  # noqa: E402
+import student  # noqa: E402
 from one_file import diffusion  # noqa: E402
 
 import mdlm  # noqa: E402
@@ -50,7 +50,7 @@ def functions(directory):
                 sys.exit(f"the capstone needs exercise {number} ({', '.join(names)}): {r['came']}")
             if r["state"] == "wrong":
                 sys.exit(f"the capstone needs exercise {number}, of which this does not hold yet: {r['claim']}")
-        module = checks.load(grade.mine(directory, number), grade.LESSONS[number])
+        module = student.load(grade.mine(directory, number), grade.LESSONS[number])
         for name in names:
             setattr(my, name, getattr(module, name))
     return my
@@ -71,7 +71,7 @@ def recipe_of(directory):
         shape = {name: getattr(recipe, name) for name in ("n_layer", "n_head", "n_embd", "seq_len")}
         return recipe, Config(vocab_size=1, **shape)
     except (Exception, SystemExit) as e:
-        sys.exit(f"{path}: {checks.last_line(e, path)}{checks.words(e)}")
+        sys.exit(f"{path}: {student.last_line(e, path)}{student.words(e)}")
 
 
 def text():
@@ -112,7 +112,7 @@ def train(my, recipe, config, ids, mask_id, budget):
             value = recipe.loss(my, model, x0, uniform, mask_id)
             finite = torch.isfinite(value).item()
         except Exception as e:  # it is the student's
-            sys.exit(f"the loss of the recipe: {checks.last_line(e, recipe.path)}{checks.words(e)}")
+            sys.exit(f"the loss of the recipe: {student.last_line(e, recipe.path)}{student.words(e)}")
         if not finite:
             sys.exit(f"the loss is {value.item()} in iteration {i}: a smaller learning_rate, or look at your loss")
         optimizer.zero_grad()

@@ -27,7 +27,7 @@ import psutil
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import checks  # noqa: E402
+import student  # noqa: E402
 
 from nanodlm import console  # noqa: E402
 from nanodlm.files import replace_file  # noqa: E402
@@ -54,13 +54,13 @@ def mine(directory, number):
 
 def fingerprint(path, lesson):
     """Changes where a student's file does, or what it is graded by."""
-    parts = [path, HERE / "graders" / lesson.name, HERE / "checks.py", HERE / "tiny.py"]
+    parts = [path, HERE / "graders" / lesson.name, *(HERE / name for name in ("student.py", "checks.py", "tiny.py"))]
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in parts)).hexdigest()[:16]
 
 
 def all_claims(lesson, state, came):
     """The lesson's claims, none of which could be tried."""
-    return [checks.result(claim, state, came=came) for _, claim in checks.claims(HERE / "graders" / lesson.name)]
+    return [student.result(claim, state, came=came) for _, claim in student.claims(HERE / "graders" / lesson.name)]
 
 
 def wait(process, seconds):
@@ -81,7 +81,7 @@ def wait(process, seconds):
 
 
 def grade(path, lesson, seconds=SECONDS):
-    """(a result for each claim, see checks.result; what the student's file printed). In a process of its own, that is
+    """(a result for each claim, see student.result; what the student's file printed). In a process of its own, that is
     stopped after so many seconds: then the claims that it did not come to have failed."""
     if path is None:
         return all_claims(lesson, "missing", "not begun"), ""
@@ -90,7 +90,7 @@ def grade(path, lesson, seconds=SECONDS):
     grader = HERE / "graders" / lesson.name
     with tempfile.TemporaryDirectory() as place:
         out, said = Path(place) / "results", Path(place) / "said"
-        process = PROCESSES.Process(target=checks.alone, args=(said, path.resolve(), lesson, grader, out))
+        process = PROCESSES.Process(target=student.alone, args=(said, path.resolve(), lesson, grader, out))
         process.start()
         try:
             ended = wait(process, seconds)
@@ -207,9 +207,9 @@ def here(number, names):
     """Grade what a notebook has defined, in its own process: names is its globals()."""
     my, lesson = types.SimpleNamespace(**names), LESSONS[number]
     try:
-        checks.check_functions(my, lesson)
-        results = list(checks.results(my, HERE / "graders" / lesson.name))
-    except checks.Unreadable as e:
+        student.check_functions(my, lesson)
+        results = list(student.results(my, HERE / "graders" / lesson.name))
+    except student.Unreadable as e:
         results = all_claims(lesson, "broken", str(e))
     show(number, "this notebook", results, "", short=False)
 

@@ -58,6 +58,11 @@ def opinions(canvases):
     return WRONG[number(canvases)]
 
 
+def side_by_side(model):
+    """The same model, for canvases (B, 3 N) in which N words stand side by side: it reads each word by itself."""
+    return lambda canvases: model(canvases.reshape(-1, 3)).view(*canvases.shape, -1)
+
+
 def doubting(rate):
     """A model that knows P, of words whose letters were each replaced by any of the three with probability `rate`, and
     nobody says which: of each place it says what follows from the *other* letters, as far as they can be trusted."""

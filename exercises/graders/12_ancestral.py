@@ -1,5 +1,7 @@
 """The claims of lesson 12, beside noise.draw and mdlm.generate."""
 
+import itertools
+
 import torch
 import toy
 from checks import alike, generator, true
@@ -84,29 +86,25 @@ def claim_one_step(my):
     )
 
 
+def mistakes(*case):
+    chance = "how likely is it to come to light by s, given that it is still hidden at t? Not t - s: that grows"
+    yield variant(*case, chance=lambda t, s: t - s), chance
+    yield variant(*case, chance=lambda t, s: t - s, last=True), chance
+    yield variant(*case, chance=lambda t, s: s / t, last=True), "s / t is the chance to stay hidden"
+    yield variant(*case, stale=True), "ask the model anew in every step: it has to see what was revealed before"
+    yield variant(*case, again=True), "what is revealed stays: only hidden tokens are drawn"
+    yield variant(*case, same=True), "which = 0 says where, which = 1 says what is drawn there"
+
+
 def claim_generate(my):
     """token for token what mdlm.generate writes with quota="ancestral", in 2, 5 and 12 steps"""
-    chance = "how likely is it to come to light by s, given that it is still hidden at t? Not t - s: that grows"
-    stale = "ask the model anew in every step: it has to see what was revealed before"
-    for steps in (2, 5, 12):
-        for seed in range(4):
-            x, uniform = canvas(), numbers(seed)
-            o = mdlm.SampleOptions(0, steps=steps, quota="ancestral", seed=seed)
-            want = mdlm.generate(NET, [x], o, mask_id=M).tokens[0]
-            mistakes = [
-                (variant(x, steps, uniform, chance=lambda t, s: t - s), chance),
-                (variant(x, steps, uniform, chance=lambda t, s: t - s, last=True), chance),
-                (
-                    variant(x, steps, uniform, chance=lambda t, s: s / t, last=True),
-                    "s / t is the chance to stay hidden",
-                ),
-                (variant(x, steps, uniform, stale=True), stale),
-                (variant(x, steps, uniform, again=True), "what is revealed stays: only hidden tokens are drawn"),
-                (variant(x, steps, uniform, same=True), "which = 0 says where, which = 1 says what is drawn there"),
-            ]
-            hint = "follow one step by hand: t, s, the chance, who is revealed, what is drawn there"
-            got = my.ancestral(model, x.clone(), steps, uniform, M)
-            alike(got, want, hint, mistakes, what=f"{steps} steps")
+    hint = "follow one step by hand: t, s, the chance, who is revealed, what is drawn there"
+    for steps, seed in itertools.product((2, 5, 12), range(4)):
+        x, uniform = canvas(), numbers(seed)
+        o = mdlm.SampleOptions(0, steps=steps, quota="ancestral", seed=seed)
+        want = mdlm.generate(NET, [x], o, mask_id=M).tokens[0]
+        got = my.ancestral(model, x.clone(), steps, uniform, M)
+        alike(got, want, hint, mistakes(x, steps, uniform), what=f"{steps} steps")
 
 
 def claim_given(my):

@@ -103,41 +103,34 @@ def claim_surest(my):
         alike(my.surest(p.clone(), count), want, ties, mistakes, what=f"count {count}")
 
 
+def mistakes(*case):
+    left = "one more in the first n % steps, not all that is left in the last"
+    yield variant(*case, greedy=True), GREEDY
+    yield variant(*case, by="drawn"), DRAWN
+    yield variant(*case, masked=False), GIVEN
+    yield variant(*case, stale=True), ANEW
+    yield variant(*case, by="least"), "the surest go first: the largest probability"
+    yield variant(*case, quota=lambda n, k, steps: n if k == steps - 1 else n // steps), left
+    yield variant(*case, quota=lambda n, k, steps: -(-n // steps)), QUOTA
+
+
 def claim_generate(my):
     """token for token what mdlm.generate writes with order="confidence", in 7, 3 and 9 steps for 7 masks"""
-    left = "one more in the first n % steps, not all that is left in the last"
+    hint = "follow one step by hand: how sure, who goes first, what is drawn, and at which temperature (1)"
     for steps, seed in itertools.product((7, 3, 9), range(2)):
         x, uniform = canvas(), numbers(seed)
         want = mdlm.generate(NET, [x], mdlm.SampleOptions(0, steps=steps, seed=seed), mask_id=M).tokens[0]
         case = (model, x, steps, uniform, M)
-        mistakes = [
-            (variant(*case, greedy=True), GREEDY),
-            (variant(*case, by="drawn"), DRAWN),
-            (variant(*case, masked=False), GIVEN),
-            (variant(*case, stale=True), ANEW),
-            (variant(*case, by="least"), "the surest go first: the largest probability"),
-            (variant(*case, quota=lambda n, k, steps: n if k == steps - 1 else n // steps), left),
-            (variant(*case, quota=lambda n, k, steps: -(-n // steps)), QUOTA),
-        ]
-        got = my.decode(model, x.clone(), steps, uniform, M)
-        alike(
-            got,
-            want,
-            "follow one step by hand: how sure, who goes first, what is drawn, and at which temperature (1)",
-            mistakes,
-            what=f"{steps} steps",
-        )
+        alike(my.decode(model, x.clone(), *case[2:]), want, hint, mistakes(*case), what=f"{steps} steps")
 
 
 def claim_law(my):
     """one token a step with a model that is right: the order leaves the distribution of the data as it is"""
     ends = toy.DATA.view(2, 8)
     want = (ends / ends.sum(1, keepdim=True) / 2).flatten()
-    got, mistakes = outcomes(my.decode), []
-    if not torch.allclose(got, want):  # these take their time
-        mistakes.append((outcomes(lambda *case: variant(*case, by="drawn")), DRAWN))
-        mistakes.append((outcomes(lambda *case: variant(*case, greedy=True)), GREEDY))
-    alike(got, want, "who goes first may depend on what is revealed, on nothing else", mistakes)
+    typical = ((dict(by="drawn"), DRAWN), (dict(greedy=True), GREEDY))
+    found = ((outcomes(lambda *case: variant(*case, **keys)), said) for keys, said in typical)  # noqa: B023
+    alike(outcomes(my.decode), want, "who goes first may depend on what is revealed, on nothing else", found)
 
 
 def claim_given(my):

@@ -50,15 +50,13 @@ def variant(model, words, groups, mask_id, masked=True, write=True, whole=False)
 def mistakes(model, words, groups, mask_id):
     case = (model, words, groups, mask_id)
     singles = [[i] for group in groups for i in group]
-    return [
-        (variant(*case, masked=False), EXCLUDED),
-        (variant(*case, write=False), EARLIER),
-        (variant(*case, whole=True), "the model must not see the letter it is asked for: begin with a canvas of masks"),
-        (variant(*case).log(), "a probability, not its logarithm"),
-        (variant(model, words, singles, mask_id), TOGETHER),
-        (variant(model, words, groups[::-1], mask_id), "the first group of the list is revealed first"),
-        (variant(model, words, sorted(groups), mask_id), "the groups come in the order of the list"),
-    ]
+    yield variant(*case, masked=False), EXCLUDED
+    yield variant(*case, write=False), EARLIER
+    yield variant(*case, whole=True), "the model must not see the letter it is asked for: begin with a canvas of masks"
+    yield variant(*case).log(), "a probability, not its logarithm"
+    yield variant(model, words, singles, mask_id), TOGETHER
+    yield variant(model, words, groups[::-1], mask_id), "the first group of the list is revealed first"
+    yield variant(model, words, sorted(groups), mask_id), "the groups come in the order of the list"
 
 
 def claim_chain(my):

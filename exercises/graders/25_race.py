@@ -114,7 +114,7 @@ def claim_mdlm(my):
 def claim_bd3lm(my):
     """bd3lm: the prompt is stored, each step reads a block, each block but the last is read once more to be stored"""
     size = 4
-    for new, prompt, per_step in ((16, 4, 3), (8, 4, 1), (12, 0, 2), (4, 8, 3), (8, 0, 3), (12, 4, 4), (8, 4, 9)):
+    for new, prompt, per_step in ((16, 4, 3), (8, 4, 1), (8, 0, 2), (4, 8, 3), (8, 4, 9)):
         steps, blocks = -(-size // per_step), new // size
         spy, o = toy.Spy(toy.BLOCKS), fast_bd3lm.SampleOptions(new, steps=steps * blocks)
         out = fast_bd3lm.generate(spy, [toy.texts(1, prompt)[0]], o, mask_id=toy.M)

@@ -142,7 +142,7 @@ def claim_bound(my):
     import letters
 
     found = torch.zeros(15, dtype=torch.float64)
-    for kappa, weight in zip(*(v.tolist() for v in letters.rates(40))):
+    for kappa, weight in zip(*(v.tolist() for v in letters.rates(20))):
         rates = knowing(kappa)
         for i, text in enumerate(TEXTS):
             for q, x, edits in states(text, kappa):

@@ -63,11 +63,11 @@ def solve(grid, order):
 # %% [markdown]
 # ## What one sees
 #
-# A puzzle that has one solution, what the two orders make of it, and how many of 200 such puzzles they solve.
+# A puzzle that has one solution, what the two orders make of it, and how many of 50 such puzzles they solve.
 #
-#     puzzle    34.1 ..3. 4... 2...
-#     left      3421 1234 4112 2341   88 of 200 solved
-#     surest    3421 1234 4312 2143   200 of 200 solved
+#     puzzle    34.. 1... ..1. ...3
+#     left      3421 1234 2311 4113   22 of 50 solved
+#     surest    3421 1234 4312 2143   50 of 50 solved
 #
 # The model is the same in both rows.
 
@@ -75,7 +75,7 @@ def solve(grid, order):
 if __name__ == "__main__":
     sudoku = load_module("sudoku_prepare", ROOT / "data" / "sudoku" / "prepare.py")  # the project's own puzzles
     rng = random.Random(18)
-    solutions = [sudoku.solutions([0] * 16, 4, 1, rng)[0] for _ in range(200)]
+    solutions = [sudoku.solutions([0] * 16, 4, 1, rng)[0] for _ in range(50)]
     puzzles = [torch.tensor(sudoku.make_puzzle(rng, solution, 4)) for solution in solutions]
 
     def show(grid):

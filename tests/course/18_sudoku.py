@@ -2,23 +2,16 @@
 
 import torch
 
-
-def local_model(grid, box=True, column=True, empty=0.25, filled=1.0):
-    p = torch.full((16, 4), empty, dtype=torch.float64)
-    for i in range(16):
-        peers = [j for j in range(16) if j // 4 == i // 4 or column and j % 4 == i % 4 or box and same_box(i, j)]
-        allowed = [d for d in range(4) if d + 1 not in grid[peers].tolist()]
-        if grid[i]:
-            p[i] = 0.0
-            p[i, grid[i] - 1] = filled
-        elif allowed:
-            p[i] = 0.0
-            p[i, allowed] = 1 / len(allowed)
-    return p
+ROW, COLUMN = torch.arange(16) // 4, torch.arange(16) % 4
+BOX = ROW // 2 * 2 + COLUMN // 2
 
 
-def same_box(i, j):
-    return i // 8 == j // 8 and i % 4 // 2 == j % 4 // 2
+def local_model(grid, houses=(ROW, COLUMN, BOX), empty=0.25, filled=1.0):
+    peers = torch.stack([house == house[:, None] for house in houses]).any(0)
+    there = torch.nn.functional.one_hot(grid, 5)[:, 1:].double()
+    allowed = (peers.double() @ there == 0).double()
+    count = allowed.sum(1, keepdim=True)
+    return torch.where(grid[:, None] > 0, there * filled, torch.where(count > 0, allowed / count, empty))
 
 
 def solve(grid, order, sign=1, anew=True):
@@ -38,8 +31,8 @@ def in_place(grid, order):
 
 
 WRONG = {
-    "no boxes": ("box", dict(local_model=lambda grid: local_model(grid, box=False))),
-    "rows alone": ("the column", dict(local_model=lambda grid: local_model(grid, box=False, column=False))),
+    "no boxes": ("box", dict(local_model=lambda grid: local_model(grid, (ROW, COLUMN)))),
+    "rows alone": ("the column", dict(local_model=lambda grid: local_model(grid, (ROW,)))),
     "none left": ("1/4", dict(local_model=lambda grid: local_model(grid, empty=0.0))),
     "digits have nothing": ("cell with a digit", dict(local_model=lambda grid: local_model(grid, filled=0.0))),
     "counts": ("add up to 1", dict(local_model=lambda grid: (local_model(grid) > 0).double())),
