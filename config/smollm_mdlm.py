@@ -1,10 +1,11 @@
 """SmolLM2-135M as a masked diffusion model: DiffuLLaMA's way (arXiv 2410.17891) on a laptop.
 
 The shift is kept, and attention is annealed from causal to full, by adapters at all tokens. It has the whole of an
-answer to hide at once, so that it forgets more of what it was than a model of blocks; not run by us.
+answer to hide at once, so that it forgets more of what it was than a model of blocks.
 
 Data      GSM8K's training problems; from the hub, or data/gsm8k/train.jsonl
-Hardware  one CPU core with bfloat16
+Hardware  one CPU core, 14 s an iteration in float32; not run at this length
+Expected  after 50 iterations (annealed over 25) 1.867 +- 0.096 bits per byte (NELBO): docs/converting.md
 """
 
 algorithm = "mdlm"
