@@ -36,8 +36,8 @@ SECONDS = 60  # that grading an exercise may take
 LESSONS = {int(p.name[:2]): p for p in sorted((HERE / "lessons").glob("[0-9]*.py"))}
 MARKS = {"passed": "✔", "missing": "○"}
 # A file is graded in a process of its own, forked from one that has read torch, which takes seconds, and nothing of any
-# student's; where processes cannot be forked, each reads it anew.
-PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+# student's. (Windows cannot fork, and Apple's libraries may not like it: there each reads it anew.)
+PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 PROCESSES.set_forkserver_preload(["torch"])
 
 

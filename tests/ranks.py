@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-FORKS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+FORKS = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 FORKS.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed.fsdp"])
 
 
