@@ -363,12 +363,12 @@ def tables():
         for file in sorted(directory.glob("*/result.json")):
             x = json.loads(file.read_text())
             errors = [f" ± {x[k]:.3f}" if x[k] is not None else "" for k in ("bpb_error", "exact_bpb_error")]
-            steps = next(iter(x["seeds"].values()))["steps"]
+            first = next(iter(x["seeds"].values()))  # others may have been run on another machine
             link = f"[{file.parent.name}](records/{directory.name}/{file.parent.name}/recipe.py)"
             spans = {s["exact_spans"] for s in x["seeds"].values()}
             of = "" if spans == {EXACT} else f", of {min(spans)}"
             lines += [f"| {link} | **{x['bpb']:.3f}**{errors[0]} | {x['exact_bpb']:.3f}{errors[1]}{of} | {x['n']} | "
-                      f"{steps} | {x['seconds']:.0f} |"]  # fmt: skip
+                      f"{first['steps']} | {first['seconds']:.0f} |"]  # fmt: skip
         lines.append("")
     found = trials().values()
     for base in dict.fromkeys(t["base"] for t in found):
