@@ -25,6 +25,7 @@ from nanodlm import configurator, console, corpus, noise  # noqa: E402
 from nanodlm import results as tables  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
 from nanodlm.bounds import Place, Seed, Size, check  # noqa: E402
+from nanodlm.choice import one_per_row, resolution  # noqa: E402
 from nanodlm.device import pick_device  # noqa: E402
 from nanodlm.likelihood import mean_and_error  # noqa: E402
 
@@ -53,23 +54,22 @@ def reveal(model, x0, order, mask_id, seed=1):
     the network's best token, that of the right one, both float64 (B, L), and whether they are the same, bool."""
     B, L = x0.shape
     hidden, place = torch.ones_like(x0, dtype=torch.bool), torch.arange(L, device=x0.device)
-    drawn = noise.uniform(seed, torch.arange(B)[:, None], torch.arange(L)).to(x0.device)
+    drawn, eps = noise.uniform(seed, torch.arange(B)[:, None], torch.arange(L)).to(x0.device), resolution(model)
     found = []
     for _ in range(L):
         logits = model(torch.where(hidden, mask_id, x0)).float()
         logits[..., mask_id] = -torch.inf
-        p = logits.double().softmax(-1)
         if order == "random":
-            first = drawn
+            best = one_per_row(drawn, hidden)
         elif order == "left_to_right":
-            first = -place.expand(B, L).double()
+            best = one_per_row(-place.expand(B, L).double(), hidden)
         else:
-            first = certainty(logits.flatten(0, 1), order.replace("least_sure", "confidence")).view(B, L).double()
-            first = -first if order == "least_sure" else first
-        i = first.masked_fill(~hidden, -torch.inf).argmax(1, keepdim=True)
-        its, token = p.gather(1, i[..., None].expand(B, 1, p.shape[-1]))[:, 0], x0.gather(1, i)
-        found.append((its.amax(1), its.gather(1, token)[:, 0], its.argmax(1) == token[:, 0]))
-        hidden = hidden.scatter(1, i, False)
+            measure = "entropy" if order == "entropy" else "confidence"
+            sure = certainty(logits.flatten(0, 1), measure).view(B, L).double()
+            best = one_per_row(1 - sure if order == "least_sure" else sure, hidden, eps)
+        p, token = logits[best].double().softmax(-1), x0[best]
+        found.append((p.amax(1), p.gather(1, token[:, None])[:, 0], p.argmax(1) == token))
+        hidden &= ~best
     return tuple(torch.stack(column, 1) for column in zip(*found))
 
 

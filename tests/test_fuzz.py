@@ -32,10 +32,7 @@ eval --temperature=nan
 
 
 # {(script, setting): the first of the script's commands that has it}; of the others' every fifth one is tried.
-FIRST = {}
-for name in bad_inputs.COMMANDS:
-    for key in bad_inputs.settings_of(name):
-        FIRST.setdefault((name.split()[0], key), name)
+FIRST = {(n.split()[0], key): n for n in reversed(bad_inputs.COMMANDS) for key in bad_inputs.settings_of(n)}
 
 
 @pytest.fixture(scope="module")
