@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ar
 import bd3lm
 import mdlm
-from experiments.speedrun import run
+from experiments.speedrun import hiding, run
 from experiments.speedrun.network import Levers, Network, muon_flops
 from model import Config, Transformer
 from nanodlm import algorithms
@@ -124,6 +124,42 @@ def test_with_all_levers_the_probabilities_of_all_texts_sum_to_1(name, shift):
     torch.testing.assert_close(found.exp().sum(), torch.ones(()).double(), atol=1e-5, rtol=0)
 
 
+def test_times_that_are_learnt_leave_the_bound_what_it_is():
+    """The mean over many steps is the bound itself, of all masks of five tokens, whatever the density; and the density
+    becomes what its formula says: where a row's bound is larger, there are more rows."""
+    model, x0 = network("mdlm", vocab_size=8), torch.tensor([[1, 2, 3, 1, 0]]).repeat(500, 1)
+    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 5)[1:]
+    xs, k = x0[:1].expand(31, -1), masks.sum(1)
+    nll = mdlm.hidden_nll(model, torch.where(masks, 7, xs), xs, masks, 7)
+    each = torch.zeros(31, 5).masked_scatter(masks, nll.float()).double().sum(1) / k  # a row's bound per token
+    exact = sum(each[k == n].mean() for n in range(1, 6)) / 5
+    memory = dict(square=torch.tensor([9.0, 1, 1, 4, 1, 1, 1, 0, 1, 25]).double())
+    with torch.no_grad():
+        found = torch.stack([hiding.learnt(model, x0, 7, seed, memory) for seed in range(40)]).double()
+    assert (found.mean() - exact).abs() < 4 * found.std() / 40**0.5 + 1e-6 and found.std() < 0.05
+    wanted = torch.stack([(each[k == n] ** 2).mean() for n in range(1, 6)]).repeat_interleave(2)
+    torch.testing.assert_close(memory["square"], wanted, rtol=0.2, atol=0)
+
+
+def test_a_row_of_a_chain_is_revealed_from_the_surest_token_on():
+    model, memory = network("mdlm"), {}
+    with torch.no_grad():
+        for step in range(30):
+            fresh = torch.randint(48, (16, 24), generator=torch.Generator().manual_seed(step))
+            before = {key: value.clone() for key, value in memory.items()}
+            assert hiding.chains(model, fresh, 49, step, memory).isfinite()
+            if not before:
+                continue
+            new = before["phase"] == 0
+            assert torch.equal(memory["x0"], torch.where(new[:, None], fresh, before["x0"]))
+            was = before["hidden"] | new[:, None]
+            assert not (memory["hidden"] & ~was).any() and memory["hidden"].any(1).all()
+            sure = model(torch.where(was, 49, memory["x0"]))[..., :49].softmax(-1).amax(-1)
+            least = sure.masked_fill(~(was & ~memory["hidden"]), 2).amin(1)  # of those that were revealed
+            assert (sure.masked_fill(~memory["hidden"], 0).amax(1) <= least + 1e-6).all()
+    assert torch.equal(memory["phase"], (torch.arange(16) + 30) % hiding.PHASES)
+
+
 def test_a_budget_that_is_spent_before_the_first_step_is_refused(monkeypatch):
     values = dict(budget=("1e6", ""), n_embd=(16, ""), n_head=(2, ""), seq_len=(32, ""), vocab_size=(50, ""))
     with pytest.raises(SystemExit, match="the budget of 1e.06 FLOPs is spent before the first step, which takes .*"):
@@ -135,7 +171,7 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(monkeypatch):
 def test_a_run_spends_its_budget_and_no_more_through_all_its_stages_and_goes_on_where_it_was_stopped(tmp_path):
     values = dict(budget=("5e8", ""), n_embd=(16, ""), n_head=(2, ""), seq_len=(32, ""), vocab_size=(50, ""))
     values |= dict(stages=(("0:algorithm=ar seq_len=16", "0.5:algorithm=mdlm seq_len=32"), ""), ema=(0.9, ""))
-    values |= dict(sides=(1, ""), conv=(1, ""))
+    values |= dict(sides=(1, ""), conv=(1, ""), hide=("chains", ""))
     tokens = (torch.arange(400) % 7).numpy()
     model, log, facts = run.train(values, tokens, 49, say=lambda _: None)
     assert 4.5e8 < facts["flops"] <= 5e8 and log[-1]["loss"] < log[0]["loss"] and not model.config.causal

@@ -33,6 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from experiments.speedrun.hiding import WAYS  # noqa: E402
 from experiments.speedrun.network import Levers, Network, forward_flops, muon_flops  # noqa: E402
 from model import Config  # noqa: E402
 from nanodlm import algorithms, attention, configurator, console, corpus, noise, optim  # noqa: E402
@@ -57,6 +58,7 @@ class Recipe:
     vocabulary: Size = 2048  # tokens of the BPE; other than pydocs' own are learnt, into data/pydocs<N>
     batch_size: Size = 8  # windows (of seq_len tokens) per step
     stages: tuple[str, ...] = ()  # what changes on the way: part of the budget:key=value key=value …
+    hide: Literal["random", "learnt", "chains"] = "random"  # of mdlm's steps, by what it has learnt: see hiding.py
     learning_rate: Amount = 2e-3  # AdamW's: embeddings, tables, head, norms
     embed_rate: Amount = 1.0  # times as much for embeddings and tables
     muon_learning_rate: Amount = 2e-2  # of the blocks' matrices
@@ -216,7 +218,7 @@ def train(values, tokens, mask_id, say=print):
     model = Network(config, levers).train()
     trained, (adamw, muon) = dict(model.named_parameters()), optimisers(model, r)
     average = {n: p.detach().clone() for n, p in trained.items()} if r.ema else {}
-    step_itself, calls, log = muon_flops(model), [], []
+    step_itself, calls, log, memory = muon_flops(model), [], [], {}
 
     def count(_, args, keys):
         calls.append(spent_by(model, *args, mask=keys.get("mask"), rows=keys.get("rows")))
@@ -232,6 +234,7 @@ def train(values, tokens, mask_id, say=print):
     if file and file.exists():
         there = resume(file, values, parts, average)
         spent, cost, step, total, log = (there[key] for key in ("spent", "cost", "step", "total", "log"))
+        memory = there["memory"]
         begin -= there["seconds"]
     while spent + cost <= r.flops:
         done = spent / r.flops
@@ -245,7 +248,11 @@ def train(values, tokens, mask_id, say=print):
         torch.manual_seed(noise.fold(r.seed, step))
         x0 = windows(tokens, r, step)
         with autocast():
-            loss = algorithm.loss(model, x0, options, mask_id=mask_id, seed=noise.fold(r.seed, step, 1))
+            fresh = noise.fold(r.seed, step, 1)
+            if r.hide != "random" and algorithm.__name__ == "mdlm":
+                loss = WAYS[r.hide](model, x0, mask_id, fresh, memory)
+            else:
+                loss = algorithm.loss(model, x0, options, mask_id=mask_id, seed=fresh)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), r.grad_clip or math.inf)
         for optimiser in (adamw, muon):
@@ -261,7 +268,7 @@ def train(values, tokens, mask_id, say=print):
             log[-1]["loss"], total = round(total / since, 4), 0.0
             if file:
                 there = dict(spent=spent, cost=cost, step=step, total=total, log=log, average=average)
-                there |= dict(values=identity(values), seconds=time.process_time() - begin)
+                there |= dict(memory=memory, values=identity(values), seconds=time.process_time() - begin)
                 content = io.BytesIO()
                 torch.save(there | {name: part.state_dict() for name, part in parts.items()}, content)
                 replace_file(file, content.getvalue())
