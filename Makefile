@@ -35,8 +35,9 @@ demo: .venv/installed data/pydocs/meta.json
 	cp out/demo/loss.png loss.png
 	@echo "See loss.png and denoise.html."
 
+# A process for each core, each of which computes with one thread; a file's tests stay together, as they share models.
 test: .venv/installed
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=8 --dist=loadfile
 
 lint: .venv/installed
 	.venv/bin/ruff check .
