@@ -24,7 +24,7 @@ def log_pi(model, x, mask_id, pick=None, again=True):
         at = (canvas == mask_id).nonzero()[:, 0]
         logits = (model(canvas[None].clone())[0] if again else first)[at]
         logp = logits.index_fill(1, torch.tensor([mask_id]), -torch.inf).log_softmax(1)
-        best = pick(logp) if pick else int((logp.detach().amax(1) > logp.detach().amax() - 1e-9).long().argmax())
+        best = pick(logp) if pick else int(logp.amax(1).argmax())
         total = total + logp[best, x[at[best]]]
         canvas[at[best]] = x[at[best]]
     return total
