@@ -1,8 +1,8 @@
 """Uniform-state diffusion (UDLM, arXiv 2412.10193; GIDD, 2503.04482; Duo, 2506.10892): what differs from mdlm.py.
 
-The idea in five lines. Noise does not hide a token, it replaces it by any other. Nothing in x_t says which tokens are
-noise, so that the network has to doubt them all, and a sampler may correct every token at every step, where masked
-diffusion commits itself. One knob leads from here to mdlm.py: noise is the mask with probability `config.mask_share`,
+The idea in five lines. Noise does not hide a token, it replaces it by any. Nothing in x_t says which tokens are noise,
+so that the network has to doubt them all, and a sampler may correct every token at every step, where masked diffusion
+commits itself. One knob leads from here to mdlm.py: noise is the mask with probability `config.mask_share`,
 else a token drawn uniformly. A share of 1 is mdlm.py exactly: loss, bound and samples. A share of 0 needs no mask.
 
     python udlm.py      trains and samples something tiny, and says what it does
