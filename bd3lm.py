@@ -85,8 +85,8 @@ def clean_length(length, block_size):
 def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, clean=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
     blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
-    (batches.Texts) is in blocks of its own, which nobody sees. Behind those of the rows come the ones of the indices
-    `clean` into x0, none of them a row's first, of what is read before them."""
+    (batches.Texts) is in blocks of its own, which nobody sees. With `clean`, flat indices into x0 that are no row's
+    first, the same of these tokens follows, each given the clean text before it."""
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
     config, packed = network.config, texts is not None and texts.packed
@@ -272,8 +272,8 @@ def whole_blocks(length, size, seq_len):
 
 
 def logits_of(model, x, block, size, window, origin=0):
-    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to its end, where
-    each block sees itself and those before it, `window` tokens at most. Block 0 begins at `origin`."""
+    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to the block's
+    end, where each block sees itself and those before it, `window` tokens at most. Block 0 begins at `origin`."""
     position, config = torch.arange(len(x), device=x.device), model.config
     i = position[: origin + (block + 1) * size]
     number = (i - origin) // size

@@ -82,7 +82,7 @@ class LossOptions:
     schedule: str = "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, …
     objective: Literal["nelbo", "counts"] = "nelbo"  # the bound; or times 1 - kappa, a flat mean over edits
     alignment: Literal["cheapest", "random"] = "cheapest"  # of two texts: fewest edits, or any
-    errors: Unit = 0.1  # config.source=typos: a text has up to so many in a hundred tokens, evenly spread over texts
+    errors: Unit = 0.1  # config.source=typos: the part of a text that is wrong is uniform between 0 and this
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
     spread: Amount = 0.0  # an edit that is made calls for each beside it, at this many times the usual rate (C.1)
     t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2)
@@ -224,7 +224,7 @@ def first_text(prompt, options, source, mask_id, V, row):
 
 
 def jumps(count, kappa, b, n, most, u, options):
-    """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1):
+    """Which edits come between kappa and b, both (R,), by counts (R, L + 1, 3) and u, two of (R, L + 1), uniform:
     where something is inserted, bool; where a token is another or goes, REPLACE, DELETE or 0; the kappa reached."""
     change = count[..., 1:].sum(2)
     if options.jumps == "one":  # Gillespie's: an edit comes when the integral of all rates has grown by an exponential

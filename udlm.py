@@ -256,8 +256,8 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
 
 
 def settled(options, logp, entropy, before, last):
-    """quota=entropy_bound: whether the holes are done, in the last step at the latest; and their most probable tokens,
-    with for how many steps these have been the same: `before` of the next step. Of the other quota: False, None."""
+    """quota=entropy_bound: whether the holes are done, in the last step at the latest; and a pair, their most probable
+    tokens and for how many steps these are the same, which is `before` of the next step. Of the other: False, None."""
     if options.quota != "entropy_bound":
         return False, None
     best = logp.argmax(-1)
