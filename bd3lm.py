@@ -85,8 +85,8 @@ def clean_length(length, block_size):
 def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, clean=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
     blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
-    (batches.Texts) is in blocks of its own, which nobody sees. Behind those of the rows come the ones of the indices
-    `clean` into x0, none of them a row's first, of what is read before them."""
+    (batches.Texts) is in blocks of its own, which nobody sees. With `clean`, flat indices into x0 that are no row's
+    first, the same of these tokens follows, each given the clean text before it."""
     B, L = xt.shape
     network = getattr(model, "module", model)  # .module: of DDP
     config, packed = network.config, texts is not None and texts.packed
@@ -94,9 +94,7 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
     if config.shift and block_size == 1:
         raise ValueError("block_size=1 of a shifted network is autoregression: use ar.py, or at least 2")
     if clean is not None and not shift and not causal:
-        raise ValueError(
-            "clean_weight is of a shifted network, or a causal one: in others clean tokens see their block"
-        )
+        raise ValueError("clean_weight is of a shifted network, or a causal one: else clean tokens see their block")
     number, position = None, torch.arange(L, device=xt.device).expand(B, -1)
     if packed:
         number, position = (x.repeat(B // len(x), 1) for x in (texts.number, texts.position))  # complementary masks: 2
@@ -154,9 +152,7 @@ class LossOptions(mdlm.LossOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.see_ahead < 1:
-            raise ValueError(
-                "bd3lm learns to see ahead by growing blocks, as in stages=500:block_size=8, not see_ahead"
-            )
+            raise ValueError("bd3lm sees ahead by growing blocks, as in stages=500:block_size=8, not by see_ahead")
         if self.clip == "adaptive" and self.objective != "nelbo":
             raise ValueError("clip=adaptive compares the variance of the bound: use objective=nelbo")
         if self.clip == "adaptive" and not 0 < self.t_max - self.t_min < 1:
@@ -225,9 +221,7 @@ def adapt(model, windows, options, *, mask_id, seed=0):
 
 def trained_block_size(model):
     if not model.config.block_size:
-        raise ValueError(
-            "this network was not trained on blocks: set block_size, an option of generate, or config.block_size"
-        )
+        raise ValueError("this network was not trained on blocks: set block_size, of generate, or config.block_size")
     return model.config.block_size
 
 
@@ -278,8 +272,8 @@ def whole_blocks(length, size, seq_len):
 
 
 def logits_of(model, x, block, size, window, origin=0):
-    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to its end, where
-    each block sees itself and those before it, `window` tokens at most. Block 0 begins at `origin`."""
+    """(block's positions, bool (L,), what mdlm.denoise asks for logits there): of the text x (L,) up to the block's
+    end, where each block sees itself and those before it, `window` tokens at most. Block 0 begins at `origin`."""
     position, config = torch.arange(len(x), device=x.device), model.config
     i = position[: origin + (block + 1) * size]
     number = (i - origin) // size
@@ -318,15 +312,14 @@ def generate(
         xs[i] = x = canvas[: len(x)]
         position = torch.arange(len(canvas)) - origin
         first = (position % size == 0) & (o.opening == "next")
+        keys = dict(mask_id=mask_id, row=i if numbers is None else int(numbers[i]))
         for k, steps in zip(parts.tolist(), noise.shares(o.steps, holes).tolist()):
             _, logits_at = logits_of(model, canvas, k * part // size, size, window, origin)
-            mine, keys = hole & (position // part == k), dict(row=i if numbers is None else int(numbers[i]))
+            mine = hole & (position // part == k)
             for now, n in ((mine & first, 1), (mine & ~first, steps)):
                 before = own and origin + k * part > 0 and bool((now & first).any())
                 asked = (lambda x, at, ask=logits_at: ask(x, at - 1)) if before else logits_at
-                for at, logp in mdlm.denoise(
-                    model, asked, canvas, now, o, mask_id=mask_id, steps=o.steps and n, **keys
-                ):
+                for at, logp in mdlm.denoise(model, asked, canvas, now, o, steps=o.steps and n, **keys):
                     forwards += len(at) > 0
                     events += [(clock, *event) for event in zip(at.tolist(), x[at].tolist(), logp.exp().tolist())]
                     clock += 1

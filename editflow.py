@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import mdlm
 from mdlm import mask_rate
@@ -55,14 +56,11 @@ def vocabulary(config):
 def read(model, texts, lengths, kappa):
     """What the network says of texts (B, L) of these lengths at kappa (B,): logits (N, rows), at least fp32, one row
     for the time in front of each text and one for each token; and which of (B, L + 1) they are."""
-    ids = F.pad(texts, (1, 0))
-    ids[:, 0] = model_of(model).config.vocab_size - TIMES + (kappa * TIMES).long().clamp(0, TIMES - 1).to(ids.device)
+    network = getattr(model, "module", model)  # .module: of DDP
+    ids = F.pad(texts, (1, 0)).to(network.embed.weight.device)
+    ids[:, 0] = network.config.vocab_size - TIMES + (kappa * TIMES).long().clamp(0, TIMES - 1).to(ids.device)
     real = torch.arange(ids.shape[1], device=ids.device) <= lengths[:, None].to(ids.device)
     return fp32(model(ids, mask=None if real.all() else real, rows=real)), real
-
-
-def model_of(model):
-    return getattr(model, "module", model)  # of DDP
 
 
 def token_logits(logits, kind, V, mask_id, tokens=None):
@@ -84,7 +82,7 @@ class LossOptions:
     schedule: str = "poly3"  # kappa(t), the part of the edits that is made: poly3 is t^3 (the paper's), linear, …
     objective: Literal["nelbo", "counts"] = "nelbo"  # the bound; or times 1 - kappa, a flat mean over edits
     alignment: Literal["cheapest", "random"] = "cheapest"  # of two texts: fewest edits, or any
-    errors: Unit = 0.1  # config.source=typos: a text has up to so many in a hundred tokens, evenly spread over texts
+    errors: Unit = 0.1  # config.source=typos: the part of a text that is wrong is uniform between 0 and this
     prompts: Unit = 0.0  # chance that a text's beginning is given, c^3 of it, c uniform (appendix E)
     spread: Amount = 0.0  # an edit that is made calls for each beside it, at this many times the usual rate (C.1)
     t_shape: Literal["uniform", "bell"] = "uniform"  # bell: t ~ Beta(2, 2)
@@ -120,7 +118,7 @@ def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
     gap = F.pad(gap, (0, 1)).scatter(1, torch.where(there & ~given & ~here, at, L + 1), True)[:, :-1]
     token = F.pad(~fixed[:, :-1], (1, 0))
 
-    logits, real = read(model, texts.to(model_of(model).embed.weight.device), lengths, kappa)
+    logits, real = read(model, texts, lengths, kappa)
     real, left = real.to(z.device), 1 - kappa + LAST
     count = home(logits[:, 2 * V : 2 * V + 3])  # log counts, (N, 3)
     total = torch.where(torch.stack([gap, token, token], 2)[real], count.exp(), 0.0).sum(1).double()
@@ -143,15 +141,14 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     is the clean text (here: x_1), and what is BLANK in it is padding."""
     if texts:
         raise ValueError("an edit flow learns from running text, not from conversations")
-    x1, V, B = home(x0), vocabulary(model_of(model).config), len(x0)
-    first, total = shard or (0, B)
+    x1, B, config = home(x0), len(x0), getattr(model, "module", model).config
+    V, (first, total) = vocabulary(config), shard or (0, B)
     key = seed, 11, first + torch.arange(B, device=x1.device)[:, None]
     real = x1 != BLANK
     maskable = real if maskable is None else home(maskable) & real
     part = torch.where(uniform(*key, 7, 0) < options.prompts, uniform(*key, 8, 0) ** 3, 0.0)
     learnt = maskable & (torch.arange(x1.shape[1], device=x1.device) >= part * x1.shape[1])
-    source = model_of(model).config.source
-    columns = aligned(x1, learnt, real, source, options.alignment, options.errors, key, V, mask_id)
+    columns = aligned(x1, learnt, real, config.source, options.alignment, options.errors, key, V, mask_id)
     kappa, weight = mask_rate(noise.times(seed, total, options, x1.device)[first : first + B], options.schedule)
     weight = weight if options.objective == "nelbo" else 1 - kappa + LAST
     nats = token_bound(model, *columns, kappa, options.spread, key, V, mask_id)
@@ -227,7 +224,7 @@ def first_text(prompt, options, source, mask_id, V, row):
 
 
 def jumps(count, kappa, b, n, most, u, options):
-    """Which edits come from kappa to b (R,) both, by counts (R, L + 1, 3) and uniform numbers u, two of (R, L + 1):
+    """Which edits come between kappa and b, both (R,), by counts (R, L + 1, 3) and u, two of (R, L + 1), uniform:
     where something is inserted, bool; where a token is another or goes, REPLACE, DELETE or 0; the kappa reached."""
     change = count[..., 1:].sum(2)
     if options.jumps == "one":  # Gillespie's: an edit comes when the integral of all rates has grown by an exponential
@@ -268,22 +265,20 @@ def generate(
     """Edit texts until kappa is 1, all in one batch, each as it would be alone; arguments and result are
     mdlm.generate's, but that a text ends where it ends, and that an event of the trace may have a fifth part, "insert"
     (in front of what is at that place) or "delete"; events of a step follow each other from right to left."""
-    o, config, V, device = options, model.config, vocabulary(model.config), model.embed.weight.device
+    o, config, V = options, model.config, vocabulary(model.config)
     if long := [len(p) for p in prompts if len(p) > config.seq_len]:
         raise ValueError(f"a text of {long[0]} tokens is longer than the context of {config.seq_len}; shorten it")
     numbers = torch.arange(len(prompts)) if numbers is None else torch.as_tensor(numbers).cpu()
     begun = [first_text(p.cpu(), o, config.source, mask_id, V, int(i)) for p, i in zip(prompts, numbers)]
     texts, ends = [x for x, _, _ in begun], [fixed for _, fixed, _ in begun]
     events, forwards = [[] for _ in prompts], [0] * len(prompts)
-    x, fixed, gap = (
-        torch.nn.utils.rnn.pad_sequence(list(v), batch_first=True) for v in zip(*begun or [[torch.zeros(0)] * 3])
-    )
+    x, fixed, gap = (pad_sequence(v, batch_first=True) for v in zip(*begun or [[torch.zeros(0)] * 3]))
     who, n = torch.arange(len(texts)), torch.tensor([len(t) for t in texts])
     most = torch.tensor([min(len(p) + o.max_new_tokens, config.seq_len) for p in prompts])
     kappa, step = torch.zeros(len(texts), dtype=torch.float64), 0
     grid = mask_rate(torch.arange(o.steps + 1).double() / o.steps, o.schedule)[0].clamp(max=1.0)
     while len(who):
-        logits, real = (v.cpu() for v in read(model, x.to(device), n, kappa))
+        logits, real = (v.cpu() for v in read(model, x, n, kappa))
         token = F.pad(~fixed, (1, 0))
         may = torch.stack([gap & (n < most)[:, None], token, token], 2)
         count = torch.zeros(may.shape, dtype=torch.float64)
@@ -393,9 +388,8 @@ def tutorial(steps=1200, samples=200):
     print(f"    Of {samples} words {sum(x in words for x in made)} are right, of {len(set(map(len, made)))} lengths.")
     print("\n6. Mending: here all may change, and where nothing is wrong nothing should.")
     wrong = ["bcdfgh", "hgffed", "abkde", "lkjih"]
-    print(
-        "    " + ", ".join(f"{x} -> {show(y)}" for x, y in zip(wrong, write(models[1], *wrong, temperature=0.0).tokens))
-    )
+    mended = write(models[1], *wrong, temperature=0.0).tokens
+    print("    " + ", ".join(f"{x} -> {show(y)}" for x, y in zip(wrong, mended)))
     print("\n7. Masked diffusion undoes nothing; LLaDA2.1 edits tokens where they stand; LLaDA2.2 deletes and inserts")
     print("    as well, within a block; here both are the process itself, which has a bound: docs/editing.md")
     print("    Next: python train.py config/pydocs_editflow.py")

@@ -109,7 +109,8 @@ def looks(a, options):
     what it weighs, float64 (B, L)). Each of them is a forward; log pi of a token is the weighted sum.
 
     d1       everything written is hidden, and some of the prompt: one forward, which knows nothing of the answer
-    coupled  that, and a random part of the answer and the part that this leaves: the mean of both kinds (DiffuCoder)
+    coupled  that, and a random part of the answer and the part that this leaves, each over its chance: half of the sum,
+             as DiffuCoder's code has it, by which a token weighs 3/2 on average
     nelbo    random parts, weighted as in the bound (mdlm.nelbo): in expectation the bound, not log pi
     exact    every canvas on the way to the answer, and of it the tokens that came next. The surest positions go first
              whatever is drawn there, so that given the answer the way is known, and log pi is the sum of log p along it

@@ -1,8 +1,8 @@
 """Uniform-state diffusion (UDLM, arXiv 2412.10193; GIDD, 2503.04482; Duo, 2506.10892): what differs from mdlm.py.
 
-The idea in five lines. Noise does not hide a token, it replaces it by any other. Nothing in x_t says which tokens are
-noise, so that the network has to doubt them all, and a sampler may correct every token at every step, where masked
-diffusion commits itself. One knob leads from here to mdlm.py: noise is the mask with probability `config.mask_share`,
+The idea in five lines. Noise does not hide a token, it replaces it by any. Nothing in x_t says which tokens are noise,
+so that the network has to doubt them all, and a sampler may correct every token at every step, where masked diffusion
+commits itself. One knob leads from here to mdlm.py: noise is the mask with probability `config.mask_share`,
 else a token drawn uniformly. A share of 1 is mdlm.py exactly: loss, bound and samples. A share of 0 needs no mask.
 
     python udlm.py      trains and samples something tiny, and says what it does
@@ -52,10 +52,6 @@ def replacement(v, config, mask_id):
     return torch.where(v < s, mask_id, i + (i >= mask_id).long())
 
 
-def of_letter(config, mask_id):
-    return (1 - config.mask_share) / letters(config, mask_id)
-
-
 # ---- 2 · what the network predicts ---------------------------------------------------------------------------------
 #
 # The network's p(y) goes in the place of [y = x_0]: p(x_t = y) = alpha p(y) + (1 - alpha) pi(y). Its best answer is not
@@ -78,7 +74,7 @@ def token_bound(logp, x0, z, rate, config, mask_id):
         pi(z) / (alpha q(z)) (KL(q || p) + q(z) / p(z) - 1 - log(q(z) / p(z)))    (GIDD's bound; UDLM's)
 
     All tokens count, those that are noise and those that might be. Of masks alone: -log p(x_0) / rate of the masked."""
-    pi, rate = of_letter(config, mask_id), rate.to(logp.dtype)
+    pi, rate = (1 - config.mask_share) / letters(config, mask_id), rate.to(logp.dtype)  # pi of a letter
     alpha, own, there = 1 - rate, logp.gather(1, x0[:, None])[:, 0], of(logp, z)
     odds = torch.log(rate * pi / alpha)  # log(q / alpha) of all but x_0; -inf where all noise is masks
     log_ratio = torch.log1p(rate * pi / alpha) - torch.logaddexp(odds, own)  # log(q / p) of x_0
@@ -143,7 +139,6 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     """
     config, size = getattr(model, "module", model).config, options.block_size
     maskable = torch.ones_like(x0, dtype=torch.bool) if maskable is None else maskable
-
     draw_noise = functools.partial(corrupt, config=config, mask_id=mask_id)
     if texts:
         found, t = texts.corrupt(draw_noise, maskable, options, seed)
@@ -252,7 +247,8 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
     t = torch.tensor([left, left - 1], dtype=torch.float64) / steps
     rate, rate_s = (r.to(logits.device) for r in mask_rate(t, o.schedule)[0])
     rate_s = rate_s * (left > 1)  # 0 at the end, whatever the schedule's rounding
-    p, s, pi = of(logp, z).exp(), config.mask_share, of_letter(config, mask_id)
+    p, s = of(logp, z).exp(), config.mask_share
+    pi = (1 - s) / letters(config, mask_id)
     q_s, q_t = (torch.where(z == mask_id, r * s, (1 - r) * p + r * pi) for r in (rate_s, rate))
     moves = 1 - (1 - o.forget) * (1 - rate) / (1 - rate_s) * q_s / q_t
     other = torch.where(u < moves, replacement(v, config, mask_id), z)
@@ -260,8 +256,8 @@ def one_step(options, step, steps, logits, z, at, eps, config, mask_id, *key):
 
 
 def settled(options, logp, entropy, before, last):
-    """quota=entropy_bound: whether the holes are done, in the last step at the latest; and their most probable tokens,
-    with for how many steps these have been the same: `before` of the next step. Of the other quota: False, None."""
+    """quota=entropy_bound: whether the holes are done, in the last step at the latest; and a pair, their most probable
+    tokens and for how many steps these are the same, which is `before` of the next step. Of the other: False, None."""
     if options.quota != "entropy_bound":
         return False, None
     best = logp.argmax(-1)

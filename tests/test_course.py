@@ -379,3 +379,11 @@ def test_the_page_has_every_exercise_with_its_title_minutes_and_functions():
         row = f"| [{number}](../exercises/lessons/{lesson.name}) | {title} | {names} | {minutes} | "
         assert row in page, row
     assert all(f"exercises/{name}.py" in page for name in ("start", "grade", "capstone", "race", "export"))
+
+
+def test_the_page_shows_what_a_grader_says(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (right, wrong), path = answers(LESSONS[4]), COURSE / "mine/05_bound.py"
+    results = list(graded(LESSONS[4], right | wrong["forgot 1/t"][1]))
+    grade.show(5, path, results, "", short=False)
+    assert capsys.readouterr().out in (ROOT / "docs/course.md").read_text("utf-8")

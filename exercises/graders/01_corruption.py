@@ -1,7 +1,7 @@
 """The claims of lesson 1, beside mdlm.corrupt."""
 
 import torch
-from checks import alike, true
+from checks import alike, generator, true
 
 import mdlm
 from nanodlm import noise
@@ -47,11 +47,16 @@ def claim_rule(my):
 def claim_maskable(my):
     """what is not maskable is never hidden"""
     x0, t, u, _ = rows()
-    maskable = torch.arange(8).expand_as(x0) >= 3
+    maskable = torch.rand(x0.shape, generator=generator(1)) < 0.6  # any tokens, of each row others
     want = torch.where((u < t[:, None]) & maskable, MASK, x0)
     prompt = "a token is hidden where two things hold: u < t, and it is maskable (the prompt is not)"
-    got = my.corrupt(x0, t, u, maskable, MASK)
-    alike(got, want, prompt, [(torch.where(u < t[:, None], MASK, x0), prompt)])
+    own = "each row has its own maskable tokens, in whatever places"
+    mistakes = [
+        (torch.where(u < t[:, None], MASK, x0), prompt),
+        (torch.where((u < t[:, None]) & maskable[0], MASK, x0), own),
+        (torch.where((u < t[:, None]) & (maskable.cumsum(1) > 0), MASK, x0), own),
+    ]
+    alike(my.corrupt(x0, t, u, maskable, MASK), want, prompt, mistakes)
 
 
 def claim_ends(my):

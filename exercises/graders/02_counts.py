@@ -34,11 +34,14 @@ def claim_count(my):
 def claim_exact(my):
     """hide takes exactly k of the maskable tokens, those with the smallest u, as mdlm.hide_by_count"""
     k, u, maskable = rows()
+    k[::20] = 0  # then nothing is hidden
     ranks = u.argsort(1).argsort(1)
     among = "count among the maskable tokens alone: give the others a u that is never among the smallest"
     fewer = "k tokens have the ranks 0 to k - 1"
     once = "argsort says which token has a rank; which rank has a token? (argsort of argsort)"
     only = u.masked_fill(~maskable, 2.0)
+    none = "k may be 0, and then nothing is hidden: the k-th smallest u has the index k - 1, which is no index then"
+    kth = [only.sort(1).values.gather(1, at[:, None]) for at in ((k - 1).clamp(min=0), (k - 1) % u.shape[1])]
     mistakes = [
         ((ranks < k[:, None]) & maskable, among),
         (ranks < k[:, None], among),
@@ -49,6 +52,7 @@ def claim_exact(my):
             ((-u).masked_fill(~maskable, 2.0).argsort(1).argsort(1) < k[:, None]) & maskable,
             "the smallest u, not largest",
         ),
+        *(((only <= at) & maskable, none) for at in kth),
     ]
     alike(my.hide(k, u, maskable), mdlm.hide_by_count(k, u, maskable), among, mistakes)
 

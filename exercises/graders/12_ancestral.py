@@ -49,12 +49,15 @@ def claim_draw(my):
     """draw takes the first id whose cumulative probability exceeds u, as noise.draw does"""
     logits = 2 * torch.randn(500, 9, generator=generator(1))
     u = torch.rand(500, dtype=torch.float64, generator=generator(2))
+    u[::5] = 1 - 2**-53  # above some last sums, which rounding has left below 1
     excluded = logits.index_fill(1, torch.tensor([4]), -torch.inf)
     want = noise.draw(excluded, u)
     sums = excluded.double().softmax(1).cumsum(1)
     first = "the first id whose sum exceeds u: count how many sums are not above u"
+    last = "rounding may leave the last sum below 1, and u above it: compare with u times the last sum"
     mistakes = [
         (noise.draw(logits, u), MASKED),
+        ((sums <= u[:, None]).long().sum(1), last),
         (want - 1, first),
         (want + 1, first),
         ((sums > u[:, None]).long().sum(1), first),
@@ -65,6 +68,8 @@ def claim_draw(my):
         ),
     ]
     alike(my.draw(logits.clone(), u, 4), want, "add up the probabilities, id after id, and see where u falls", mistakes)
+    half, exceeds = torch.tensor([0.5]).double(), "the first id whose sum exceeds u: a sum that equals u does not"
+    alike(my.draw(torch.zeros(1, 3), half, 1), torch.tensor([2]), exceeds, what="two ids of 1/2, u = 1/2")
 
 
 def claim_tails(my):

@@ -93,8 +93,8 @@ def claim_positions(my):
 
 def claim_leaks(my):
     """reach follows every detour: chains of one layer, of two, of many; and the right mask has none to follow"""
-    n = 9
-    chain = torch.eye(n).bool() | torch.eye(n).bool().roll(1, 1)  # 0 sees 1, 1 sees 2, …, 8 sees 0
+    n = 12  # the longest chain has 11 layers: more than 2^3
+    chain = torch.eye(n).bool() | torch.eye(n).bool().roll(1, 1)  # 0 sees 1, 1 sees 2, …, 11 sees 0
     chain[-1, 0] = False
     loose = torch.rand(n, n, generator=generator(1)) < 0.15
     for name, mask in (("a chain", chain), ("a mask in which some do not see themselves", loose)):

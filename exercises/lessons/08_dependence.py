@@ -9,10 +9,10 @@
 #
 # $$ \int_0^1 \frac{1}{t} \, \mathbb{E}_{q(x_t \mid x_0)} \big[ -\log p(x_0^{\text{hidden}} \mid x_t) \big] dt . $$
 #
-# The numbers were splendid, for one model a perplexity of 7.77 where an autoregressive one had 12.99. Then their
-# authors found that they mean nothing, said so together, and withdrew a paper. You will find it in another way: on a
-# language that can be listed, with the *true* probabilities in the place of a network, this loss falls below the
-# entropy. No code needs fewer nats than the entropy. So it is no bound.
+# The numbers were splendid, for a successor (MDM-Prime-v2, 2603.16077) a perplexity of 7.77 where an autoregressive
+# model had 12.99. Then their authors found that they mean nothing, said so together, and withdrew that paper. You will
+# find it in another way: on a language that can be listed, with the *true* probabilities in the place of a network,
+# this loss falls below the entropy. No code needs fewer nats than the entropy. So it is no bound.
 #
 # Why not? The weight 1/t was found by counting each token once, in the moment in which it is revealed (lesson 3), and
 # in one moment one token is revealed. What else is hidden then is not known yet. A joint prediction of all hidden

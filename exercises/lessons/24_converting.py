@@ -17,13 +17,14 @@
 # **A GPT needs three things more.**
 #
 # 1. *A mask token.* It gets the next free id, V, and so a new row at the end of the embedding (and of the head, where
-# that is another matrix). Random numbers would be a word from nowhere. The mean of all rows is a word that means "some
-# word". 2. *The shift.* Output i of a GPT predicts token i + 1. A hole at i has an output of its own, but what has
-# learnt to predict token i is the output before. So the outputs move one place to the right: output i - 1 predicts
-# token i. The first token has none before it, and keeps its own. DiffuLLaMA and Dream keep this shift; LLaDA, which
-# did not start from a GPT, has none. A GPT that drops it must learn anew where to look. 3. *A look ahead.* Attention
-# is opened: at once, or little by little. DiffuLLaMA lets each pair of a token and one behind it see each other by
-# chance, and the chance grows in the course of training from 0 to 1.
+#    that is another matrix). Random numbers would be a word from nowhere. The mean of all rows is a word that means
+#    "some word".
+# 2. *The shift.* Output i of a GPT predicts token i + 1. A hole at i has an output of its own, but what has learnt to
+#    predict token i is the output before. So the outputs move one place to the right: output i - 1 predicts token i.
+#    The first token has none before it, and keeps its own. DiffuLLaMA and Dream keep this shift; LLaDA, which did not
+#    start from a GPT, has none. A GPT that drops it must learn anew where to look.
+# 3. *A look ahead.* Attention is opened: at once, or little by little. DiffuLLaMA lets a token see one behind it by
+#    chance, each pair by itself, and the chance grows in the course of training from 0 to 1.
 #
 # ## Write
 

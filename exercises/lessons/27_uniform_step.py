@@ -76,9 +76,9 @@ def step(model, x, given, alpha_s, alpha_t, uniform, mask_id):
     uniform  a function: uniform(0) and uniform(1) are random numbers, float64 (L,), one for each position
     returns  int64 (L,), the canvas at time s
 
-    With a the chance that a token does not stay, and u its number of uniform(0): where u is below a alpha_s, it is
-    drawn from the network's p; where u is above that and below a, it is noise; else it stays. What is drawn, the letter
-    or the noise, is drawn with uniform(1). All that the network says is made float64 before the softmax.
+    Let `change` be the chance that a token does not stay, and u its number of uniform(0). Where u < change * alpha_s,
+    it is drawn from the network's p; else where u < change, it is noise; else it stays. What is drawn, the letter or
+    the noise, is drawn with uniform(1). All that the network says is made float64 before the softmax.
     """
     raise NotImplementedError("step is yours to write")
 

@@ -7,9 +7,10 @@
 #
 # $$ A_i = r_i - \bar r, \qquad \text{or, as in GRPO,} \quad A_i = \frac{r_i - \bar r}{s + 10^{-4}} $$
 #
-# with the mean $\bar r$ and the standard deviation $s$ of the group (a sample's: over G − 1). Where all are worth the
-# same, all advantages are 0, and nothing is learnt: nobody is better than anybody. A reward that could not be had is
-# not a number; that answer is left out: its advantage is 0, and mean and deviation are those of the others.
+# with the mean $\bar r$ and the standard deviation $s$ of the group (a sample's: over G − 1; the $10^{-4}$, which codes
+# add, keeps 0 from being divided by 0). Where all are worth the same, all advantages are 0, and nothing is learnt:
+# nobody is better than anybody. A reward that could not be had is not a number; that answer is left out: its advantage
+# is 0, and mean and deviation are those of the others.
 #
 # Then log π of the answers with a positive advantage is raised, of the others lowered. Its gradient times A is, on
 # average, the gradient of the expected reward. Answers are dear, so several steps are taken on the same ones; behind

@@ -23,8 +23,9 @@
 # $$ \sum_{\text{all edits } e} u_e \;+\; \sum_{\text{outstanding } e} R \, \Big( \log \frac{R}{u_e} - 1 \Big) $$
 #
 # The first sum is for the edits that the network expects, the second for those that come. Its integral over κ, in
-# expectation over what is made, is a bound on $-\log p(x_1 \mid x_0)$: two ways of making edits are never one and the
-# same, as every letter of $x_1$ tells which column it came from.
+# expectation over what is made, is a bound on $-\log p(x_1 \mid x_0)$: two orders of making the edits are never the
+# same path (of aa, to insert in front of the first a is not to insert behind it), as every letter of $x_1$ tells which
+# column it came from.
 #
 # If $u_e$ is R times the expected number of outstanding edits e, given $x_\kappa$, the bound cannot be lower; and then
 # whoever makes edits at these rates, and knows nothing of z, writes exactly the texts of the data.

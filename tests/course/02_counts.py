@@ -29,6 +29,11 @@ def one_argsort(k, u, maskable):
     return (u.masked_fill(~maskable, 2.0).argsort(1) < k[:, None]) & maskable
 
 
+def up_to_the_kth(k, u, maskable):
+    only = u.masked_fill(~maskable, 2.0)
+    return (only <= only.sort(1).values[range(len(k)), k - 1][:, None]) & maskable
+
+
 WRONG = {
     "from zero": ("1 to n", dict(draw_count=lambda n, u: (u * n).long())),
     "rounded": ("round or floor", dict(draw_count=lambda n, u: (u * n).round().long())),
@@ -36,6 +41,7 @@ WRONG = {
     "ranks among all": ("maskable tokens alone", dict(hide=among_all)),
     "one more": ("0 to k - 1", dict(hide=one_more)),
     "one argsort": ("argsort of argsort", dict(hide=one_argsort)),
+    "all where none": ("k may be 0", dict(hide=up_to_the_kth)),
     "k/n": ("the more each weighs", dict(weight=lambda k, m: k / m.sum(1).double())),
     "1/k": ("chance 1/n", dict(weight=lambda k, m: 1 / k.double())),
     "L/k": ("not the length", dict(weight=lambda k, m: torch.full_like(k, m.shape[1]).double() / k)),

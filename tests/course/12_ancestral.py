@@ -50,6 +50,15 @@ def single(logits, u, mask_id):
     return torch.searchsorted(sums, u.float()[:, None] * sums[:, -1:], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
+def sums_of(logits, mask_id):
+    return logits.double().index_fill(1, torch.tensor([mask_id]), -torch.inf).softmax(1).cumsum(1)
+
+
+def reaches(logits, u, mask_id):
+    sums = sums_of(logits, mask_id)
+    return (sums < u[:, None] * sums[:, -1:]).sum(1)
+
+
 def before(logits, u, mask_id):
     return draw(logits, u, mask_id) - 1
 
@@ -66,4 +75,6 @@ WRONG = {
     "the best": ("maximise", dict(draw=best)),
     "float32": ("float64", dict(draw=single)),
     "one before": ("first id", dict(draw=before)),
+    "reaches u": ("equals u does not", dict(draw=reaches)),
+    "the last sum is 1": ("last sum below 1", dict(draw=lambda x, u, m: (sums_of(x, m) <= u[:, None]).sum(1))),
 }

@@ -58,6 +58,7 @@ WRONG = {
     "positions go on": ("starts at 0 again", dict(positions=lambda L: torch.arange(2 * L))),
     "one layer": ("any length", dict(reach=lambda mask: mask.clone())),
     "two layers": ("any length", dict(reach=two_layers)),
+    "eight layers": ("any length", dict(reach=lambda mask: two_layers(two_layers(two_layers(mask))))),
     "itself forgotten": ("knows of itself", dict(reach=lambda mask: reach(mask) & ~torch.eye(len(mask)).bool() | mask)),
     "mask in place": ("a copy", dict(reach=filled)),
 }

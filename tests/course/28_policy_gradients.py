@@ -17,14 +17,14 @@ def clipped(logp, old, A, eps):
     return -torch.minimum(ratio * A, ratio.clamp(1 - eps, 1 + eps) * A)
 
 
-def log_pi(model, x, mask_id, pick=None, again=True):
+def log_pi(model, x, mask_id, pick=None, again=True, sure=None):
     canvas, total = torch.full_like(x, mask_id), 0.0
     first = model(canvas[None].clone())[0]
     while (canvas == mask_id).any():
         at = (canvas == mask_id).nonzero()[:, 0]
         logits = (model(canvas[None].clone())[0] if again else first)[at]
         logp = logits.index_fill(1, torch.tensor([mask_id]), -torch.inf).log_softmax(1)
-        best = pick(logp) if pick else int((logp.detach().amax(1) > logp.detach().amax() - 1e-9).long().argmax())
+        best = pick(logp) if pick else int((sure(logits) if sure else logp).amax(1).argmax())
         total = total + logp[best, x[at[best]]]
         canvas[at[best]] = x[at[best]]
     return total
@@ -43,6 +43,8 @@ WRONG = {
     "the gain": ("minimised", dict(clipped=lambda *case: -clipped(*case))),
     "old over new": ("over the old", dict(clipped=lambda p, o, A, e: clipped(o, p, A, e))),
     "from the left": ("not the leftmost", dict(log_pi=lambda *case: log_pi(*case, pick=lambda p: 0))),
+    "by logits": ("not of logits", dict(log_pi=lambda *case: log_pi(*case, sure=lambda x: x))),
+    "beside the mask": ("left out", dict(log_pi=lambda *case: log_pi(*case, sure=lambda x: x.softmax(1)))),
     "looked once": ("look again", dict(log_pi=lambda *case: log_pi(*case, again=False))),
     "detached": ("do not detach", dict(log_pi=lambda *case: log_pi(*case).detach())),
 }
