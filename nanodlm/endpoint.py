@@ -153,25 +153,24 @@ def fit(served, options, said, longest, infill):
 def planned(served, asked, said):
     """(a Writer per prompt, the options) of a request (serve.Chat or serve.Completion)."""
     (options, told), chat = options_of(served, said), hasattr(asked, "messages")
-    infill, between = not chat and (asked.suffix is not None or asked.holes), None
+    infill = not chat and (asked.suffix is not None or asked.holes)
     if chat:
-        prompts = [(chat_of(served, [m.plain() for m in asked.messages]), [])]
+        prompts = [(chat_of(served, [m.plain() for m in asked.messages]), [], None)]
     else:
         given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
         given = [given] if given and isinstance(given[0], int) else given
         if not given:
             raise Refused("the list of prompts is empty", "prompt")
         room = options.max_new_tokens
-        if asked.suffix is not None:
-            between = (asked.prompt, asked.suffix)
-            if not told:
-                longest = max(len(prompt_of(served, p, asked.suffix, False, 1)[0]) for p in given)
-                room = max(1, min(room, served.config.seq_len - longest + 1))
-        prompts = [prompt_of(served, p, asked.suffix, asked.holes, room) for p in given]
-    options = fit(served, options, told, max(len(ids) for ids, _ in prompts), infill)
+        if asked.suffix is not None and not told:
+            longest = max(len(prompt_of(served, p, asked.suffix, False, 1)[0]) for p in given)
+            room = max(1, min(room, served.config.seq_len - longest + 1))
+        around = [None if asked.suffix is None else (p, asked.suffix) for p in given]
+        prompts = [(*prompt_of(served, p, asked.suffix, asked.holes, room), b) for p, b in zip(given, around)]
+    options = fit(served, options, told, max(len(ids) for ids, *_ in prompts), infill)
     options = replace(options, seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed)
     stops = asked.stops() + ([served.tokenizer.stop_text] if chat else [])
-    return [Writer(served, ids, () if infill else stops, left, between) for ids, left in prompts], options
+    return [Writer(served, ids, () if infill else stops, left, between) for ids, left, between in prompts], options
 
 
 class Writer:

@@ -179,6 +179,20 @@ def test_each_of_many_at_once_gets_what_it_would_alone(chatty):
     assert sums[0] > sums[1] and idle(chatty)
 
 
+def test_several_prompts_get_what_each_gets_alone(chatty):
+    """Continued, or filled in, with whatever is asked beside it."""
+    rng, said = random.Random(0), dict(max_tokens=4, temperature=0)
+
+    def texts_of(prompt, more):
+        answer = chatty.http.post("/v1/completions", json={"prompt": prompt, **said, **more}).json()
+        return [c["text"] for c in answer["choices"]]
+
+    for more in [{}, {"suffix": " mind"}, {"holes": True}, {"echo": True, "suffix": "?"}, {"stop": "e", "suffix": "."}]:
+        ends = " [MASK*2] be" if "holes" in more else ""
+        prompts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) + ends for _ in range(3)]
+        assert texts_of(prompts, more) == [texts_of(p, more)[0] for p in prompts], more
+
+
 @pytest.mark.parametrize("which, settings", [("causal", {}), ("chatty", dict(plain=True, preset="none"))])
 def test_what_has_no_such_loop_is_served_request_by_request(made, which, settings):
     with running(made / which, **settings) as server:
