@@ -170,7 +170,9 @@ def planned(served, asked, said):
     options = fit(served, options, told, max(len(ids) for ids, *_ in prompts), infill)
     options = replace(options, seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed)
     stops = asked.stops() + ([served.tokenizer.stop_text] if chat else [])
-    return [Writer(served, ids, () if infill else stops, left, between) for ids, left, between in prompts], options
+    if not chat and asked.holes and stops:
+        raise Refused("stop does nothing with holes, whose answer is the whole text; leave it out", "stop")
+    return [Writer(served, ids, stops, left, between) for ids, left, between in prompts], options
 
 
 class Writer:
@@ -218,6 +220,7 @@ class Writer:
             elif self.between:  # a decoder that joins words
                 holes = [i for i, t in enumerate(self.prompt) if t == self.mask_id]
                 text = texts.continuation(self.tokenizer, ids[: holes[0]], ids[holes[0] : holes[-1] + 1])
+            text = text[: min((at for s in self.stops if (at := text.find(s)) >= 0), default=len(text))]
             return text, text, "stop"
         new = ids[len(self.prompt) :]
         text, stopped = texts.answer(self.tokenizer, self.prompt, new, self.stops)
@@ -345,10 +348,11 @@ class Answer:
 
 
 def echoed(served, asked, writers):
-    """The texts of the prompts of a completion."""
+    """The texts of the prompts of a completion; none of one that the answer holds already."""
     given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
     is_text = given and isinstance(given[0], str)
-    return given if is_text else [served.tokenizer.decode(w.prompt) for w in writers]
+    found = given if is_text else [served.tokenizer.decode(w.prompt) for w in writers]
+    return ["" if w.infill and not w.between else text for text, w in zip(found, writers)]
 
 
 def scoring(served, writers):

@@ -193,6 +193,19 @@ def test_several_prompts_get_what_each_gets_alone(chatty):
         assert texts_of(prompts, more) == [texts_of(p, more)[0] for p in prompts], more
 
 
+def test_an_infilling_is_cut_and_echoed_as_what_it_is(chatty):
+    """A hole's text ends at a stop, and behind an echo; where the answer is the whole text, it is said once."""
+    post = lambda **body: chatty.http.post("/v1/completions", json=body | {"seed": 1}).json()  # noqa: E731
+    between = dict(prompt="whether tis", suffix=" mind", max_tokens=12)
+    (plain,) = post(**between)["choices"]
+    for stop in plain["text"][3], plain["text"][5:7]:
+        (cut,) = post(**between, stop=stop, echo=True)["choices"]
+        assert cut["text"] == "whether tis" + plain["text"].partition(stop)[0] and stop in plain["text"]
+    holes = dict(prompt="whether [MASK*2] in", holes=True)
+    assert post(**holes, echo=True)["choices"] == post(**holes)["choices"]
+    assert "stop does nothing with holes" in post(**holes, stop="a")["error"]["message"]
+
+
 @pytest.mark.parametrize("which, settings", [("causal", {}), ("chatty", dict(plain=True, preset="none"))])
 def test_what_has_no_such_loop_is_served_request_by_request(made, which, settings):
     with running(made / which, **settings) as server:
