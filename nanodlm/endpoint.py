@@ -3,6 +3,7 @@
 serve.py has the HTTP, serving.py the batches; here nothing waits for anything."""
 
 import copy
+import itertools
 import math
 import secrets
 import time
@@ -312,7 +313,8 @@ class Answer:
         k, row = event.row, self.rows[event.row]
         text, new, why = row.end(event.ids)
         self.made, self.forwards = self.made + row.made(event.ids), self.forwards + event.forwards
-        logprobs = None if self.asked.logprobs in (None, False) else self.logprobs(k, event)
+        silent = self.asked.logprobs is None or self.asked.logprobs is False  # 0 asks for those of what was written
+        logprobs = None if silent else self.logprobs(k, event)
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": self.fronts[k] + text}
         self.choices[k] = {"index": k, **said, "logprobs": logprobs, "finish_reason": why}
         more = {"canvas": self.frames[k].next(event.ids, event.events[self.frames[k].told :])} if self.frames else {}
@@ -324,14 +326,15 @@ class Answer:
         found = {i: s and s[0] for i, s in enumerate(scores)}
         for i, p in chances(ids, 0 if row.infill else len(row.prompt), event.events).items():
             found[i] = math.log(p) if p > 0 else -9999.0
-        found = dict(sorted(found.items()))
-        pieces = [texts.continuation(self.tokenizer, ids[:i], [ids[i]]) for i in found]
+        found, whole = dict(sorted(found.items())), [p or "" for p in replay.pieces(ids, self.tokenizer)]
+        pieces, begin = [whole[i] for i in found], 0 if row.infill and not row.between else min(found, default=0)
         if self.chat:
             of = [
                 dict(token=t, logprob=x, bytes=[*t.encode()], top_logprobs=[]) for t, x in zip(pieces, found.values())
             ]
             return {"content": of, "refusal": None}
-        offsets = [sum(map(len, pieces[:i])) for i in range(len(pieces))]
+        ends = [0, *itertools.accumulate(map(len, whole))]
+        offsets = [ends[i] - ends[begin] for i in found]
         top = [x if x is None else {t: x} for t, x in zip(pieces, found.values())]
         for i, score in enumerate(scores):
             if score and score[1] != ids[i]:  # not the likeliest one, which stands beside it

@@ -193,6 +193,25 @@ def test_several_prompts_get_what_each_gets_alone(chatty):
         assert texts_of(prompts, more) == [texts_of(p, more)[0] for p in prompts], more
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_pieces_of_logprobs_are_the_text_at_the_places_told(chatty, seed):
+    """Also where a character has several tokens, or the answer is more than what was written."""
+    said = dict(seed=seed, temperature=1, logprobs=0)
+    for body in [{"prompt": "dé 中😀"}, {"prompt": "dé", "echo": True}, {"prompt": "à la", "suffix": "é"}]:
+        choice = chatty.http.post("/v1/completions", json=said | body | {"max_tokens": 12}).json()["choices"][0]
+        text, pieces = choice["text"], choice["logprobs"]["tokens"]
+        assert "".join(pieces).rstrip("\ufffd") == text.rstrip("\ufffd"), "half a character is the suffix's"
+        assert all(text.startswith(t, at) for t, at in zip(pieces, choice["logprobs"]["text_offset"])), body
+    body = said | {"prompt": "é[MASK*3]中[MASK*2]", "holes": True}
+    choice = chatty.http.post("/v1/completions", json=body).json()["choices"][0]
+    places = zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"])
+    assert all(choice["text"].startswith(t, at) for t, at in places) and choice["text"].startswith("é")
+    body = said | {"messages": [{"role": "user", "content": "é"}], "max_tokens": 24, "logprobs": True}
+    choice = chatty.http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    pieces = b"".join(bytes(t["bytes"]) for t in choice["logprobs"]["content"])
+    assert pieces.decode() == choice["message"]["content"]
+
+
 def test_an_infilling_is_cut_and_echoed_as_what_it_is(chatty):
     """A hole's text ends at a stop, and behind an echo; where the answer is the whole text, it is said once."""
     post = lambda **body: chatty.http.post("/v1/completions", json=body | {"seed": 1}).json()  # noqa: E731
