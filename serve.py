@@ -142,7 +142,7 @@ def parsed(kind, raw):
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"][: 1 if first["loc"][:1] == ("prompt",) else 3]))
         message = "it takes a text, a list of texts, ids, or a list of these" if field == "prompt" else first["msg"]
-        raise Refused(f"{field}: {message}" if field else f"the body is no JSON: {message}", field or None) from None
+        raise Refused(f"{field or 'the body is no JSON object'}: {message}", field or None) from None
 
 
 def read(kind, raw, served):

@@ -315,6 +315,7 @@ def test_lm_eval_gets_the_scores_that_eval_py_gives(chatty):
 
 BAD = [  # body, or bytes; status; words of the sentence
     (b"{", 400, "the body is no JSON"),
+    (b"[1]", 400, "the body is no JSON object"),
     (b'{"prompt": "\xff\xfe"}', 400, "the body is no JSON"),
     (b"[" * 10000, 400, "the body is no JSON"),
     ({}, 400, "prompt: "),
