@@ -182,15 +182,20 @@ def unused(file):
     return next(f for f in itertools.chain([file], more) if not f.exists())
 
 
+def show(rows, others):
+    """The tables of rows about tasks, and of others."""
+    tables.table(rows)
+    tables.data_table(others)
+    frontier.show(others)
+
+
 def main(argv):
     if argv and argv[0] in ("--table", "--plot"):
-        rows, others = tables.read(argv[1:])
+        rows, others = tables.read(argv[1:], show)
         if argv[0] == "--plot":
             lines = [] if rows else [r for r in others if "frontier" in r]
             return frontier.show(lines, "frontier.png") if lines else tables.plot(rows, "accuracy.png")
-        tables.table(rows)
-        tables.data_table(others)
-        return frontier.show(others)
+        return show(rows, others)
     values = configurator.read(argv)
     if "help" in values:
         from nanodlm import tasks

@@ -183,7 +183,7 @@ def show(s, options, canvas, left, out, seconds, checkpoint):
     starts = getattr(out, "start", [start] * s.num_samples)  # where texts grow, their own
     try:
         if s.html:
-            title = f"{checkpoint.path.name}: {len(start)} tokens denoised"
+            title = f"{checkpoint.name}: {len(start)} tokens denoised"
             replay.write_html(s.html, starts, out, tokenizer, title)
             print(f"wrote {s.html}")
         if s.gif:

@@ -44,7 +44,7 @@ class Settings:
     verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (causal bd3lm)
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     thoughts: Literal["auto", "think", "empty"] = "auto"  # ask for a thought before an answer, or for none
-    name: str = ""  # what clients call the model; default: its directory's name
+    name: str = ""  # what clients call the model; default: its directory's name, or its run's, or the hub's
     host: str = "127.0.0.1"  # where to listen; 0.0.0.0 is for other machines, too, and needs api_key
     port: Whole = 8000  # 0: any that is free
     api_key: Text = ""  # what clients must send as their key
@@ -142,7 +142,7 @@ def parsed(kind, raw):
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"][: 1 if first["loc"][:1] == ("prompt",) else 3]))
         message = "it takes a text, a list of texts, ids, or a list of these" if field == "prompt" else first["msg"]
-        raise Refused(f"{field}: {message}" if field else f"the body is no JSON: {message}", field or None) from None
+        raise Refused(f"{field or 'the body is no JSON object'}: {message}", field or None) from None
 
 
 def read(kind, raw, served):
@@ -258,7 +258,7 @@ def opened(s, values):
     checkpoint, engine, name, _ = opening.network(s)
     decoding = {k: v for k, v in values.items() if not hasattr(Settings, k)}
     try:
-        served = endpoint.Served(s.name or checkpoint.path.name, name, checkpoint, engine, decoding, s.preset)
+        served = endpoint.Served(s.name or checkpoint.name, name, checkpoint, engine, decoding, s.preset)
     except Refused as e:
         sys.exit(str(e))
     limits = serving.Limits(s.max_rows, s.max_tokens or s.max_rows * served.config.seq_len, s.max_queue)

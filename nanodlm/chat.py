@@ -12,6 +12,7 @@ import torch
 
 from nanodlm import replay
 from nanodlm import text as texts
+from nanodlm.bounds import as_place
 from nanodlm.console import UNSEEN, visible
 from nanodlm.files import replace_file
 
@@ -83,14 +84,14 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
     """The conversation; s is sample.Settings."""
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     if tokenizer.chat is None:
-        sys.exit(f"{checkpoint.path.name} has no chat template; use --prompt")
+        sys.exit(f"{checkpoint.name} has no chat template; use --prompt")
     room = model.config.seq_len - options.max_new_tokens
     if room < 1:
         sys.exit(
             f"max_new_tokens={options.max_new_tokens} leaves no room in the context of {model.config.seq_len} tokens"
         )
     name = s.algorithm or checkpoint.algorithm
-    print(f"{checkpoint.path.name}: {model.num_params():,} parameters, decoded by {name}. {HELP}")
+    print(f"{checkpoint.name}: {model.num_params():,} parameters, decoded by {name}. {HELP}")
     messages, unseen, hear = [], 0, listen()  # all that was said; what fits the context is a view of it
     while True:
         said = hear()
@@ -103,7 +104,7 @@ def talk(s, checkpoint, algorithm, options, stop_ids, device):
             messages = []
             print("(forgotten)")
         elif word == "/save":
-            path = Path(rest.strip() or "chat.json")
+            path = Path(as_place(rest.strip() or "chat.json"))
             content = [*([{"role": "system", "content": s.system}] if s.system else []), *messages]
             try:
                 text = json.dumps(content, indent=1, ensure_ascii=False)  # readable, and harmless to whom it is shown

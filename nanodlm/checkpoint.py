@@ -46,11 +46,22 @@ class Checkpoint:
         """Where the tokenizer's files are: with an adapter, its base's."""
         return files_of(self.path)
 
+    @property
+    def name(self):
+        """What to call it: its directory's name, of a run's best/ or last/ the run's, of a snapshot the hub's."""
+        path = Path(os.path.abspath(self.path))
+        if path.parent.name == "snapshots":  # models--org--name/snapshots/revision
+            return path.parent.parent.name.rpartition("--")[2]
+        return path.parent.name if path.name in INSIDE else path.name
+
+
+INSIDE = ("best", "last", "best.old", "last.old")  # a run's directory
+
 
 def at_hand(path):
     """find() without the hub, or None."""
     for base in (Path(path), ROOT / path):
-        inside = [base / name for name in ("best", "last", "best.old", "last.old")]
+        inside = [base / name for name in INSIDE]
         for candidate in (base, *inside, Path(f"{base}.old")):
             if (candidate / "config.json").is_file():
                 return candidate

@@ -35,6 +35,10 @@ def run(main, *args):
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             status = 130  # as if SIGINT had ended it
+        except OSError as e:
+            if e.filename is None:  # of a stream
+                raise
+            status = visible(f"{e.filename!r} cannot be used: {e.strerror}")
         for stream in streams[1:]:
             stream.flush()
     except OSError as e:

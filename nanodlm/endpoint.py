@@ -3,6 +3,7 @@
 serve.py has the HTTP, serving.py the batches; here nothing waits for anything."""
 
 import copy
+import itertools
 import math
 import secrets
 import time
@@ -153,25 +154,26 @@ def fit(served, options, said, longest, infill):
 def planned(served, asked, said):
     """(a Writer per prompt, the options) of a request (serve.Chat or serve.Completion)."""
     (options, told), chat = options_of(served, said), hasattr(asked, "messages")
-    infill, between = not chat and (asked.suffix is not None or asked.holes), None
+    infill = not chat and (asked.suffix is not None or asked.holes)
     if chat:
-        prompts = [(chat_of(served, [m.plain() for m in asked.messages]), [])]
+        prompts = [(chat_of(served, [m.plain() for m in asked.messages]), [], None)]
     else:
         given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
         given = [given] if given and isinstance(given[0], int) else given
         if not given:
             raise Refused("the list of prompts is empty", "prompt")
         room = options.max_new_tokens
-        if asked.suffix is not None:
-            between = (asked.prompt, asked.suffix)
-            if not told:
-                longest = max(len(prompt_of(served, p, asked.suffix, False, 1)[0]) for p in given)
-                room = max(1, min(room, served.config.seq_len - longest + 1))
-        prompts = [prompt_of(served, p, asked.suffix, asked.holes, room) for p in given]
-    options = fit(served, options, told, max(len(ids) for ids, _ in prompts), infill)
+        if asked.suffix is not None and not told:
+            longest = max(len(prompt_of(served, p, asked.suffix, False, 1)[0]) for p in given)
+            room = max(1, min(room, served.config.seq_len - longest + 1))
+        around = [None if asked.suffix is None else (p, asked.suffix) for p in given]
+        prompts = [(*prompt_of(served, p, asked.suffix, asked.holes, room), b) for p, b in zip(given, around)]
+    options = fit(served, options, told, max(len(ids) for ids, *_ in prompts), infill)
     options = replace(options, seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed)
     stops = asked.stops() + ([served.tokenizer.stop_text] if chat else [])
-    return [Writer(served, ids, () if infill else stops, left, between) for ids, left in prompts], options
+    if not chat and asked.holes and stops:
+        raise Refused("stop does nothing with holes, whose answer is the whole text; leave it out", "stop")
+    return [Writer(served, ids, stops, left, between) for ids, left, between in prompts], options
 
 
 class Writer:
@@ -219,6 +221,7 @@ class Writer:
             elif self.between:  # a decoder that joins words
                 holes = [i for i, t in enumerate(self.prompt) if t == self.mask_id]
                 text = texts.continuation(self.tokenizer, ids[: holes[0]], ids[holes[0] : holes[-1] + 1])
+            text = text[: min((at for s in self.stops if (at := text.find(s)) >= 0), default=len(text))]
             return text, text, "stop"
         new = ids[len(self.prompt) :]
         text, stopped = texts.answer(self.tokenizer, self.prompt, new, self.stops)
@@ -310,7 +313,8 @@ class Answer:
         k, row = event.row, self.rows[event.row]
         text, new, why = row.end(event.ids)
         self.made, self.forwards = self.made + row.made(event.ids), self.forwards + event.forwards
-        logprobs = None if self.asked.logprobs in (None, False) else self.logprobs(k, event)
+        silent = self.asked.logprobs is None or self.asked.logprobs is False  # 0 asks for those of what was written
+        logprobs = None if silent else self.logprobs(k, event)
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": self.fronts[k] + text}
         self.choices[k] = {"index": k, **said, "logprobs": logprobs, "finish_reason": why}
         more = {"canvas": self.frames[k].next(event.ids, event.events[self.frames[k].told :])} if self.frames else {}
@@ -322,14 +326,15 @@ class Answer:
         found = {i: s and s[0] for i, s in enumerate(scores)}
         for i, p in chances(ids, 0 if row.infill else len(row.prompt), event.events).items():
             found[i] = math.log(p) if p > 0 else -9999.0
-        found = dict(sorted(found.items()))
-        pieces = [texts.continuation(self.tokenizer, ids[:i], [ids[i]]) for i in found]
+        found, whole = dict(sorted(found.items())), [p or "" for p in replay.pieces(ids, self.tokenizer)]
+        pieces, begin = [whole[i] for i in found], 0 if row.infill and not row.between else min(found, default=0)
         if self.chat:
             of = [
                 dict(token=t, logprob=x, bytes=[*t.encode()], top_logprobs=[]) for t, x in zip(pieces, found.values())
             ]
             return {"content": of, "refusal": None}
-        offsets = [sum(map(len, pieces[:i])) for i in range(len(pieces))]
+        ends = [0, *itertools.accumulate(map(len, whole))]
+        offsets = [ends[i] - ends[begin] for i in found]
         top = [x if x is None else {t: x} for t, x in zip(pieces, found.values())]
         for i, score in enumerate(scores):
             if score and score[1] != ids[i]:  # not the likeliest one, which stands beside it
@@ -346,10 +351,11 @@ class Answer:
 
 
 def echoed(served, asked, writers):
-    """The texts of the prompts of a completion."""
+    """The texts of the prompts of a completion; none of one that the answer holds already."""
     given = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
     is_text = given and isinstance(given[0], str)
-    return given if is_text else [served.tokenizer.decode(w.prompt) for w in writers]
+    found = given if is_text else [served.tokenizer.decode(w.prompt) for w in writers]
+    return ["" if w.infill and not w.between else text for text, w in zip(found, writers)]
 
 
 def scoring(served, writers):

@@ -89,14 +89,14 @@ def messages_of(record):
         return [*asked, *map(message, said)]
     if found is not None:
         raise LeftOut("its messages are no list", str(found)[:60])
-    there = ", ".join(record) or "nothing"
+    there = ", ".join(k for k, v in record.items() if v is not None) or "nothing"
     raise LeftOut("it has no messages, nor prompt and response (or the like)", f"there is {there}")
 
 
 def user(asked, more):
     """A question, with the input that it is about."""
-    if isinstance(more, int | float):
-        more = json.dumps(more)
+    if isinstance(more, int | float):  # not a number is how tables say that there is none
+        more = None if more != more else json.dumps(more)
     if more is not None and not isinstance(more, str):
         raise LeftOut("its input is no text", f"{str(more)[:60]}; write it as a text")
     return message({"role": "user", "content": asked + ("\n\n" + more if more else "")})
@@ -184,9 +184,11 @@ def array(path):
 
 def table(path):
     csv.field_size_limit(2**30)
+    many = LeftOut("it has more columns than the first line", "a text with a comma stands in quotation marks")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file, restkey="more columns than the first line")
+            for record in csv.DictReader(file):
+                yield many if any(record.pop(None, ())) else record
     except (UnicodeDecodeError, csv.Error) as e:
         sys.exit(f"{path} is no CSV in UTF-8: {hub.first_line(e)}")
 
@@ -268,6 +270,6 @@ def parse_mixture(dataset):
             parts.append((name, float(weight)) if colon else (weight, None))
         except ValueError:
             parts.append((word.strip(), None))
-    if any(w is not None and not w > 0 for _, w in parts) or len({w is None for _, w in parts}) > 1:
+    if any(w is not None and not corpus.is_positive(w) for _, w in parts) or len({w is None for _, w in parts}) > 1:
         sys.exit(f"dataset={dataset!r}: give every source a positive weight, as in tulu3:2,smoltalk:1, or none")
     return parts

@@ -103,12 +103,12 @@ def frames(canvas, trace, tokenizer, length):
 
 def layout(parts, columns):
     """([[line, column, character, number of its part]], the number of lines) of a text in parts, wrapped to columns of
-    a terminal: a Chinese character takes two, an accent none."""
+    a terminal: a Chinese character takes two, an accent none, a tab one, as a blank."""
     from wcwidth import wcwidth
 
     cells, line, column = [], 0, 0
     for number, part in enumerate(parts):
-        for c in part:
+        for c in part.replace("\t", " "):
             wide = max(0, wcwidth(c)) + (c == "\ufe0f")  # which may make the sign before it an emoji, twice as wide
             if c == "\n" or wide and column + wide > columns:
                 line, column = line + 1, 0
@@ -131,8 +131,7 @@ def painted(now, fresh, columns):
     mask = MASK if MASK.encode(encoding, "ignore") else "_"
 
     def shown(piece):
-        text = visible(piece).replace("\t", " ")  # a tab would shift the line
-        return text.encode(encoding, "backslashreplace").decode(encoding)  # as the stream will write it
+        return visible(piece).encode(encoding, "backslashreplace").decode(encoding)  # as the stream will write it
 
     def paint(number, text):
         if tty and now[number] is None:

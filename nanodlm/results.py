@@ -4,7 +4,9 @@ python eval.py --table results/*.json         markdown; warns where compared row
 python eval.py --plot results/*.json          accuracy against the number of forwards, as accuracy.png
 """
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
@@ -33,20 +35,25 @@ COMPARABLE = {
 }
 
 
-def read(files):
-    """The rows of results files, those of tasks and those of data sets."""
+MEASURES = {"task", "likelihood", "sample_entropy", "frontier", "accuracy"}  # of which a row has one
+
+
+def read(files, show):
+    """The rows of results files, those of tasks and those of data sets; exits where show() cannot show one's."""
     if not files:
         sys.exit("name the files: python eval.py --table results/*.json")
     tasks, others = [], []
     for file in files:
         try:
-            found = json.loads(Path(file).read_text(encoding="utf-8"))
-            for r in found:
-                if "task" in r and not {"counts", "documents", "score", "sampling"} <= r.keys():
-                    raise ValueError(f"the row of {r['task']} has no score")
-                (tasks if "task" in r else others).append({**r, "file": str(file)})
-        except (OSError, ValueError, TypeError, AttributeError) as e:
+            found = [{**r, "file": str(file)} for r in json.loads(Path(file).read_text(encoding="utf-8"))]
+            if any(not MEASURES & r.keys() for r in found):
+                raise ValueError("a row of it has no measure")
+            parts = [r for r in found if "task" in r], [r for r in found if "task" not in r]
+            with contextlib.redirect_stdout(io.StringIO()):  # now, and not behind half a table
+                show(*parts)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
             sys.exit(f"{file} is no results file of eval.py: {type(e).__name__}: {e}")
+        tasks, others = tasks + parts[0], others + parts[1]
     return tasks, others
 
 

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import train  # noqa: E402
-from nanodlm import bounds, corpus  # noqa: E402
+from nanodlm import bounds, console, corpus  # noqa: E402
 from nanodlm import tokenizer as tokenizers  # noqa: E402
 
 SECONDS = 10
@@ -56,7 +56,8 @@ COMMANDS = {  # what runs; @ is a directory of its own
 }
 WORDS = ["", "nan", "inf", "-inf", "-1", "0", "1", "0.5", "1.5", "1e13", "1e-320", "1e400", "9" * 23, "x", "true"]
 WORDS += ["none", "1,2", "-1,nan", "\udcff", "🌊é", "a/b", "--x", "[]", "0x10", "1e3000", " ", "'", "%s", "../.."]
-WORDS += ["/proc/x", "/dev/null", "1e9", "999999"]
+LONG = "n" * 300  # more than the name of a file may have
+WORDS += ["/proc/x", "/dev/null", "1e9", "999999", LONG]
 LINES = ["None", "True", "[]", "(1, None)", "'x'", "-1", "10**10**10", "1e999", "[[1]]", "'\\ud800'", "b'x'", "1j"]
 LINES += ["9**60", "float('nan')", "__import__('os')", "{1: 2}", "1/0", "-" * 400 + "1", "(" * 300 + ")" * 300]
 LINES += ["1 if 1 else 2", "'\\0'", "1" * 9999, "[" * 9000, "2**64**9", "1 << 99999999999", "'a' * 10**12"]
@@ -127,7 +128,8 @@ def attempt(name, paths, more=(), seconds=SECONDS, prepare=None):
             if prepare:
                 prepare(scratch)
             try:
-                status = module.main([*words, *more]) or 0
+                console.run(module.main, [*words, *more])
+                status = 0
             except SystemExit as e:
                 status = e.code if isinstance(e.code, int) else 1 if e.code else 0
                 if isinstance(e.code, str):
@@ -206,7 +208,7 @@ def acceptable(key, what, text):
         "dataset": "data set",
         "infill": "the prompt",
     }
-    named = key in text or "bad.py" in text or "model a/b" in text or others.get(key, key) in text
+    named = key in text or LONG[:60] in text or "bad.py" in text or "model a/b" in text or others.get(key, key) in text
     return what == "ran" or what == "refused" and (named or "not finite" in text)
 
 

@@ -334,10 +334,11 @@ def test_an_answer_ends_where_the_checkpoint_says(made, talk, fake, tokenizer):
 
 def test_save_writes_the_conversation_readably(talk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out = talk(["nöt?", "/save two words.json", "or not?", "/save"], SYSTEM, answers=["the question", "yes"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = talk(["nöt?", "/save ~/two words.json", "or not?", "/save"], SYSTEM, answers=["the question", "yes"])
     text = Path("two words.json").read_text("utf-8")
     assert json.loads(text) == turns("nöt?", "the question", system="be brief") and "nöt?" in text
-    assert "(wrote two words.json)" in out
+    assert f"(wrote {tmp_path}/two words.json)" in out
     whole = turns("nöt?", "the question", "or not?", "yes", system="be brief")
     assert json.loads(Path("chat.json").read_text("utf-8")) == whole
 

@@ -147,6 +147,15 @@ def test_find_looks_in_the_project_from_any_directory_and_names_what_is_nowhere(
     assert f"{tmp_path}/nothing" in said and "config.json" in said
 
 
+@pytest.mark.parametrize("place", ["run", "run/best", "run/last.old", "models--org--run/snapshots/0123abc", "a/../run"])
+def test_a_checkpoint_is_called_as_its_user_calls_it(place, tmp_path, monkeypatch):
+    """Not by what its directory is called within a run or a cache; and from within it, it has a name, too."""
+    (tmp_path / "a").mkdir()
+    save(tmp_path / place)
+    monkeypatch.chdir(tmp_path / place)
+    assert ckpt.load(tmp_path / place).name == ckpt.load(".").name == "run"
+
+
 # ---- strictness ------------------------------------------------------------------------------------------------------
 
 EXTRA = "".join(f"x{i} is not part of this architecture; " for i in range(4))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nanodlm import console
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["train.py", "--n_layer=1", "--n_head=2", "--n_embd=32", "--seq_len=32", "--batch_size=4", "--max_iters=2"]
 SMALL += ["--eval_windows=4", "--device=cpu", "--compile=false"]
@@ -65,6 +67,15 @@ def test_output_that_cannot_be_written_is_a_sentence():
         command = [sys.executable, "sample.py", "--max_new_tokens=1"]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + "/x", "a.txt/x", ".", "a\nb"], ids=map(str, range(5)))
+def test_a_file_that_cannot_be_used_is_a_sentence_that_names_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").touch()
+    with pytest.raises(SystemExit) as e:
+        console.run(Path(name).read_bytes)
+    assert e.value.code.startswith(f"{name!r} cannot be used: ") and "\n" not in e.value.code
 
 
 @pytest.mark.parametrize("words", [["sample.py", "--watch", "--delay=0.2"], ["eval.py", "--windows=5000"]])

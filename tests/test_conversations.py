@@ -144,6 +144,7 @@ ONE = turns("q", "a")
         ({"instruction": "q", "response": "a", "input": ""}, ONE),
         ({"instruction": "q", "input": "more", "output": "a"}, turns("q\n\nmore", "a")),
         ({"instruction": "q", "input": None, "output": "a"}, ONE),
+        ({"instruction": "q", "input": float("nan"), "output": "a"}, ONE),
         ({"instruction": "q", "input": 41, "output": "a"}, turns("q\n\n41", "a")),
         ({"messages": None, "conversations": ONE}, ONE),
         ({"prompt": ONE[:1], "completion": ONE[1:]}, ONE),
@@ -170,6 +171,7 @@ BAD = {  # a line, and why it is left out
     b'["what", "a mouse"]': "it is no object in braces",
     b'{"text": "what", "id": 3}': "it has no messages, nor prompt and response (or the like): there is text, id",
     b"{}": "it has no messages, nor prompt and response (or the like): there is nothing",
+    b'{"id": 3, "response": null}': "it has no messages, nor prompt and response (or the like): there is id",
     b'{"question": "what"}': "it has no messages",
     b'{"prompt": "what", "response": 3}': "its response is no text: 3; write it as a text",
     b'{"messages": "what"}': "its messages are no list: what",
@@ -233,6 +235,22 @@ def test_files_of_every_usual_kind_hold_records(tmp_path, ending):
         assert why in sentence(list, records_of.read(file))
 
 
+def test_a_comma_in_a_table_cuts_no_text(tmp_path):
+    """A text with a comma that is not in quotation marks has more columns than there are names."""
+    for prompt, answer in (
+        ("what", "a mouse"),
+        ("what", "a mouse,"),
+        ("what, or who", "a mouse"),
+        ("what", "a mouse, or 42, or none"),
+    ):
+        (tmp_path / "t.csv").write_text(f"prompt,response\n{prompt},{answer}\n")
+        (found,) = records_of.read(tmp_path / "t.csv")
+        if "," in prompt + answer[:-1]:
+            assert "more columns than the first line" in str(found) and "quotation marks" in str(found)
+        else:
+            assert found == {"prompt": prompt, "response": answer.rstrip(",")}
+
+
 def test_ten_megabytes_in_one_field_are_a_text_as_any(tmp_path):
     record = {"prompt": "what", "response": "fox " * 2_500_000}
     assert list(records_of.read(write_lines(tmp_path / "long.jsonl", [record]))) == [record]
@@ -243,7 +261,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert f"no file '{tmp_path / 'none.jsonl'}'" in said
 
 
-@pytest.mark.parametrize("mixture", ["a:1,a", "a:0", "a:2,a:-1", "a:nan"])
+@pytest.mark.parametrize("mixture", ["a:1,a", "a:0", "a:2,a:-1", "a:nan", "a:inf,b:1", "a:1e400"])
 def test_weights_are_positive_and_for_every_source(mixture):
     assert "give every source a positive weight" in sentence(records_of.parse_mixture, mixture)
 

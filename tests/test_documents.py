@@ -240,6 +240,7 @@ def test_what_cannot_be_prepared_is_one_sentence(prepare, tmp_path):
         ((file, bad, out, "--strict"), f"m, {bad}: it is not UTF-8: byte 0, line 1; --encoding="),
         ((bad, out), "m has no document to learn from; 1 left out: it is not UTF-8"),
         ((tmp_path / "none", out), "there is no file or folder"),
+        (("", out), "'' is no file or folder"),
         ((file, out, "--encoding=klingon"), "unknown encoding: klingon"),
     ):
         with pytest.raises(SystemExit) as e:

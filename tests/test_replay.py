@@ -195,6 +195,10 @@ def test_a_wide_character_takes_two_columns_and_an_accent_none():
     cells, lines = replay.layout(["ab", "中e", "\u0301中\n", "x"], 4)
     where = [(0, 0, "a", 0), (0, 1, "b", 0), (0, 2, "中", 1), (1, 0, "e\u0301", 1), (1, 1, "中", 2), (2, 0, "x", 3)]
     assert [*map(tuple, cells)] == where and lines == 3
+    for seed in range(50):  # and no two signs at one place, whatever there is of them
+        text = "x" + "".join(random.Random(seed).choices("a\té中\n🌊\xa0░", k=20))
+        places = [(line, column) for line, column, _, _ in replay.layout([console.visible(text)], 7)[0]]
+        assert len(set(places)) == len(places) == len(text) - text.count("\n"), text
 
 
 HOSTILE = "\033]0;title\a\033[2J\r\0\x9b2J\u202eevil\u2066\x7f</script><script>alert(1)</script>"

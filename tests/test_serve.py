@@ -179,6 +179,52 @@ def test_each_of_many_at_once_gets_what_it_would_alone(chatty):
     assert sums[0] > sums[1] and idle(chatty)
 
 
+def test_several_prompts_get_what_each_gets_alone(chatty):
+    """Continued, or filled in, with whatever is asked beside it."""
+    rng, said = random.Random(0), dict(max_tokens=4, temperature=0)
+
+    def texts_of(prompt, more):
+        answer = chatty.http.post("/v1/completions", json={"prompt": prompt, **said, **more}).json()
+        return [c["text"] for c in answer["choices"]]
+
+    for more in [{}, {"suffix": " mind"}, {"holes": True}, {"echo": True, "suffix": "?"}, {"stop": "e", "suffix": "."}]:
+        ends = " [MASK*2] be" if "holes" in more else ""
+        prompts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) + ends for _ in range(3)]
+        assert texts_of(prompts, more) == [texts_of(p, more)[0] for p in prompts], more
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_pieces_of_logprobs_are_the_text_at_the_places_told(chatty, seed):
+    """Also where a character has several tokens, or the answer is more than what was written."""
+    said = dict(seed=seed, temperature=1, logprobs=0)
+    for body in [{"prompt": "dé 中😀"}, {"prompt": "dé", "echo": True}, {"prompt": "à la", "suffix": "é"}]:
+        choice = chatty.http.post("/v1/completions", json=said | body | {"max_tokens": 12}).json()["choices"][0]
+        text, pieces = choice["text"], choice["logprobs"]["tokens"]
+        assert "".join(pieces).rstrip("\ufffd") == text.rstrip("\ufffd"), "half a character is the suffix's"
+        assert all(text.startswith(t, at) for t, at in zip(pieces, choice["logprobs"]["text_offset"])), body
+    body = said | {"prompt": "é[MASK*3]中[MASK*2]", "holes": True}
+    choice = chatty.http.post("/v1/completions", json=body).json()["choices"][0]
+    places = zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"])
+    assert all(choice["text"].startswith(t, at) for t, at in places) and choice["text"].startswith("é")
+    body = said | {"messages": [{"role": "user", "content": "é"}], "max_tokens": 24, "logprobs": True}
+    choice = chatty.http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    pieces = b"".join(bytes(t["bytes"]) for t in choice["logprobs"]["content"])
+    assert pieces.decode() == choice["message"]["content"]
+
+
+def test_an_infilling_is_cut_and_echoed_as_what_it_is(chatty):
+    """A hole's text ends at a stop, and behind an echo; where the answer is the whole text, it is said once."""
+    post = lambda **body: chatty.http.post("/v1/completions", json=body | {"seed": 1}).json()  # noqa: E731
+    between = dict(prompt="whether tis", suffix=" mind", max_tokens=12)
+    (plain,) = post(**between)["choices"]
+    for stop in plain["text"][3], plain["text"][5:7]:
+        (cut,) = post(**between, stop=stop, echo=True)["choices"]
+        assert cut["text"] == "whether tis" + plain["text"].partition(stop)[0] and stop in plain["text"]
+    holes = dict(prompt="whether [MASK*2] in", holes=True)
+    assert post(**holes, echo=True)["choices"] == post(**holes)["choices"]
+    assert "stop does nothing with holes" in post(**holes, stop="a")["error"]["message"]
+
+
 @pytest.mark.parametrize("which, settings", [("causal", {}), ("chatty", dict(plain=True, preset="none"))])
 def test_what_has_no_such_loop_is_served_request_by_request(made, which, settings):
     with running(made / which, **settings) as server:
@@ -269,6 +315,7 @@ def test_lm_eval_gets_the_scores_that_eval_py_gives(chatty):
 
 BAD = [  # body, or bytes; status; words of the sentence
     (b"{", 400, "the body is no JSON"),
+    (b"[1]", 400, "the body is no JSON object"),
     (b'{"prompt": "\xff\xfe"}', 400, "the body is no JSON"),
     (b"[" * 10000, 400, "the body is no JSON"),
     ({}, 400, "prompt: "),

@@ -557,6 +557,18 @@ def test_plots_and_what_is_no_results_file(tmp_path, monkeypatch, capsys):
         for command in ("--table", "--plot"):
             with pytest.raises(SystemExit, match="bad.json is no results file of eval.py"):
                 evaluation.main([command, "bad.json"])
+    measured = {"dataset": "d", "checkpoint": "c", "parameters": 3, "algorithm": "mdlm", "likelihood": {"NELBO": {}}}
+    for row in (line(), measured):  # as of another version: without one of its facts, or with nothing there
+        for content in [{k: v for k, v in row.items() if k != key} for key in row] + [{k: None for k in row}, {}]:
+            (file,), _ = files_of(tmp_path, content), capsys.readouterr()
+            try:
+                evaluation.main(["--table", file])
+            except SystemExit as e:
+                assert "a.json is no results file of eval.py: " in e.code and not capsys.readouterr().out
+    with pytest.raises(
+        SystemExit, match="a.json is no results file of eval.py: ValueError: a row of it has no measure"
+    ):
+        evaluation.main(["--table", file])
     with pytest.raises(SystemExit, match="missing.json is no results file"):
         evaluation.main(["--table", "missing.json"])
     with pytest.raises(SystemExit, match="name the files"):

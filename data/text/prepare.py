@@ -28,6 +28,12 @@ def share(word):
     return float(word)
 
 
+def path(word):
+    if not word:  # which Python reads as the directory where one is
+        sys.exit("'' is no file or folder; this directory is .")
+    return Path(word).expanduser()
+
+
 def place(name):
     """The directory of a data set of that name; exits where it holds what is not ours to replace."""
     if not name.strip(". "):
@@ -74,7 +80,7 @@ def learnt(name, held, directory):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", metavar="FILE_OR_FOLDER", type=lambda p: Path(p).expanduser())
+    parser.add_argument("paths", nargs="+", metavar="FILE_OR_FOLDER", type=path)
     parser.add_argument(
         "--tokenizer", default="bpe:4096", help="bpe:N, char, gpt2, or a checkpoint (default: bpe:4096)"
     )
