@@ -52,14 +52,14 @@ def find(paths):
         elif not path.is_file():
             raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
         elif not is_text(path):
-            raise ValueError(f"{path} is none of {', '.join(ENDINGS)}, or one of these as .gz")
+            raise ValueError(f"{path} is none of {', '.join(ENDINGS)}, or one of the first three as .gz")
         else:
             files.append(path)
     return list(dict.fromkeys(files)), others
 
 
 def is_text(path):
-    return path.name.lower().removesuffix(".gz").endswith(ENDINGS)
+    return path.name.lower().endswith((*ENDINGS, *(e + ".gz" for e in ENDINGS[:3])))  # Parquet compresses by itself
 
 
 def read(files, column="", encoding=""):

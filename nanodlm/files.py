@@ -23,9 +23,10 @@ def replace_file(path, content):
     try:
         part.write_bytes(content)
         os.replace(part, path)
-    except OSError:
+    except OSError as e:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        e.filename, e.filename2 = str(path), None  # as the caller knows it
         raise
 
 

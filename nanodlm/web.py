@@ -60,7 +60,7 @@ class Gate:
         self.key, self.rate, self.calls = key.strip().encode(), rate, {}  # of each client within the last minute
 
     def __call__(self, request):
-        said = request.headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
+        said = request.headers.get("authorization", "").encode("latin-1").removeprefix(b"Bearer ").strip()  # its bytes
         if self.key and not hmac.compare_digest(said, self.key):
             raise Refused("this server needs its key: Authorization: Bearer …", None, 401)
         if not self.rate:

@@ -73,8 +73,12 @@ def test_every_file_gives_its_documents_or_says_why_not(folder):
     assert list(latin.values()) == ["fine\ncaf\u00e9"]
     marked = [folder / "sub/b.md", folder / "c.txt"]  # a mark goes before what is asked for
     assert [text for _, text in documents.read(marked, encoding="latin-1")] == ["# caf\u00e9", "naïve ☃"]
-    with pytest.raises(ValueError, match=r"prog.py is none of .txt, .md, .jsonl, .parquet, or one of these as .gz"):
+    with pytest.raises(ValueError, match=r"prog.py is none of .txt, .md, .jsonl, .parquet, or one of the first"):
         documents.find([folder / "prog.py"])
+    (packed := folder / "t.parquet.gz").touch()
+    with pytest.raises(ValueError, match="t.parquet.gz is none of"):
+        documents.find([packed])
+    packed.unlink()
     with pytest.raises(FileNotFoundError, match="there is no file or folder 'nowhere'"):
         documents.find(["nowhere"])
 

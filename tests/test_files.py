@@ -61,8 +61,9 @@ def test_what_is_written_is_whole_or_not_there(tmp_path):
     (tmp_path / "taken").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / n for n in ("taken", "pipe", "nowhere/a", "x" * 300)):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as e:
             files.replace_file(place, b"two")
+        assert e.value.filename == str(place)
     assert sorted(os.listdir(tmp_path)) == ["a.json", "pipe", "taken"]  # nothing half-written is left
     files.check_file(file, "out")
     files.check_file("", "out")

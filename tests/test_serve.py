@@ -45,7 +45,7 @@ def running(path, **settings):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    keys = {"Authorization": f"Bearer {s.api_key}"} if s.api_key else {}
+    keys = {"Authorization": f"Bearer {s.api_key}".encode()} if s.api_key else {}
     try:
         with httpx.Client(base_url=url, headers=keys, timeout=60) as http:
             yield SimpleNamespace(url=url, http=http, served=served, worker=worker, settings=s)
@@ -441,11 +441,11 @@ def test_clients_that_die_leave_nothing_behind(chatty):
 
 
 def test_keys_rates_queues_and_time_have_their_limits(made):
-    settings = dict(api_key="sesame", rate=20, max_rows=1, max_queue=1, timeout=30.0, preset="none")
+    settings = dict(api_key="sésame", rate=20, max_rows=1, max_queue=1, timeout=30.0, preset="none")
     with running(made / "chatty", **settings) as server:
         open_to_all = [httpx.get(server.url + p).status_code == 200 for p in ("/health", "/", "/metrics", "/v1/models")]
         assert open_to_all == [True, True, False, False]
-        wrong = {"Authorization": "Bearer sesam"}
+        wrong = {"Authorization": "Bearer sésam".encode()}
         assert httpx.post(server.url + "/v1/completions", json={"prompt": "To"}, headers=wrong).status_code == 401
         long = dict(new=120, seed=0)
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
