@@ -314,26 +314,30 @@ class Answer:
         text, new, why = row.end(event.ids)
         self.made, self.forwards = self.made + row.made(event.ids), self.forwards + event.forwards
         silent = self.asked.logprobs is None or self.asked.logprobs is False  # 0 asks for those of what was written
-        logprobs = None if silent else self.logprobs(k, event)
+        logprobs = None if silent else self.logprobs(k, event, text)
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": self.fronts[k] + text}
         self.choices[k] = {"index": k, **said, "logprobs": logprobs, "finish_reason": why}
         more = {"canvas": self.frames[k].next(event.ids, event.events[self.frames[k].told :])} if self.frames else {}
         return self.chunk(k, new, why, **more)
 
-    def logprobs(self, k, event):
-        """Of the tokens written, the probability that each had when it was revealed; before them, of what is echoed."""
+    def logprobs(self, k, event, text):
+        """Of the tokens of the text written, the probability that each had when it was revealed; before them, of what
+        is echoed."""
         row, ids, scores = self.rows[k], event.ids, self.scores[k]
         found = {i: s and s[0] for i, s in enumerate(scores)}
         for i, p in chances(ids, 0 if row.infill else len(row.prompt), event.events).items():
             found[i] = math.log(p) if p > 0 else -9999.0
         found, whole = dict(sorted(found.items())), [p or "" for p in replay.pieces(ids, self.tokenizer)]
+        ends = [0, *itertools.accumulate(map(len, whole))]
+        first = min((i for i in found if i >= len(scores)), default=0)  # token of the text
+        if row.stops and ends[max(found, default=-1) + 1] > (end := ends[first] + len(text)):  # one has cut it
+            found = {i: x for i, x in found.items() if i < first or ends[i] < end}
         pieces, begin = [whole[i] for i in found], 0 if row.infill and not row.between else min(found, default=0)
         if self.chat:
             of = [
                 dict(token=t, logprob=x, bytes=[*t.encode()], top_logprobs=[]) for t, x in zip(pieces, found.values())
             ]
             return {"content": of, "refusal": None}
-        ends = [0, *itertools.accumulate(map(len, whole))]
         offsets = [ends[i] - ends[begin] for i in found]
         top = [x if x is None else {t: x} for t, x in zip(pieces, found.values())]
         for i, score in enumerate(scores):
