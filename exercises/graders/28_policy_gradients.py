@@ -61,13 +61,10 @@ def claim_clipped(my):
     """ratios count up to 1 + eps where the advantage is positive, down to 1 - eps where it is not"""
     change = torch.linspace(-0.6, 0.6, 12).double().view(2, 6)
     old = -1 - torch.arange(12).double().view(2, 6) / 7
-    for A in (
-        torch.tensor([1.0, 1.0]).double(),
-        torch.tensor([-2.0, -2.0]).double(),
-        torch.tensor([1.0, -0.5]).double(),
-    ):
+    for eps, A in ((0.2, [1.0, 1.0]), (0.3, [-2.0, -2.0]), (0.1, [-0.5, 1.0])):
+        A = torch.tensor(A).double()
         rho, a = change.exp(), A[:, None]
-        cut = rho.clamp(0.8, 1.2)
+        cut = rho.clamp(1 - eps, 1 + eps)
         want = -torch.minimum(rho * a, cut * a)
         found = [
             (-cut * a, "the minimum of both: what went the wrong way is pulled back, however far"),
@@ -75,15 +72,19 @@ def claim_clipped(my):
             (-want, "this is minimised: minus the gain"),
             (-rho * a, "clip the ratio, too, and take the smaller gain"),
             (-torch.minimum(rho, cut) * a, "the minimum is of the products with A, not of the ratios"),
-            (-torch.minimum(change * a, change.clamp(-0.2, 0.2) * a), "the ratio is exp(logp - old)"),
-            (-torch.minimum((-change).exp() * a, (-change).exp().clamp(0.8, 1.2) * a), "the new pi over the old"),
+            (-torch.minimum(change * a, change.clamp(-eps, eps) * a), "the ratio is exp(logp - old)"),
+            (
+                -torch.minimum((-change).exp() * a, (-change).exp().clamp(1 - eps, 1 + eps) * a),
+                "the new pi over the old",
+            ),
+            (-torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a), "eps is what is given, not always 0.2"),
         ]
         alike(
-            my.clipped(old + change, old.clone(), A, 0.2),
+            my.clipped(old + change, old.clone(), A, eps),
             want,
             "write down the formula",
             found,
-            what=f"A = {A.tolist()}",
+            what=f"A = {A.tolist()}, eps = {eps}",
         )
 
 

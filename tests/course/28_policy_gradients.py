@@ -41,6 +41,7 @@ WRONG = {
     "no minimum": ("wrong way", dict(clipped=lambda p, o, A, e: -(p - o).exp().clamp(1 - e, 1 + e) * A[:, None])),
     "never clipped": ("clip the ratio", dict(clipped=lambda p, o, A, e: -(p - o).exp() * A[:, None])),
     "the gain": ("minimised", dict(clipped=lambda *case: -clipped(*case))),
+    "always 0.2": ("what is given", dict(clipped=lambda p, o, A, e: clipped(p, o, A, 0.2))),
     "old over new": ("over the old", dict(clipped=lambda p, o, A, e: clipped(o, p, A, e))),
     "from the left": ("not the leftmost", dict(log_pi=lambda *case: log_pi(*case, pick=lambda p: 0))),
     "by logits": ("not of logits", dict(log_pi=lambda *case: log_pi(*case, sure=lambda x: x))),
