@@ -45,7 +45,8 @@ def words(made, tmp_path, **more):
 
 
 @pytest.mark.parametrize("how", [{}, {"per_step": 2, "threshold": None}])
-def test_each_writes_what_sample_writes_in_as_many_forwards(made, tmp_path, capsys, how):
+def test_each_writes_what_sample_writes_in_as_many_forwards(made, tmp_path, capsys, monkeypatch, how):
+    monkeypatch.setenv("COLUMNS", "100")  # wide enough that no text is cut, whatever the terminal
     race.main(words(made, tmp_path, **how))
     lanes = samples_of(tmp_path / "race.html")
     table = capsys.readouterr().out
