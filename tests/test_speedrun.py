@@ -164,6 +164,8 @@ def test_a_budget_that_is_spent_before_the_first_step_is_refused(monkeypatch):
     values = dict(budget=("1e6", ""), n_embd=(16, ""), n_head=(2, ""), seq_len=(32, ""), vocab_size=(50, ""))
     with pytest.raises(SystemExit, match="the budget of 1e.06 FLOPs is spent before the first step, which takes .*"):
         run.train(values, torch.randint(48, (100,)).numpy(), 49)
+    with pytest.raises(SystemExit, match="hide=learnt is of mdlm's steps, and this run has none"):
+        run.train(values | dict(algorithm=("ar", ""), hide=("learnt", "")), torch.randint(48, (100,)).numpy(), 49)
     with pytest.raises(SystemExit, match="budget=3mim: use 1min, 3min, 30min or a number"):
         run.settings(dict(budget=("3mim", "")))
 

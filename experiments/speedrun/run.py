@@ -214,6 +214,8 @@ def resume(file, values, parts, average):
 def train(values, tokens, mask_id, say=print):
     """Spend the budget. Returns the network, with the average of its weights where one is kept, and the log."""
     r, config, levers, _, _ = settings(values, 1.0)  # the network of the end: its tables are there from the beginning
+    if r.hide != "random" and not any("mdlm" in words for words in (r.algorithm, *r.stages)):
+        sys.exit(f"hide={r.hide} is of mdlm's steps, and this run has none; leave it out")
     torch.manual_seed(r.seed)
     model = Network(config, levers).train()
     trained, (adamw, muon) = dict(model.named_parameters()), optimisers(model, r)
