@@ -72,5 +72,13 @@ def place(where):
     return tuple(where.nonzero()[0].tolist())
 
 
+ELSEWHERE = "the mask is the id that mask_id says, which need not be the last: leave out its logit, and no other"
+
+
+def mask_first(model, mask_id):
+    """A model whose mask is the last id, told of with other ids: the mask is 0, and every other id one more."""
+    return lambda canvases: model((canvases - 1) % (mask_id + 1)).roll(1, -1)
+
+
 def generator(seed):
     return torch.Generator().manual_seed(seed)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import toy
-from checks import alike, generator
+from checks import ELSEWHERE, alike, generator, mask_first
 
 M = toy.MASK
 SET = "which sets are there, and what does the second equation give each? (And does the claim on nll hold?)"
@@ -30,6 +30,12 @@ def claim_nll(my):
         ]
         hint = "log_softmax over the ids, the mask's left out; then the entry of x0's token"
         alike(my.nll(model, xt.clone(), x0, M), want, hint, mistakes)
+
+
+def claim_any_mask(my):
+    """nll leaves out the mask's logit wherever it stands: here the mask is id 0, and the letters are 1 and 2"""
+    xt, x0, want = hidden_rows(toy.ARBITRARY)
+    alike(my.nll(mask_first(toy.ARBITRARY, M), (xt + 1) % 3, x0 + 1, 0), want, ELSEWHERE)
 
 
 def claim_estimate(my):

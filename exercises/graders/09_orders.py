@@ -4,7 +4,7 @@ import itertools
 
 import torch
 import toy
-from checks import alike, true
+from checks import ELSEWHERE, alike, mask_first, true
 
 import mdlm
 
@@ -86,6 +86,15 @@ def claim_surest(my):
     ]
     hint = "how sure is the model of each hidden place, and which place of a row is next?"
     alike(my.surest_first(toy.ARBITRARY, X.clone(), M), want, hint, mistakes)
+
+
+def claim_any_mask(my):
+    """the mask may be any id: here it is 0, and the letters are 1 and 2"""
+    model, options = mask_first(toy.ARBITRARY, M), mdlm.LikelihoodOptions(method="confidence")
+    order = [2, 0, 3, 1]
+    alike(my.in_order(model, X + 1, order, 0), toy.chain_rule(toy.ARBITRARY, X, order), ELSEWHERE, what="in_order")
+    want = mdlm.log_likelihood(toy.ARBITRARY, [X[0, :0]] * 16, list(X), options, mask_id=M)
+    alike(my.surest_first(model, X + 1, 0), want, ELSEWHERE, what="surest_first")
 
 
 def claim_one(my):

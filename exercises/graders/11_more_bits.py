@@ -2,7 +2,7 @@
 
 import torch
 import toy
-from checks import alike, true
+from checks import ELSEWHERE, alike, mask_first, true
 
 import mdlm
 
@@ -47,6 +47,13 @@ def claim_refined(my):
         hint = "write each true token into the canvas before predicting the next"
         got = my.refined(toy.ARBITRARY, X.clone(), s.clone(), M)
         alike(got, chain(s), hint, mistakes, what=f"hidden {s.long().tolist()}")
+
+
+def claim_any_mask(my):
+    """the mask may be any id: here it is 0, and the letters are 1 and 2"""
+    model, want = mask_first(toy.ARBITRARY, M), -toy.chain_rule(toy.ARBITRARY, X, range(4))
+    alike(my.left_to_right(model, X + 1, 0), want, ELSEWHERE, what="left_to_right")
+    alike(my.refined(model, X + 1, toy.SUBSETS[13], 0), chain(toy.SUBSETS[13]), ELSEWHERE, what="refined")
 
 
 def claim_below(my):

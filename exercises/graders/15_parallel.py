@@ -5,7 +5,7 @@ import itertools
 import tiny
 import torch
 import toy
-from checks import alike
+from checks import ELSEWHERE, alike, mask_first
 
 EXCLUDED = "the mask's logit is set to -inf before the softmax, or the probabilities of the letters do not add up to 1"
 EARLIER = "a group sees the letters of all earlier groups, and they are the word's own: write them into the canvas"
@@ -66,6 +66,13 @@ def claim_chain(my):
         case = (toy.ARBITRARY, toy.STRINGS, [[i] for i in order], toy.MASK)
         got = my.law(toy.ARBITRARY, toy.STRINGS.clone(), [[i] for i in order], toy.MASK)
         alike(got, want, EARLIER, mistakes(*case), what=f"order {list(order)}")
+
+
+def claim_any_mask(my):
+    """the mask may be any id: here it is 0, and the letters are 1 and 2"""
+    groups = [[2, 0], [3], [1]]
+    got = my.law(mask_first(toy.EXACT, toy.MASK), toy.STRINGS + 1, groups, 0)
+    alike(got, true_law(toy.DATA, toy.STRINGS, groups), ELSEWHERE)
 
 
 def claim_truth(my):

@@ -55,7 +55,20 @@ def of_mean(model, x0, mask_id):
     return -torch.stack([in_order(model, x0, order, mask_id).exp() for order in orders]).mean(0).log()
 
 
+def last(model, mask_id):
+    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
+
+    def logits(canvases):
+        out = model(canvases).clone()
+        out[..., -1] = out[..., mask_id]
+        return out
+
+    return logits
+
+
 WRONG = {
+    "the last id": ("need not be the last", dict(in_order=lambda m, x, o, k: in_order(last(m, k), x, o, k))),
+    "the last id, surest": ("need not be the last", dict(surest_first=lambda m, x, k: surest_first(last(m, k), x, k))),
     "the mask is an answer": ("never an answer", dict(in_order=lambda *a: in_order(*a, exclude=False))),
     "writes the best": ("x0's letter", dict(in_order=lambda *a: in_order(*a, write="best"))),
     "writes nothing": ("before going on", dict(in_order=lambda *a: in_order(*a, write=""))),

@@ -47,7 +47,20 @@ def no_context(length, size, stride):
     return [(f, f, e) for _, f, e in windows(length, size, stride)]
 
 
+def last(model, mask_id):
+    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
+
+    def logits(canvases):
+        out = model(canvases).clone()
+        out[..., -1] = out[..., mask_id]
+        return out
+
+    return logits
+
+
 WRONG = {
+    "the last id": ("need not be the last", dict(left_to_right=lambda m, x, k: left_to_right(last(m, k), x, k))),
+    "the last id, refined": ("need not be the last", dict(refined=lambda m, x, s, k: refined(last(m, k), x, s, k))),
     "all at once": ("known from then on", dict(left_to_right=lambda *a: left_to_right(*a, write=False))),
     "sees ahead": ("nobody sees ahead", dict(left_to_right=sees_ahead)),
     "log p": ("positive", dict(left_to_right=lambda *a: -left_to_right(*a))),

@@ -39,7 +39,19 @@ def other(**keys):
     return dict(law=lambda *case: law(*case, **keys))
 
 
+def last(model, mask_id):
+    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
+
+    def logits(canvases):
+        out = model(canvases).clone()
+        out[..., -1] = out[..., mask_id]
+        return out
+
+    return logits
+
+
 WRONG = {
+    "the last id": ("need not be the last", dict(law=lambda m, w, groups, k: law(last(m, k), w, groups, k))),
     "the mask, too": ("-inf", other(masked=False)),
     "marginals": ("earlier groups", other(write=False)),
     "sees the answer": ("must not see", other(whole=True)),
