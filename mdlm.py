@@ -237,7 +237,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
     steps = steps or max(1, n)
     while hidden.any():
         at = hidden.nonzero()[:, 0]
-        u, count = uniform(o.seed, row, step, 0, at), int(share(n, step, steps, o.schedule))
+        u, count = uniform(o.seed, row, step, 0, at), int(share(n, step, steps, o.schedule, mask_rate))
         if o.quota == "ancestral":  # each hidden token by itself: (alpha_s - alpha_t) / (1 - alpha_t) (MDLM, eq. 7)
             t, s = (1 - torch.tensor(step + i).double() / steps for i in (0, 1))
             rate_t, rate_s = mask_rate(t, o.schedule)[0], mask_rate(s, o.schedule)[0] if step + 1 < steps else 0.0

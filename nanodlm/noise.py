@@ -142,12 +142,12 @@ def shares(n, sizes):
     return 1 + torch.where(sizes > 0, proportional((n - (sizes > 0).sum(-1)).clamp(min=0), more), 0)
 
 
-def share(n, step, steps, name="linear"):
+def share(n, step, steps, name="linear", rate=schedule):
     """How many of n tokens to reveal in `step` of `steps`; ints, or int64 tensors (B,).
 
     linear: equal shares, the remainder one each to the first steps (LLaDA); others: as many stay hidden as the schedule
-    says, rounded down."""
+    says, rounded down; by `rate`, who asks with a mask_rate of its own may have schedules that are not here."""
     if name == "linear":
         return n // steps + (step < n % steps)
-    stay, then = (schedule(1 - (torch.as_tensor(step) + i).double() / steps, name)[0] for i in (0, 1))
+    stay, then = (rate(1 - (torch.as_tensor(step) + i).double() / steps, name)[0] for i in (0, 1))
     return (n * stay + 1e-9).floor().long() - (n * then + 1e-9).floor().long()
