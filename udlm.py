@@ -121,7 +121,7 @@ def corrupt(maskable, options, seed, first, total, config, mask_id):
     return from_blocks(found, L).to(device), from_blocks(t.expand_as(found), L)
 
 
-def predict(model, xt, x0, rows, mask_id, size=0, mask=None, positions=None, texts=None):
+def predict(model, xt, x0, rows, size=0, mask=None, positions=None, texts=None):
     """Logits (N, V) at the flat indices rows into xt (B, L); by blocks, each sees those of x0 before it."""
     if size:
         return bd3lm.predict(model, xt, x0, rows, size, None, texts)
@@ -150,7 +150,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     rate, slope = (x.to(x0.device) for x in mask_rate(t[home(counted)], options.schedule))
     mask, positions = (texts.mask(), texts.positions()) if texts else (None, None)
     mask = noise.see_ahead(mask, options.see_ahead, seed, x0.shape[1], x0.device)
-    logits = predict(model, xt, x0, rows, mask_id, size, mask, positions, texts)
+    logits = predict(model, xt, x0, rows, size, mask, positions, texts)
     target, z = x0.flatten()[rows], xt.flatten()[rows]
     logp = log_p(logits, config, mask_id)
     if options.objective == "nelbo":
@@ -190,7 +190,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
         noised = from_blocks(noised, L) | ~shown
         found = replacement(uniform(seed, 9, row[:, None], j, torch.arange(L, device=row.device)), config, mask_id)
         xt = torch.where(noised.to(x0.device), found.to(x0.device), x0)
-        logits = predict(model, xt, x0, rows.to(x0.device), mask_id, config.block_size, real)
+        logits = predict(model, xt, x0, rows.to(x0.device), config.block_size, real)
         z, logp = xt.flatten()[rows.to(x0.device)], log_p(logits, config, mask_id)
         for rate, weight in zip(*noise.rates_given(k, n)):  # (blocks,) each
             rate, weight = (from_blocks(x[:, None].expand_as(blocks), L).flatten()[rows] for x in (rate, weight))
