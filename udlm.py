@@ -54,7 +54,7 @@ def replacement(v, config, mask_id):
 
 # ---- 2 · what the network predicts ---------------------------------------------------------------------------------
 #
-# The network's p(y) goes in the place of [y = x_0]: p(x_t = y) = alpha p(y) + (1 - alpha) pi(y). Its best answer is not
+# The network's p(y) goes in the place of [y = x_0]: q^(y) = alpha p(y) + (1 - alpha) pi(y). Its best answer is not
 # p(x_0^i | x_t), but f = p(x_0^i | all tokens of x_t but the i-th). For with z = x_t^i the posterior is f q(z | x_0),
 # so that the true reverse process goes from z to y at a rate of sum f(x_0) q(y | x_0) over sum f(x_0) q(z | x_0): what
 # the formulas make of f. What a token says of itself they add by themselves, and t with it; the network needs t only
@@ -71,13 +71,13 @@ def log_p(logits, config, mask_id):
 def token_bound(logp, x0, z, rate, config, mask_id):
     """What tokens that read z (N,) add to the NELBO, nats per unit of rate, (N,), given log p (N, V) and x0, rate (N,):
 
-        pi(z) / (alpha q(z)) (KL(q || p) + q(z) / p(z) - 1 - log(q(z) / p(z)))    (GIDD's bound; UDLM's)
+        pi(z) / (alpha q(z)) (KL(q || q^) + q(z) / q^(z) - 1 - log(q(z) / q^(z)))    (GIDD's bound; UDLM's)
 
     All tokens count, those that are noise and those that might be. Of masks alone: -log p(x_0) / rate of the masked."""
     pi, rate = (1 - config.mask_share) / letters(config, mask_id), rate.to(logp.dtype)  # pi of a letter
     alpha, own, there = 1 - rate, logp.gather(1, x0[:, None])[:, 0], of(logp, z)
     odds = torch.log(rate * pi / alpha)  # log(q / alpha) of all but x_0; -inf where all noise is masks
-    log_ratio = torch.log1p(rate * pi / alpha) - torch.logaddexp(odds, own)  # log(q / p) of x_0
+    log_ratio = torch.log1p(rate * pi / alpha) - torch.logaddexp(odds, own)  # log(q / q^) of x_0
     kl = (alpha + rate * pi) * log_ratio
     if pi:  # of the other letters it is -softplus(log p - odds)
         kl = kl - rate * pi * (F.softplus(logp - odds[:, None]).sum(1) - F.softplus(own - odds))
