@@ -52,7 +52,7 @@ class Config:
     head_bias: bool = False  # bias of the output head (BERT)
     tied: bool = False  # the output head is the embedding matrix
     causal: bool = False  # attend to the past only; set by the algorithm when training. bd3lm: where nothing is hidden
-    shift: bool = False  # output i-1 predicts token i, as in Dream and every converted AR model
+    shift: bool = False  # output i-1 predicts token i, as in Dream, and where convert_ar.py keeps the shift
     window: Whole = 0  # local layers see |i - j| <= window; 0 means all layers are global
     global_every: Whole = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
     local_rope_theta: Amount = 0.0  # rope_theta of the local layers; 0 means the same
