@@ -191,8 +191,8 @@ class SampleOptions:
 
 @dataclass
 class Output:
-    tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut behind a generated end-of-text
-    num_forwards: list[int]  # per prompt: network evaluations it took; guidance counts twice
+    tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut after a generated end-of-text
+    num_forwards: list[int]  # per prompt: network evaluations (NFE); guidance counts twice
     trace: list[list[tuple]] = field(default_factory=list)  # per prompt: (step, position, token, its probability)
 
 
