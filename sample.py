@@ -41,7 +41,7 @@ class Settings:
     prompt: Text = ""  # text to continue; in texts \n is a line break, and @FILE what a file holds
     infill: Text = ""  # text with holes: [MASK] is one token, [MASK*8] eight
     num_samples: Size = 1  # how many, in one batch
-    stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
+    stop_at_eos: bool = True  # cut a sample after its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
     delay: Minute = 0.03  # seconds between frames of watch
     html: Place = ""  # write a page here that replays the denoising
@@ -143,7 +143,7 @@ def main(argv):
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
-        options = replace(options, lookahead=True)  # what is given behind a hole must be seen
+        options = replace(options, lookahead=True)  # what is given after a hole must be seen
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
     s.stop = s.stop or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:

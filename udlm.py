@@ -297,7 +297,7 @@ def generate(
     for i, x in enumerate(xs):
         hole, forwards, events, end, n = x == mask_id, 0, [], len(x), len(x)
         size = model.config.block_size or max(1, n)
-        more = -n % size  # the last block is whole, as in training; what lies behind the text is cut off
+        more = -n % size  # the last block is whole, as in training; what lies after the text is cut off
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more), value=True)
         xs[i], row = canvas[:n], i if numbers is None else int(numbers[i])
         for block in (hole[:n].nonzero()[:, 0] // size).unique().tolist():

@@ -104,7 +104,7 @@ def rates_given(k, n, points=8):
 
 
 def see_ahead(mask, chance, seed, length, device):
-    """A mask of who sees whom, made causal, but that each pair of a token and one behind it is seen with this chance,
+    """A mask of who sees whom, made causal, but that each pair of a token and a later one is seen with this chance,
     drawn anew in every step: so a causal network learns to use it little by little (DiffuLLaMA, arXiv 2410.17891,
     "attention mask annealing")."""
     if chance == 1:
