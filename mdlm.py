@@ -174,7 +174,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 @dataclass
 class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
-    steps: Steps = 0  # denoising steps; 0 means one token per step
+    steps: Steps = 0  # denoising steps; 0 means as many as tokens, of which linear shares are one each
     order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
