@@ -291,7 +291,7 @@ def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
     """Fill in masks, one prompt (1-D int64 tensor) after the other; arguments and result are mdlm.generate's, and with
-    blocks bd3lm.generate's. What is given stays as it is; a hole is noise until its block's last step."""
+    blocks bd3lm.generate's. What is given stays as it is; a hole may change until its block's last step."""
     o, out = options, Output([], [])
     xs = [F.pad(home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, x in enumerate(xs):
