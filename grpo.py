@@ -157,21 +157,6 @@ def log_pi(model, a, options, mask_id):
     return found.view(copies, *a.x0.shape).sum(0)
 
 
-def way(model, x0, hole, options, mask_id):
-    """The step in which the sampler would reveal each token of given answers, int64 (B, L): what rollouts.py has from
-    the sampler itself. One row after the other, as it is plain."""
-    found, o = torch.zeros_like(x0), SampleOptions(0, steps=options.steps)
-    for i, (answer, mine) in enumerate(zip(x0, hole)):
-        x = torch.where(mine, mask_id, answer)
-        with torch.no_grad():
-            steps = mdlm.denoise(
-                model, lambda x, at: model(x[None], rows=at), x, mine, o, mask_id=mask_id, steps=o.steps, answer=answer
-            )
-            for step, (at, _) in enumerate(steps):
-                found[i, at] = step
-    return found
-
-
 # ---- 3 · loss ------------------------------------------------------------------------------------------------------
 
 
