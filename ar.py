@@ -109,7 +109,7 @@ def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
     """Continue each prompt (1-D int64 tensor) by max_new_tokens, or up to an end-of-text. Rows of different lengths
-    share the batch and the KV cache. Returns mdlm.Output; the other arguments are fast_mdlm.generate's."""
+    share the batch and the KV cache. Arguments and result are mdlm.generate's, `until` is bd3lm.generate's."""
     o = options
     if not len(prompts):
         return Output([], [])

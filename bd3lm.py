@@ -54,7 +54,7 @@ def sees(block_q, clean_q, block_k, clean_k):
 
 
 def rule_of(length, block_size, shift, number=None, causal=False):
-    """(row, head, query, key) -> bool for a pass over `length` noised tokens and the clean ones behind them. Of several
+    """(row, head, query, key) -> bool for a pass over `length` noised tokens and the clean ones after them. Of several
     texts in a row (number, int64 (B, L): batches.Texts') nobody sees another."""
 
     def rule(b, h, q, k):
@@ -84,7 +84,7 @@ def clean_length(length, block_size):
 
 def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, clean=None):
     """Logits (N, V), at least fp32, at the flat indices `rows` into the noised text xt (B, L), each block given the
-    blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding behind a single text
+    blocks of x0 before it; the mask's is excluded. With targets (N,), their -log p. Padding after a single text
     (batches.Texts) is in blocks of its own, which nobody sees. With `clean`, flat indices into x0 that are no row's
     first, the same of these tokens follows, each given the clean text before it."""
     B, L = xt.shape
@@ -114,7 +114,7 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
         mask = as_masks(rule, B, (2 * L, L), 2 * L, xt.device, kind)
     else:
         mask = attention(L, block_size, xt.device, kind, shift, clean is not None, causal)
-    if clean is not None:  # then both halves go on behind the last attention
+    if clean is not None:  # then both halves go on after the last attention
         clean = clean + clean // L * L + L - int(not shift)  # where it is said, which a shifted network knows
         rows = rows if two_way else torch.cat([rows + rows // L * L, clean])
         mask = (mask[0], mask[0])
@@ -123,7 +123,7 @@ def predict(model, xt, x0, rows, block_size, mask_id, texts=None, targets=None, 
 
 
 def hidden_nll(model, xt, x0, hidden, block_size, mask_id, texts=None, clean=None):
-    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order; behind them
+    """-log p(x_0^b | x_t^b, x_0^{<b}) at the hidden tokens (BD3LM, eq. 8), fp32 (N,), in row-major order; after them
     -log p(x_0^i | x_0^{<i}) at those of `clean` (bool (B, L))."""
     rows, clean = (x if x is None else x.flatten().nonzero()[:, 0] for x in (hidden, clean))
     targets = x0.flatten()[rows if clean is None else torch.cat([rows, clean])]

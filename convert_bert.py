@@ -4,8 +4,8 @@
     python convert_bert.py sentence-transformers/all-MiniLM-L6-v2 --out=checkpoints/minilm
     torchrun train.py config/modernbert_chat.py
 
-Why a BERT is one step of a diffusion model. BERT hides 15 % of a text (ModernBERT 30 %) and learns to say what was
-there, from both sides:
+Why a BERT is one step of a diffusion model. BERT hides 15 % of a text (ModernBERT 30 %; one in five of these tokens is
+shown as itself or as another, not as a mask) and learns to say what was there, from both sides:
 
     loss_BERT = E over masks of a rate fixed at 0.15 [ - sum over hidden i of log p(x_i | x_t) ]
 
@@ -14,10 +14,10 @@ weighted by one over it,
 
     NELBO     = E over t in [0, 1], masks of rate t   [ - 1/t sum over hidden i of log p(x_i | x_t) ]  >=  - log p(x).
 
-At t = 0.15 the two ask for the same thing, so BERT is the network of one step of the reverse process, the last one.
-What it has never seen is a text that is mostly hidden, and that is what the training afterwards is for. Nothing in the
-network changes: attention is bidirectional already, the mask token has its row, the head predicts tokens at the masks'
-own places (no shift), and no time enters, because the number of masks says what t is.
+But for those shown, at t = 0.15 the two ask the same, so BERT is the network of one step of the reverse process, the
+last one. What it has never seen is a text that is mostly hidden, and that is what the training afterwards is for.
+Nothing in the network changes: attention is bidirectional already, the mask token has its row, the head predicts tokens
+at the masks' own places (no shift), and no time enters, because the number of masks says what t is.
 
 What is left to settle, and what this file does:
 

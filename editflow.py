@@ -34,7 +34,7 @@ CAUSAL = False
 # ---- 1 · the rows of the network -----------------------------------------------------------------------------------
 #
 # It is model.py's, of more rows than there are tokens. Read as output: V for the token that replaces one, V for the one
-# that is inserted behind it, 3 for log counts: how many insertions are outstanding behind this token, whether it is to
+# that is inserted after it, 3 for log counts: how many insertions are outstanding after this token, whether it is to
 # go, to be replaced. Read as input: the last TIMES say t, in front of the text, where what is inserted first stands.
 
 TIMES = 64  # what a time token can say; kappa, to be exact, so that one network is for all schedules
@@ -107,7 +107,7 @@ def token_bound(model, z0, z1, given, kappa, spread, key, V, mask_id):
     done, speed = made(kappa[:, None], z0.shape[1], spread, key)
     z, there = torch.where(done, z1, z0), (z0 != BLANK) | (z1 != BLANK)
     here, outstanding = z != BLANK, ~done & (z0 != z1)
-    at, lengths = here.cumsum(1), here.sum(1)  # the place of a token; of an insertion, the token that it stands behind
+    at, lengths = here.cumsum(1), here.sum(1)  # the place of a token; of an insertion, the token that it stands after
     L, place = int(lengths.max()), torch.where(here, at - 1, int(lengths.max()))
     texts = z.new_zeros(len(z), L + 1).scatter(1, place, z)[:, :-1]
     # Given tokens stay, and nothing comes between them, but where a hole was.
@@ -209,7 +209,7 @@ class Output(mdlm.Output):
 
 def first_text(prompt, options, source, mask_id, V, row):
     """The text x_0 of a prompt (n,), which of its tokens stay (n,), and where something may be inserted, in front of
-    all or behind a token (n + 1,). Masks are holes: who begins with masks reads them, to others they are gaps. What
+    all or after a token (n + 1,). Masks are holes: who begins with masks reads them, to others they are gaps. What
     follows the prompt begins as in training: as nothing, or as masks or noise of any length."""
     hole, stays = prompt == mask_id, options.given == "stays" or options.given == "auto" and source != "typos"
     fixed, keep, more = ~hole & stays, ~hole | (source == "masks"), 0

@@ -50,7 +50,7 @@ class Settings:
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of the weights and the computation
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU where there is one; mps: Apple's
     out: Place = ""  # write a JSON file with everything here; default with tasks: in results/
-    tasks: tuple[Line, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own behind its name
+    tasks: tuple[Line, ...] = ()  # lm-eval's tasks instead of the above, each with settings of its own after its name
     only: tuple[str, ...] = ()  # of a recipe's tasks, those with these names or labels
     include_path: Place = ""  # a directory with more tasks, as lm-eval's YAML files
     local_data: Place = ""  # a directory with copies of data sets, by their hub ids: org/name

@@ -34,8 +34,8 @@ CAUSAL = False
 class LossOptions:
     rewards: tuple[Line, ...] = ("sudoku",)  # of nanodlm/rewards.py, or my.py:name of your own file; name=0.5 weighs it
     group: Size = 8  # answers to each prompt, which are compared with each other
-    updates: Size = 1  # steps that are taken on the same answers; behind the first one ratios matter, and are clipped
-    max_new_tokens: Whole = 0  # tokens of an answer; 0: as many as stand behind the prompt in the data's rows
+    updates: Size = 1  # steps that are taken on the same answers; after the first one ratios matter, and are clipped
+    max_new_tokens: Whole = 0  # tokens of an answer; 0: as many as stand after the prompt in the data's rows
     steps: Steps = 0  # denoising steps of an answer; 0 means one token per step
     temperature: Amount = 1.0  # of its tokens
     answer_block: Whole = 0  # masked diffusion: write it in blocks of so many tokens (d1: 32); 0 means all at once
@@ -134,7 +134,7 @@ def looks(a, options):
             hidden, weight = (from_blocks(x, L) for x in (hidden, weight[:, None].expand_as(hidden)))
             found.append((hidden, hidden, weight / o.masks))
         return found
-    when = to_blocks(a.when, size)  # what comes behind a block is not seen there, so that all blocks go at once
+    when = to_blocks(a.when, size)  # what comes after a block is not seen there, so that all blocks go at once
     first = when.masked_fill(~to_blocks(hole, size), 2**40).amin(1, keepdim=True)
     when = from_blocks(when - first, L)
     steps = int(torch.where(hole, when, 0).max()) + 1
@@ -155,21 +155,6 @@ def log_pi(model, a, options, mask_id):
     found = torch.zeros(asked.shape, dtype=nll.dtype, device=nll.device)
     found = found.masked_scatter(asked, -nll * weight[asked].to(nll))
     return found.view(copies, *a.x0.shape).sum(0)
-
-
-def way(model, x0, hole, options, mask_id):
-    """The step in which the sampler would reveal each token of given answers, int64 (B, L): what rollouts.py has from
-    the sampler itself. One row after the other, as it is plain."""
-    found, o = torch.zeros_like(x0), SampleOptions(0, steps=options.steps)
-    for i, (answer, mine) in enumerate(zip(x0, hole)):
-        x = torch.where(mine, mask_id, answer)
-        with torch.no_grad():
-            steps = mdlm.denoise(
-                model, lambda x, at: model(x[None], rows=at), x, mine, o, mask_id=mask_id, steps=o.steps, answer=answer
-            )
-            for step, (at, _) in enumerate(steps):
-                found[i, at] = step
-    return found
 
 
 # ---- 3 · loss ------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class LossOptions:
     t_min: Unit = 0.0  # t is drawn between t_min and t_max; clipped or bell-shaped times train well, but the
     t_max: Unit = 1.0  # weighted loss is then no longer the bound (nelbo() always integrates over all t)
     low_discrepancy: bool = True  # spread t evenly over the global batch
-    see_ahead: Unit = 1.0  # chance that a token sees one behind it: 0 is causal attention (see train's anneal_iters)
+    see_ahead: Unit = 1.0  # chance that a token sees a later one; 0 is causal attention (see train's anneal_iters)
 
     def __post_init__(self):
         check(self)
@@ -126,7 +126,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     if options.complementary:
         x0 = torch.cat([x0, x0])
         mask, positions = (m if m is None or len(m) < len(maskable) else torch.cat([m, m]) for m in (mask, positions))
-    weight = weight.expand_as(hidden)[home(hidden)]  # here: behind the network a GPU would have to be waited for
+    weight = weight.expand_as(hidden)[home(hidden)]  # here: after the network a GPU would have to be waited for
     nll = hidden_nll(model, torch.where(hidden, mask_id, x0), x0, hidden, mask_id, mask, positions)
     total = (weight.to(nll) * nll).sum()
     return total / (maskable.sum() if denominator is None else denominator)
@@ -174,7 +174,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
 @dataclass
 class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
-    steps: Steps = 0  # denoising steps; 0 means one token per step
+    steps: Steps = 0  # denoising steps; 0 means as many as tokens, of which linear shares are one each
     order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "ancestral"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm
@@ -191,8 +191,8 @@ class SampleOptions:
 
 @dataclass
 class Output:
-    tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut behind a generated end-of-text
-    num_forwards: list[int]  # per prompt: network evaluations it took; guidance counts twice
+    tokens: list[torch.Tensor]  # per prompt: int64 (length,), prompt included, cut after a generated end-of-text
+    num_forwards: list[int]  # per prompt: network evaluations (NFE); guidance counts twice
     trace: list[list[tuple]] = field(default_factory=list)  # per prompt: (step, position, token, its probability)
 
 
@@ -237,7 +237,7 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
     steps = steps or max(1, n)
     while hidden.any():
         at = hidden.nonzero()[:, 0]
-        u, count = uniform(o.seed, row, step, 0, at), int(share(n, step, steps, o.schedule))
+        u, count = uniform(o.seed, row, step, 0, at), int(share(n, step, steps, o.schedule, mask_rate))
         if o.quota == "ancestral":  # each hidden token by itself: (alpha_s - alpha_t) / (1 - alpha_t) (MDLM, eq. 7)
             t, s = (1 - torch.tensor(step + i).double() / steps for i in (0, 1))
             rate_t, rate_s = mask_rate(t, o.schedule)[0], mask_rate(s, o.schedule)[0] if step + 1 < steps else 0.0
@@ -269,9 +269,9 @@ def denoise(model, logits_at, x, hole, options=SampleOptions(), *, mask_id, row=
 def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
-    """Fill in masks, one prompt (1-D int64 tensor) after the other: its own masks, and `max_new_tokens` behind it.
+    """Fill in masks, one prompt (1-D int64 tensor) after the other: its own masks, and `max_new_tokens` after it.
 
-    eos_id   ids that end a text, where they stand behind the last given token: what follows is cut off
+    eos_id   ids that end a text, where they stand after the last given token: what follows is cut off
     until    for samplers that go block by block (bd3lm.py); trace: keep what was revealed, step by step
     numbers  of the prompts, int64 (B,), from which with the seed alone their random numbers come; default: their places
     watch    called after each step with the list of canvases, one int64 tensor per prompt
@@ -293,7 +293,7 @@ def generate(
 
 
 def end_of_text(x, hole, mask_id, eos_id):
-    """Where the text x ends: behind its first end-of-text that follows all given tokens, and no mask; or len(x)."""
+    """Where the text x ends: after its first end-of-text that follows all given tokens, and no mask; or len(x)."""
     ends = torch.isin(x, torch.as_tensor([] if eos_id is None else eos_id, dtype=x.dtype, device=x.device))
     ends &= ((~hole).flip(0).cumsum(0).flip(0) == 0) & ((x == mask_id).cumsum(0) == 0)
     return int(ends.long().argmax()) + 1 if ends.any() else len(x)

@@ -35,7 +35,7 @@ class Config:
     norm: Literal["rms", "layer"] = "rms"  # RMSNorm or LayerNorm, before each sublayer
     norm_eps: Positive = 1e-5  # added to the variance
     norm_bias: bool = False  # LayerNorm with a bias
-    norm_after: bool = False  # norms behind each residual sum, as BERT has them, and none at the end
+    norm_after: bool = False  # norms after each residual sum, as BERT has them, and none at the end
     norm_embed: bool = False  # a norm of the embeddings (BERT, ModernBERT)
     norm_first: bool = True  # a norm before the first attention; ModernBERT has none
     position: Literal["rope", "learned", "none"] = "rope"  # rotary or learned absolute positions
@@ -52,7 +52,7 @@ class Config:
     head_bias: bool = False  # bias of the output head (BERT)
     tied: bool = False  # the output head is the embedding matrix
     causal: bool = False  # attend to the past only; set by the algorithm when training. bd3lm: where nothing is hidden
-    shift: bool = False  # output i-1 predicts token i, as in Dream and every converted AR model
+    shift: bool = False  # output i-1 predicts token i, as in Dream, and where convert_ar.py keeps the shift
     window: Whole = 0  # local layers see |i - j| <= window; 0 means all layers are global
     global_every: Whole = 0  # with a window: layers 0, n, 2n, … are global; 0 means all are local
     local_rope_theta: Amount = 0.0  # rope_theta of the local layers; 0 means the same
@@ -69,7 +69,7 @@ class Config:
     router_bias: bool = False  # a bias of the scores, for the choice alone, that keeps experts equally busy
     router_groups: tuple[Size, ...] = ()  # (groups of experts, how many of these a token may choose from)
     router_scale: Positive = 1.0  # of the weights
-    two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else nothing behind it
+    two_way: bool = False  # bd3lm, with shift: a token sees all of its block (Fast-dLLM v2); else none after it
     source: Literal["nothing", "masks", "noise", "typos"] = "nothing"  # editflow: what a text is edited from
 
     def __post_init__(self):
@@ -172,7 +172,7 @@ class Attention(nn.Module):
     def forward(self, x, mask, is_causal, rope, cache, slots):
         B, T, _ = x.shape
         c = self.config
-        n = T if mask is None else mask.shape[-2]  # queries: fewer than T where the tokens behind are only seen
+        n = T if mask is None else mask.shape[-2]  # queries: fewer than T where the last tokens are only seen
         q = self.q(x[:, :n]).view(B, n, c.n_head, c.head_dim).transpose(1, 2)  # (B, H, n, D)
         k = self.k(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)  # (B, H_kv, T, D)
         v = self.v(x).view(B, T, c.n_kv_head, c.head_dim).transpose(1, 2)
@@ -260,7 +260,7 @@ class KVCache:
         self.filled = torch.zeros(batch, size + 1, device=device, dtype=torch.bool)
 
     def next_positions(self, n):
-        """The n positions behind each row's last filled slot, (B, n)."""
+        """The n positions after each row's last filled slot, (B, n)."""
         index = torch.arange(1, self.size + 1, device=self.filled.device)
         length = (self.mine(self.filled)[:, : self.size] * index).amax(1)
         return length[:, None] + torch.arange(n, device=length.device)
@@ -337,8 +337,8 @@ class Transformer(nn.Module):
                    nobody. bool (1 or B, T, S) or (1 or B, H, T, S): who sees whom, in place of the config's causality;
                    S is T, or the cache's visible slots. A BlockMask, or Tiles: the same, through FlexAttention or in
                    tiles. A pair of such masks: the second is the last layer's; where it has n < T queries, the tokens
-                   behind the first n are only seen, and have no logits
-        positions  int64 (B, T); default 0…T-1, or behind the cache's last filled slot. Negative: padding, which the
+                   after the first n are only seen, and have no logits
+        positions  int64 (B, T); default 0…T-1, or after the cache's last filled slot. Negative: padding, which the
                    cache does not keep
         cache      KVCache; each token's keys and values go to the slot of its position, and all filled slots are seen
         rows       bool (B, T), or int64 indices into the B*T flattened tokens (n for T where the last layer has n
@@ -384,7 +384,7 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             local, last = c.is_local(layer), layer == c.n_layer - 1
             m = last_mask if last else masks[local]
-            # What nobody will read is not computed: behind the last attention only `rows` go on.
+            # What nobody will read is not computed: after the last attention only `rows` go on.
             args = (x, rows if last else None, m, is_causal and m is None, ropes[local], cache, slots)
             x = checkpoint(block, *args, use_reentrant=False) if self.recompute and self.training else block(*args)
 

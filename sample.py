@@ -28,9 +28,9 @@ from nanodlm.bounds import Minute, Place, Size, Text, check
 @dataclass
 class Settings:
     checkpoint: Place = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
-    preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
-    algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
-    plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, of which the usual one is a faster version
+    preset: str = ""  # options from config/presets, such as llada, dream, fast; none; default: the model's own
+    algorithm: str = ""  # decode with this one, such as mdlm, bd3lm, ar; default: what the checkpoint was made for
+    plain: bool = False  # by the sampler in the algorithm's own file, of which the usual one is a faster version
     verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (causal bd3lm)
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     chat: bool = False  # talk to it in the terminal
@@ -41,7 +41,7 @@ class Settings:
     prompt: Text = ""  # text to continue; in texts \n is a line break, and @FILE what a file holds
     infill: Text = ""  # text with holes: [MASK] is one token, [MASK*8] eight
     num_samples: Size = 1  # how many, in one batch
-    stop_at_eos: bool = True  # cut a sample behind its end-of-text, or what else the checkpoint stops at
+    stop_at_eos: bool = True  # cut a sample after its end-of-text, or what else the checkpoint stops at
     watch: bool = False  # show the first sample being denoised in the terminal
     delay: Minute = 0.03  # seconds between frames of watch
     html: Place = ""  # write a page here that replays the denoising
@@ -143,7 +143,7 @@ def main(argv):
     s, options = options_of(values, s, checkpoint, algorithm)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     if s.infill and hasattr(options, "lookahead") and "lookahead" not in values:
-        options = replace(options, lookahead=True)  # what is given behind a hole must be seen
+        options = replace(options, lookahead=True)  # what is given after a hole must be seen
     stop_ids = tokenizer.stop_ids if s.stop_at_eos and tokenizer.stop_ids else None
     s.stop = s.stop or (tokenizer.stop_text if s.chat or s.template else "")
     if s.chat:

@@ -38,9 +38,9 @@ from nanodlm.files import ROOT
 @dataclass
 class Settings:
     checkpoint: Place = "checkpoints/pydocs_mdlm"  # a directory, a run's out_dir, or a hub id org/name[@revision]
-    preset: str = ""  # options from config/presets: llada, dream, illada, mdlm, bd3lm, fast; none; default: the model's
-    algorithm: str = ""  # decode with this one: mdlm, bd3lm or ar; default: what the checkpoint was made for
-    plain: bool = False  # by the sampler in mdlm.py or bd3lm.py, one request after the other
+    preset: str = ""  # options from config/presets, such as llada, dream, fast; none; default: the model's own
+    algorithm: str = ""  # decode with this one, such as mdlm, bd3lm, ar; default: what the checkpoint was made for
+    plain: bool = False  # by the sampler in the algorithm's own file, one request after the other
     verify: bool = False  # as the autoregressive model that it still is, which judges its own drafts (causal bd3lm)
     pickle: bool = False  # also read weights from pytorch_model.bin; no code in it is run
     thoughts: Literal["auto", "think", "empty"] = "auto"  # ask for a thought before an answer, or for none

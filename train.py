@@ -54,7 +54,7 @@ from nanodlm.results import with_error
 
 @dataclass
 class Settings:
-    algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, ar, or one of your own
+    algorithm: str = "mdlm"  # the file whose loss is trained: mdlm, bd3lm, udlm, editflow, grpo, ar, or one of your own
     dataset: Place = "pydocs"  # a name under data/, or a directory with a meta.json; conversations: tulu3:2,my.jsonl:1
     out_dir: Place = "out/run"  # checkpoints last/ and best/, metrics.jsonl, loss.png
     init_from: Place = "scratch"  # scratch; a checkpoint; resume (go on with out_dir/last); auto: that, or the recipe's

@@ -54,7 +54,7 @@ def replacement(v, config, mask_id):
 
 # ---- 2 · what the network predicts ---------------------------------------------------------------------------------
 #
-# The network's p(y) goes in the place of [y = x_0]: p(x_t = y) = alpha p(y) + (1 - alpha) pi(y). Its best answer is not
+# The network's p(y) goes in the place of [y = x_0]: q^(y) = alpha p(y) + (1 - alpha) pi(y). Its best answer is not
 # p(x_0^i | x_t), but f = p(x_0^i | all tokens of x_t but the i-th). For with z = x_t^i the posterior is f q(z | x_0),
 # so that the true reverse process goes from z to y at a rate of sum f(x_0) q(y | x_0) over sum f(x_0) q(z | x_0): what
 # the formulas make of f. What a token says of itself they add by themselves, and t with it; the network needs t only
@@ -71,13 +71,13 @@ def log_p(logits, config, mask_id):
 def token_bound(logp, x0, z, rate, config, mask_id):
     """What tokens that read z (N,) add to the NELBO, nats per unit of rate, (N,), given log p (N, V) and x0, rate (N,):
 
-        pi(z) / (alpha q(z)) (KL(q || p) + q(z) / p(z) - 1 - log(q(z) / p(z)))    (GIDD's bound; UDLM's)
+        pi(z) / (alpha q(z)) (KL(q || q^) + q(z) / q^(z) - 1 - log(q(z) / q^(z)))    (GIDD's bound; UDLM's)
 
     All tokens count, those that are noise and those that might be. Of masks alone: -log p(x_0) / rate of the masked."""
     pi, rate = (1 - config.mask_share) / letters(config, mask_id), rate.to(logp.dtype)  # pi of a letter
     alpha, own, there = 1 - rate, logp.gather(1, x0[:, None])[:, 0], of(logp, z)
     odds = torch.log(rate * pi / alpha)  # log(q / alpha) of all but x_0; -inf where all noise is masks
-    log_ratio = torch.log1p(rate * pi / alpha) - torch.logaddexp(odds, own)  # log(q / p) of x_0
+    log_ratio = torch.log1p(rate * pi / alpha) - torch.logaddexp(odds, own)  # log(q / q^) of x_0
     kl = (alpha + rate * pi) * log_ratio
     if pi:  # of the other letters it is -softplus(log p - odds)
         kl = kl - rate * pi * (F.softplus(logp - odds[:, None]).sum(1) - F.softplus(own - odds))
@@ -121,7 +121,7 @@ def corrupt(maskable, options, seed, first, total, config, mask_id):
     return from_blocks(found, L).to(device), from_blocks(t.expand_as(found), L)
 
 
-def predict(model, xt, x0, rows, mask_id, size=0, mask=None, positions=None, texts=None):
+def predict(model, xt, x0, rows, size=0, mask=None, positions=None, texts=None):
     """Logits (N, V) at the flat indices rows into xt (B, L); by blocks, each sees those of x0 before it."""
     if size:
         return bd3lm.predict(model, xt, x0, rows, size, None, texts)
@@ -150,7 +150,7 @@ def loss(model, x0, options=LossOptions(), *, mask_id, maskable=None, seed=0, sh
     rate, slope = (x.to(x0.device) for x in mask_rate(t[home(counted)], options.schedule))
     mask, positions = (texts.mask(), texts.positions()) if texts else (None, None)
     mask = noise.see_ahead(mask, options.see_ahead, seed, x0.shape[1], x0.device)
-    logits = predict(model, xt, x0, rows, mask_id, size, mask, positions, texts)
+    logits = predict(model, xt, x0, rows, size, mask, positions, texts)
     target, z = x0.flatten()[rows], xt.flatten()[rows]
     logp = log_p(logits, config, mask_id)
     if options.objective == "nelbo":
@@ -190,7 +190,7 @@ def nelbo(model, x0, *, mask_id, maskable=None, real=None, samples=1, seed=0, fi
         noised = from_blocks(noised, L) | ~shown
         found = replacement(uniform(seed, 9, row[:, None], j, torch.arange(L, device=row.device)), config, mask_id)
         xt = torch.where(noised.to(x0.device), found.to(x0.device), x0)
-        logits = predict(model, xt, x0, rows.to(x0.device), mask_id, config.block_size, real)
+        logits = predict(model, xt, x0, rows.to(x0.device), config.block_size, real)
         z, logp = xt.flatten()[rows.to(x0.device)], log_p(logits, config, mask_id)
         for rate, weight in zip(*noise.rates_given(k, n)):  # (blocks,) each
             rate, weight = (from_blocks(x[:, None].expand_as(blocks), L).flatten()[rows] for x in (rate, weight))
@@ -291,13 +291,13 @@ def generate(
     model, prompts, options=SampleOptions(), *, mask_id, eos_id=None, until=None, numbers=None, trace=False, watch=None
 ):
     """Fill in masks, one prompt (1-D int64 tensor) after the other; arguments and result are mdlm.generate's, and with
-    blocks bd3lm.generate's. What is given stays as it is; a hole is noise until its block's last step."""
+    blocks bd3lm.generate's. What is given stays as it is; a hole may change until its block's last step."""
     o, out = options, Output([], [])
     xs = [F.pad(home(p).long(), (0, o.max_new_tokens), value=mask_id) for p in prompts]
     for i, x in enumerate(xs):
         hole, forwards, events, end, n = x == mask_id, 0, [], len(x), len(x)
         size = model.config.block_size or max(1, n)
-        more = -n % size  # the last block is whole, as in training; what lies behind the text is cut off
+        more = -n % size  # the last block is whole, as in training; what lies after the text is cut off
         canvas, hole = F.pad(x, (0, more), value=mask_id), F.pad(hole, (0, more), value=True)
         xs[i], row = canvas[:n], i if numbers is None else int(numbers[i])
         for block in (hole[:n].nonzero()[:, 0] // size).unique().tolist():

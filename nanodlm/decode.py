@@ -27,7 +27,7 @@ SHAPE = "block_size sub_block window cache compile cfg_scale lookahead opening e
 class SampleOptions:
     max_new_tokens: Whole = 256  # masks appended to each prompt; 0 fills only the masks inside the prompts
     block_size: Whole = 0  # fill the canvas in blocks of this many tokens, left to right; 0 means all at once
-    steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0 means one token per step
+    steps: Steps = 0  # denoising steps over the whole canvas, shared out over its blocks; 0: as many as tokens
     order: Literal["confidence", "margin", "entropy", "random", "left_to_right"] = "confidence"  # who is revealed first
     quota: Literal["steps", "threshold", "factor", "entropy_bound", "ancestral", "p2"] = "steps"  # how many per step
     schedule: str = "linear"  # of the steps and ancestral quotas: linear, poly2 (any power), cosine, cosine_mdlm, dream

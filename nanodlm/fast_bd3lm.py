@@ -198,7 +198,7 @@ def rows_of_prompts(model, prompts, options, *, mask_id, numbers=None, until=Non
         hole |= (at >= lengths[:, None]) & (at < ends[:, None]) & hole.any(1, keepdim=True)
         over = torch.where(hole.any(1), ends, lengths)
     o = replace(o, block_size=size)
-    return rows_of(x, hole, over, origin, o, o.sub_block or size, mask_id, numbers, until, room=ends)
+    return rows_of(x, hole, over, origin, o, o.sub_block or size, numbers, until, room=ends)
 
 
 @evaluating("hidden", "head", "cache", "config.block_size", "config.seq_len", "config.vocab_size", "config.position")

@@ -142,7 +142,7 @@ def rows_of_prompts(model, prompts, options, *, mask_id, numbers=None, until=Non
     check_length(model, x)
     hole = (x == mask_id) & real
     origin = hole.long().argmax(1)  # blocks are counted from the first hole
-    return rows_of(x, hole, real.sum(1), origin, options, options.block_size, mask_id, numbers, until)
+    return rows_of(x, hole, real.sum(1), origin, options, options.block_size, numbers, until)
 
 
 @evaluating("hidden", "head", "config.vocab_size", "config.position", "config.shift")

@@ -104,7 +104,7 @@ def rates_given(k, n, points=8):
 
 
 def see_ahead(mask, chance, seed, length, device):
-    """A mask of who sees whom, made causal, but that each pair of a token and one behind it is seen with this chance,
+    """A mask of who sees whom, made causal, but that each pair of a token and a later one is seen with this chance,
     drawn anew in every step: so a causal network learns to use it little by little (DiffuLLaMA, arXiv 2410.17891,
     "attention mask annealing")."""
     if chance == 1:
@@ -142,12 +142,12 @@ def shares(n, sizes):
     return 1 + torch.where(sizes > 0, proportional((n - (sizes > 0).sum(-1)).clamp(min=0), more), 0)
 
 
-def share(n, step, steps, name="linear"):
+def share(n, step, steps, name="linear", rate=schedule):
     """How many of n tokens to reveal in `step` of `steps`; ints, or int64 tensors (B,).
 
     linear: equal shares, the remainder one each to the first steps (LLaDA); others: as many stay hidden as the schedule
-    says, rounded down."""
+    says, rounded down; by `rate`, who asks with a mask_rate of its own may have schedules that are not here."""
     if name == "linear":
         return n // steps + (step < n % steps)
-    stay, then = (schedule(1 - (torch.as_tensor(step) + i).double() / steps, name)[0] for i in (0, 1))
+    stay, then = (rate(1 - (torch.as_tensor(step) + i).double() / steps, name)[0] for i in (0, 1))
     return (n * stay + 1e-9).floor().long() - (n * then + 1e-9).floor().long()

@@ -40,7 +40,7 @@ class Rows:
     name: list  # what the caller calls it
 
 
-def rows_of(x, hole, lengths, origin, options, size, mask_id, numbers=None, until=None, room=None):
+def rows_of(x, hole, lengths, origin, options, size, numbers=None, until=None, room=None):
     """Rows that begin, of options that they share; arguments as there."""
     B, at = len(x), torch.arange(x.shape[1])
     given = (at < lengths[:, None]) & ~hole

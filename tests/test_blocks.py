@@ -48,7 +48,7 @@ def naive(net, prompt, o, size=4, window=None, row=0):
         return (un + (o.cfg_scale + 1) * (cond - un) if o.cfg_scale else cond).__getitem__, 0
 
     options = SampleOptions(**asdict(o) | dict(block_size=size))
-    given = x, hole[None], torch.tensor([n]), torch.tensor([0]), options, size, M, torch.tensor([row])
+    given = x, hole[None], torch.tensor([n]), torch.tensor([0]), options, size, torch.tensor([row])
     source = SimpleNamespace(logits_at=logits_at, enter=lambda rows, kept: None)
     with torch.no_grad():
         return decode.Loop(net, source, size, mask_id=M, trace=True).run(rows_of(*given))

@@ -14,8 +14,10 @@ from evals import TEXT, made, run, toys, write_family  # noqa: F401
 from test_train import ROOT, TINY, text_data  # noqa: F401
 
 import eval as evaluation
+import mdlm
 import sample
 import train
+from model import Config, Transformer
 from nanodlm import algorithms, corpus
 from nanodlm import checkpoint as ckpt
 from nanodlm import tokenizer as tokenizers
@@ -150,6 +152,21 @@ def test_a_copy_trains_as_the_original(name, project, text_data, tmp_path, monke
     (first, facts), (second, others) = both(monkeypatch, project, measure, (name, COPIES[name]))
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
     assert facts["val_nats"] == others["val_nats"] and facts["model"] == others["model"]
+
+
+@pytest.mark.parametrize("quota", ["steps", "ancestral"])
+def test_a_schedule_that_a_copy_adds_to_its_mask_rate_is_its_samplers_too(quota, project):
+    file, line = project / "copy_of_mdlm.py", '    return (t, torch.ones_like(t)) if schedule == "linear"'
+    text = file.read_text(encoding="utf-8")
+    assert text.count(line) == 1
+    own = '    if schedule == "squared":\n        return t**2, 2 * t\n'
+    file.write_text(text.replace(line, own + line), encoding="utf-8")
+    mine = algorithms.load("copy_of_mdlm")
+    torch.manual_seed(0)
+    model, masks = Transformer(Config(vocab_size=9, seq_len=12, n_layer=1, n_head=1, n_embd=8)), torch.full((12,), 8)
+    options = {m: m.SampleOptions(0, 4, quota=quota, schedule=s) for m, s in ((mine, "squared"), (mdlm, "poly2"))}
+    found, expected = (m.generate(model, [masks], o, mask_id=8, trace=True).trace for m, o in options.items())
+    assert found == expected
 
 
 def test_help_has_the_options_of_the_algorithm_that_is_named(project, pairs, capsys):

@@ -109,11 +109,21 @@ def claim_log_pi(my):
         alike(got.detach().double(), want, hint, found, tolerance=1e-6, what=f"the text {x.tolist()}")
         got.backward()
         grad = NET.head_weight.grad.norm() if NET.head_weight is not None else NET.embed.weight.grad.norm()
-        a = answers(x[None], grpo.way(NET, x[None], torch.ones(1, 4, dtype=torch.bool), grpo.LossOptions(), M))
+        a = answers(x[None], steps_of(x)[None])
         NET.zero_grad()
         grpo.log_pi(NET, a, grpo.LossOptions(estimate="exact"), M).sum().backward()
         right = NET.head_weight.grad.norm() if NET.head_weight is not None else NET.embed.weight.grad.norm()
         alike(grad, right, "every step's log p has a gradient; the choice of the position has none", tolerance=1e-5)
+
+
+def steps_of(answer):
+    """The step in which the sampler would reveal each token of an answer, int64 (L,)."""
+    x, when = torch.full_like(answer, M), torch.zeros_like(answer)
+    with torch.no_grad():
+        steps = mdlm.denoise(NET, lambda x, at: NET(x[None], rows=at), x, x == M, mask_id=M, answer=answer)
+        for step, (at, _) in enumerate(steps):
+            when[at] = step
+    return when
 
 
 def answers(x0, when=None):

@@ -36,7 +36,7 @@ import tiny
 
 # %%
 def left_to_right(model, x0, mask_id):
-    """-log p(x0) where each token is predicted from those before it; it and all behind it are masks.
+    """-log p(x0) where each token is predicted from those before it; it and all after it are masks.
 
     model    from canvases, int64 (B, L), to logits (B, L, V); that of the mask is left out before the softmax
     returns  float64 (B,)
@@ -46,7 +46,7 @@ def left_to_right(model, x0, mask_id):
 
 def refined(model, x0, hidden, mask_id):
     """The summed -log p of the hidden tokens, predicted from left to right: each sees what is visible, and the true
-    tokens at the hidden places before it; those behind it are masks.
+    tokens at the hidden places before it; those after it are masks.
 
     hidden   bool (L,), the same places for all rows
     returns  float64 (B,)

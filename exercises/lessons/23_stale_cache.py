@@ -21,7 +21,7 @@
 # This project's `Transformer` does the reading. `model.cache(B, L)` is an empty cache for B rows of L positions, in
 # which slot p holds position p. `model(ids, positions=p, cache=cache)` reads ids (B, T) that stand at p, int64 (B, T):
 # each token's keys and values go, in every layer, to the slot of its position, then all filled slots are seen (of a
-# causal network, those that are not behind). It returns logits (B, T, V) for the tokens that it read, and changes the
+# causal network, those that are not later). It returns logits (B, T, V) for the tokens that it read, and changes the
 # cache in place.
 #
 # ## Write

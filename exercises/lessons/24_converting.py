@@ -23,7 +23,7 @@
 #    predict token i is the output before. So the outputs move one place to the right: output i - 1 predicts token i.
 #    The first token has none before it, and keeps its own. DiffuLLaMA and Dream keep this shift; LLaDA, which did not
 #    start from a GPT, has none. A GPT that drops it must learn anew where to look.
-# 3. *A look ahead.* Attention is opened: at once, or little by little. DiffuLLaMA lets a token see one behind it by
+# 3. *A look ahead.* Attention is opened: at once, or little by little. DiffuLLaMA lets a token see a later one by
 #    chance, each pair by itself, and the chance grows in the course of training from 0 to 1.
 #
 # ## Write
@@ -62,7 +62,7 @@ def anneal(L, chance, u):
     L        int, tokens
     chance   float in [0, 1]
     u        float64 (L, L), uniform numbers, one for each pair: row i, column j for query i and key j
-    returns  bool (L, L): row i, column j: whether query i sees key j. The past and itself always; one behind it
+    returns  bool (L, L): row i, column j: whether query i sees key j. The past and itself always; a later one
              (j > i) where u[i, j] < chance
     """
     raise NotImplementedError("anneal is yours to write")

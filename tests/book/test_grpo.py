@@ -62,15 +62,16 @@ def answers(when=NONE, advantage=None, **keys):
 
 def steps_of(net, options):
     """When each token of each string is revealed, by the sampler itself (mdlm.denoise), block by block."""
-    if not options.block_size:
-        return grpo.way(net, STRINGS, EVERY, options, MASK)
-    found, place = NONE.clone(), torch.arange(L) // options.block_size
+    found, place = NONE.clone(), torch.arange(L) // (options.block_size or L)
     for i, x0 in enumerate(STRINGS):
         x = torch.full((L,), MASK)
         for b in place.unique().tolist():
-            _, logits_at = bd3lm.logits_of(net, x, b, options.block_size, L)
+            logits_at = lambda x, at: net(x[None], rows=at)  # noqa: E731
+            if options.block_size:
+                _, logits_at = bd3lm.logits_of(net, x, b, options.block_size, L)
+            keys = dict(mask_id=MASK, steps=options.steps, answer=x0)
             with torch.no_grad():
-                for step, (at, _) in enumerate(mdlm.denoise(net, logits_at, x, place == b, mask_id=MASK, answer=x0)):
+                for step, (at, _) in enumerate(mdlm.denoise(net, logits_at, x, place == b, **keys)):
                     found[i, at] = step
     return found
 
