@@ -184,6 +184,7 @@ BAD = {  # a line, and why it is left out
     b'{"messages": ["what", "a mouse"]}': "a turn has no role",
     b'{"instruction": "what", "input": ["a", "b"], "output": "ab"}': "its input is no text",
     b'{"prompt": "what", "response": "\\ud83d"}': "a text holds half a character: a lone surrogate",
+    b'{"prompt": "what", "response": "a\\u0000"}': "a text holds null bytes: it may be no text",
     b'{"messages": [{"role": "\\ud83d", "content": "what"}]}': "a text holds half a character: a lone surrogate",
     PAIR.decode().encode("utf-16"): "it is not UTF-8: byte 0 of the line",
     '{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"): "it is not UTF-8: byte 12 of the line",
@@ -249,6 +250,26 @@ def test_a_comma_in_a_table_cuts_no_text(tmp_path):
             assert "more columns than the first line" in str(found) and "quotation marks" in str(found)
         else:
             assert found == {"prompt": prompt, "response": answer.rstrip(",")}
+
+
+@pytest.mark.parametrize("head", ["prompt,response,response", "prompt,prompt,response", "id,prompt,response,id"])
+def test_columns_of_one_name_are_refused_and_those_without_a_name_passed_over(tmp_path, head):
+    """Of two, one would be silently dropped; an editor of tables leaves empty ones behind the others."""
+    (tmp_path / "t.csv").write_text(f"{head}\nwhat,a mouse,a fox\n")
+    assert "give each a name of its own" in sentence(list, records_of.read(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("prompt,response,,\nwhat,a mouse,,\n")
+    (found,) = records_of.read(tmp_path / "t.csv")
+    assert records_of.messages_of(found) == turns("what", "a mouse")
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("text", ['"a mouse', '"a mouse" or two'])
+def test_a_quotation_mark_too_few_swallows_no_rows(tmp_path, row, text):
+    """Nor is a text taken without its own."""
+    lines = ["prompt,response", *(f"what {i}," + (text if i == row else "a mouse") for i in range(3))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    said = sentence(list, records_of.read(tmp_path / "t.csv"))
+    assert said.startswith(f"{tmp_path}/t.csv is no CSV in UTF-8, from line {row + 2} on: "), said
 
 
 def test_ten_megabytes_in_one_field_are_a_text_as_any(tmp_path):
