@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -336,6 +339,29 @@ def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok,
     shutil.rmtree(path)
     assert prepared(records, workers=2) == path  # by two processes
     assert {p.name: p.read_bytes() for p in path.glob("*.bin")} == files and len(files) == 6
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from nanodlm import conversations
+keys = "", {"kind": "char", "chars": "ab"}, "auto", "keep"
+pool = ProcessPoolExecutor(1, get_context("spawn"), conversations.start_worker, keys)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them():
+    process = subprocess.Popen([sys.executable, "-c", POOL], cwd=CODE, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    try:
+        process.communicate(timeout=20)  # what they share ends with the last of them
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
 
 
 def test_other_lines_another_template_or_treatment_have_files_of_their_own(prepared):
