@@ -48,8 +48,11 @@ class Checkpoint:
 
     @property
     def name(self):
-        """What to call it: its directory's name, of a run's best/ or last/ the run's, of a snapshot the hub's."""
+        """What to call it: its directory's name, of a run's best/ or last/ the run's, of a snapshot the hub's; what is
+        kept of a GGUF file, as that file."""
         path = Path(os.path.abspath(self.path))
+        if (path / gguf_files.STAMP).is_file():
+            return re.sub("-[0-9a-f]{8}$", "", path.name)  # which tells where the file lies
         if path.parent.name == "snapshots":  # models--org--name/snapshots/revision
             return path.parent.parent.name.rpartition("--")[2]
         return path.parent.name if path.name in INSIDE else path.name

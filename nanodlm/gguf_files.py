@@ -39,7 +39,7 @@ ARCHITECTURES = {  # llama.cpp's names of the families known here
     "dream": "DreamModel",
 }
 PAIRED = ("llama", "llada")  # whose queries and keys lie in pairs
-STAMP = "gguf.stamp"  # beside what was written: of which file, by which code
+STAMP = "gguf.stamp"  # beside what is kept: of which file, by which code
 SHARD = 2**31  # bytes of weights that are held at once
 
 
@@ -99,7 +99,8 @@ def write(file, directory, stamp=""):
         core.save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text(to_json(said, indent=1), encoding="utf-8")
         (folder / "config.json").write_text(to_json(content | ids, indent=1), encoding="utf-8")
-        (folder / STAMP).write_text(stamp, encoding="utf-8")
+        if stamp:
+            (folder / STAMP).write_text(stamp, encoding="utf-8")
         os.replace(folder, directory)
 
 

@@ -233,6 +233,14 @@ def test_what_was_read_is_kept_until_the_file_changes_and_can_be_converted(tmp_p
     assert "causal again    logits differ by 0.0e+00" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["m", "m-1B.Q8_0", "-"])
+def test_a_model_is_called_as_its_file(tmp_path, cache, name):
+    write(tmp_path / f"{name}.gguf")
+    assert ckpt.load(tmp_path / f"{name}.gguf").name == name
+    gguf_files.write(tmp_path / f"{name}.gguf", tmp_path / "a-0123abcd")
+    assert ckpt.load(tmp_path / "a-0123abcd").name == "a-0123abcd"
+
+
 def test_large_weights_are_written_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_files, "SHARD", 50_000)
     model = write(tmp_path / "m.gguf")
