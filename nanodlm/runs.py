@@ -94,10 +94,10 @@ def begin(out, init_from, before, overwrite):
     if saved and (ours or init_from == "auto"):
         return "resume"
     if is_there(out) and start != "resume" and not (ours or overwrite):  # ours: lost in its first save
-        sys.exit(
-            f"{out} already holds a run: go on with --init_from=resume (or auto), replace it with --overwrite=true, "
-            "or use another --out_dir"
-        )
+        what = "a run: go on with --init_from=resume (or auto)"
+        if not saved:  # it was lost in its first save, or somebody has removed the rest
+            what = f"best/ alone, from which no run goes on: start from its weights with --init_from={out}/best"
+        sys.exit(f"{out} already holds {what}, replace it with --overwrite=true, or use another --out_dir")
     return start
 
 
