@@ -133,6 +133,13 @@ def read(file):
 # configuration
 
 
+def value(meta, key, *default):
+    """What metadata say under a key; of a list with one value for each layer, that of all. KeyError where they say
+    nothing, and there is no default."""
+    found = meta.get(key, *default) if default else meta[key]
+    return found[0] if isinstance(found, list) and len(set(found)) == 1 else found
+
+
 def config_of(meta, tensors):
     """config.json, from metadata, and from tensors where these say more. KeyError or ValueError where it cannot be."""
     kind = meta["general.architecture"]
@@ -144,8 +151,7 @@ def config_of(meta, tensors):
         )
 
     def get(key, *default):
-        found = meta.get(f"{kind}.{key}", *default) if default else meta[f"{kind}.{key}"]
-        return found[0] if isinstance(found, list) and len(set(found)) == 1 else found  # one for each layer
+        return value(meta, f"{kind}.{key}", *default)
 
     if get("expert_count", 0):
         raise ValueError("a mixture of experts is not supported")
@@ -222,8 +228,10 @@ def named(tensors, meta, content):
         for i in range(layers if "{i}" in name else 1):
             plain = name.replace("{i}", str(i)).removesuffix(".weight")
             table[theirs.get_name(plain)] = plain
-    heads = meta[f"{kind}.attention.head_count"]
-    turned = {"attn_q": heads, "attn_k": meta.get(f"{kind}.attention.head_count_kv", heads)} if kind in PAIRED else {}
+    heads = value(meta, f"{kind}.attention.head_count")
+    turned = (
+        {"attn_q": heads, "attn_k": value(meta, f"{kind}.attention.head_count_kv", heads)} if kind in PAIRED else {}
+    )
     for name, t in tensors.items():
         if name == "rope_freqs.weight":
             continue

@@ -168,6 +168,17 @@ def test_unquantized_weights_come_back_bit_for_bit(tmp_path, arch):
     assert found.model.config == model.config and found.algorithm == ("mdlm" if arch in ("dream", "llada") else "ar")
 
 
+@pytest.mark.parametrize("arch", ["llama", "llada", "qwen2"])
+def test_what_is_said_of_each_layer_is_said_of_all(tmp_path, arch):
+    """Where it is the same, as newer files have it."""
+    model = write(tmp_path / "m.gguf", arch)
+    config, keys = model.config, ("head_count", "head_count_kv")
+    of = {f"{arch}.attention.{k}": [n] * config.n_layer for k, n in zip(keys, (config.n_head, config.n_kv_head))}
+    model, found = write(tmp_path / "m.gguf", arch, change=of), ckpt.load(tmp_path)
+    own = dict(model.named_parameters())
+    assert all(torch.equal(p, own[n]) for n, p in found.model.named_parameters()) and found.model.config == config
+
+
 def drawn(n):
     """Texts of words, letters, digits, spaces, marks, and what is written in two ways."""
     r, letters = random.Random(0), TEXT + "  \n\t12345 '\u00e9\u4e2d\u00bd\u0663<>|_"
