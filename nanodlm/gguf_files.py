@@ -237,7 +237,8 @@ def named(tensors, meta, content):
             continue
         half = t.tensor_type.name in ("F16", "F32")
         x = torch.from_numpy((t.data if half else gguf.quants.dequantize(t.data, t.tensor_type)).copy())
-        if n := turned.get(name.split(".")[-2]):
+        n = turned.get(name.split(".")[-2])
+        if n and not len(x) % (2 * n):  # or else whoever loads it will refuse its shape
             x = x.unflatten(0, (n, -1, 2)).transpose(1, 2).flatten(0, 2)  # from i, i + 1 to i, i + half
         stem, _, leaf = name.rpartition(".")
         name = f"{table[stem]}.{leaf}" if stem in table else name
