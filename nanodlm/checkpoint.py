@@ -11,7 +11,6 @@ A LoRA adapter is a checkpoint, too: it names its base, and both are loaded toge
 
 import os
 import re
-import shutil
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from nanodlm import gguf_files, hub, memory
 from nanodlm import tokenizer as tokenizers
 from nanodlm.bounds import Below1, Positive, Rank, Whole, check
 from nanodlm.families import FAMILIES, by_expert, their_names
-from nanodlm.files import ROOT, read_json, to_json
+from nanodlm.files import ROOT, read_json, remove, to_json
 from nanodlm.gated import only_at
 from nanodlm.hub import first_line
 from nanodlm.int8 import quantize
@@ -48,8 +47,11 @@ class Checkpoint:
 
     @property
     def name(self):
-        """What to call it: its directory's name, of a run's best/ or last/ the run's, of a snapshot the hub's."""
+        """What to call it: its directory's name, of a run's best/ or last/ the run's, of a snapshot the hub's; what is
+        kept of a GGUF file, as that file."""
         path = Path(os.path.abspath(self.path))
+        if (path / gguf_files.STAMP).is_file():
+            return re.sub("-[0-9a-f]{8}$", "", path.name)  # which tells where the file lies
         if path.parent.name == "snapshots":  # models--org--name/snapshots/revision
             return path.parent.parent.name.rpartition("--")[2]
         return path.parent.name if path.name in INSIDE else path.name
@@ -314,7 +316,7 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
 
     path = Path(path)
     tmp, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    shutil.rmtree(tmp, ignore_errors=True)
+    remove(tmp)
     try:
         tmp.mkdir(parents=True)
         tensors = {n: p.detach().to("cpu", dtype or p.dtype).contiguous() for n, p in weights.items()}
@@ -341,13 +343,13 @@ def save(path, weights, config, tokenizer, tokenizer_dir, algorithm, facts, dtyp
             with file.open("rb") as f:
                 os.fsync(f.fileno())
     except (OSError, RuntimeError, safetensors.SafetensorError) as e:  # torch.save reports a full disk as RuntimeError
-        shutil.rmtree(tmp, ignore_errors=True)
+        remove(tmp)
         raise OSError(f"could not save {path}: {e}; what was there before is intact") from e
-    if path.exists():  # or else a save was killed between its two renames, and old is all there is
-        shutil.rmtree(old, ignore_errors=True)
+    if os.path.lexists(path):  # or else a save was killed between its two renames, and old is all there is
+        remove(old)
         os.replace(path, old)
     os.replace(tmp, path)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 KEPT = ("architecture", "hf_config", "preset", "converted_from", "adapter")  # what training hands on of the facts

@@ -1,5 +1,6 @@
 """A command and whoever reads what it says: in any encoding, as far as they listen, and no more than text."""
 
+import errno
 import gc
 import os
 import re
@@ -8,6 +9,9 @@ import sys
 # What a terminal or a browser would obey instead of showing: control characters other than line break and tab, marks
 # that turn the direction of reading or break lines, halves of characters.
 UNSEEN = re.compile("[\0-\b\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+# Of a disk, or a user's part of it, that takes no more: what is written to an open file fails without its name.
+FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
 
 
 def visible(text):
@@ -42,9 +46,12 @@ def run(main, *args):
         for stream in streams[1:]:
             stream.flush()
     except OSError as e:
-        if not any(map(mute, streams[1:])):
+        if any(map(mute, streams[1:])):
+            status = 141 if isinstance(e, BrokenPipeError) else f"what was to be said could not be written: {e}"
+        elif e.errno in FULL:
+            status = f"a file could not be written ({e.strerror}): make room on the disk, and start the same again"
+        else:
             raise
-        status = 141 if isinstance(e, BrokenPipeError) else f"what was to be said could not be written: {e}"
     if status:
         sys.exit(status)
 

@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -129,7 +130,15 @@ def prepare(name, tokenizer, tokenizer_dir, system="keep", workers=None, strict=
 work = {}  # of a worker process: its tokenizer and settings
 
 
+def follow():
+    """End with the process that started this one: where a signal has ended it, nobody else tells its workers, and they
+    would wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
 def start_worker(tokenizer_dir, spec, thoughts, system):
+    threading.Thread(target=follow, daemon=True).start()
     tokenizer = tokenizers.with_thoughts(tokenizers.load(spec, tokenizer_dir), thoughts)
     work.update(tokenizer=tokenizer, system=system)
 

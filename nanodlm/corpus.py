@@ -272,8 +272,9 @@ def check_ids(ids, tokenizer, split):
     """The mask token stands for 'unknown', so it may not be a word of the text."""
     if (ids == tokenizer.mask_id).any():
         raise ValueError(f"the mask id {tokenizer.mask_id} occurs in the {split} text; give the mask an id of its own")
-    if ids.size and int(ids.max()) >= tokenizer.vocab_size:
-        raise ValueError(f"{split} holds id {int(ids.max())}, outside the vocabulary of {tokenizer.vocab_size}")
+    for i in (int(ids.min()), int(ids.max())) if ids.size else ():  # -1 or -100 is padding elsewhere
+        if not 0 <= i < tokenizer.vocab_size:
+            raise ValueError(f"{split} holds id {i}, outside the vocabulary of {tokenizer.vocab_size}")
 
 
 def windows(ids, size, first):

@@ -330,7 +330,9 @@ class Answer:
         found, whole = dict(sorted(found.items())), [p or "" for p in replay.pieces(ids, self.tokenizer)]
         ends = [0, *itertools.accumulate(map(len, whole))]
         first = min((i for i in found if i >= len(scores)), default=0)  # token of the text
-        if row.stops and ends[max(found, default=-1) + 1] > (end := ends[first] + len(text)):  # one has cut it
+        added = [hole.start for hole in texts.without_space(self.tokenizer, ids, row.left)]  # spaces of no token
+        lead = len(row.left) - len(added) if row.between else 0  # a space that is the first token's, and of the prompt
+        if row.stops and ends[max(found, default=-1) + 1] > (end := ends[first] + lead + len(text)):  # one has cut it
             found = {i: x for i, x in found.items() if i < first or ends[i] < end}
         pieces, begin = [whole[i] for i in found], 0 if row.infill and not row.between else min(found, default=0)
         if self.chat:
@@ -338,7 +340,8 @@ class Answer:
                 dict(token=t, logprob=x, bytes=[*t.encode()], top_logprobs=[]) for t, x in zip(pieces, found.values())
             ]
             return {"content": of, "refusal": None}
-        offsets = [ends[i] - ends[begin] for i in found]
+        added = [] if row.between else added
+        offsets = [max(0, ends[i] - ends[begin] - lead + sum(at <= i for at in added)) for i in found]
         top = [x if x is None else {t: x} for t, x in zip(pieces, found.values())]
         for i, score in enumerate(scores):
             if score and score[1] != ids[i]:  # not the likeliest one, which stands beside it

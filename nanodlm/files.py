@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -28,6 +29,15 @@ def replace_file(path, content):
             part.unlink(missing_ok=True)
         e.filename, e.filename2 = str(path), None  # as the caller knows it
         raise
+
+
+def remove(path):
+    """Remove a file, a directory with all that is in it, or a link and nothing that it leads to; as far as that can
+    be done."""
+    if path.is_symlink() or path.is_file():  # to which rmtree does nothing
+        with contextlib.suppress(OSError):
+            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def check_file(path, key, kinds=(), parents=False):

@@ -39,7 +39,7 @@ ARCHITECTURES = {  # llama.cpp's names of the families known here
     "dream": "DreamModel",
 }
 PAIRED = ("llama", "llada")  # whose queries and keys lie in pairs
-STAMP = "gguf.stamp"  # beside what was written: of which file, by which code
+STAMP = "gguf.stamp"  # beside what is kept: of which file, by which code
 SHARD = 2**31  # bytes of weights that are held at once
 
 
@@ -99,7 +99,8 @@ def write(file, directory, stamp=""):
         core.save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text(to_json(said, indent=1), encoding="utf-8")
         (folder / "config.json").write_text(to_json(content | ids, indent=1), encoding="utf-8")
-        (folder / STAMP).write_text(stamp, encoding="utf-8")
+        if stamp:
+            (folder / STAMP).write_text(stamp, encoding="utf-8")
         os.replace(folder, directory)
 
 
@@ -132,6 +133,13 @@ def read(file):
 # configuration
 
 
+def value(meta, key, *default):
+    """What metadata say under a key; of a list with one value for each layer, that of all. KeyError where they say
+    nothing, and there is no default."""
+    found = meta.get(key, *default) if default else meta[key]
+    return found[0] if isinstance(found, list) and len(set(found)) == 1 else found
+
+
 def config_of(meta, tensors):
     """config.json, from metadata, and from tensors where these say more. KeyError or ValueError where it cannot be."""
     kind = meta["general.architecture"]
@@ -143,8 +151,7 @@ def config_of(meta, tensors):
         )
 
     def get(key, *default):
-        found = meta.get(f"{kind}.{key}", *default) if default else meta[f"{kind}.{key}"]
-        return found[0] if isinstance(found, list) and len(set(found)) == 1 else found  # one for each layer
+        return value(meta, f"{kind}.{key}", *default)
 
     if get("expert_count", 0):
         raise ValueError("a mixture of experts is not supported")
@@ -221,14 +228,17 @@ def named(tensors, meta, content):
         for i in range(layers if "{i}" in name else 1):
             plain = name.replace("{i}", str(i)).removesuffix(".weight")
             table[theirs.get_name(plain)] = plain
-    heads = meta[f"{kind}.attention.head_count"]
-    turned = {"attn_q": heads, "attn_k": meta.get(f"{kind}.attention.head_count_kv", heads)} if kind in PAIRED else {}
+    heads = value(meta, f"{kind}.attention.head_count")
+    turned = (
+        {"attn_q": heads, "attn_k": value(meta, f"{kind}.attention.head_count_kv", heads)} if kind in PAIRED else {}
+    )
     for name, t in tensors.items():
         if name == "rope_freqs.weight":
             continue
         half = t.tensor_type.name in ("F16", "F32")
         x = torch.from_numpy((t.data if half else gguf.quants.dequantize(t.data, t.tensor_type)).copy())
-        if n := turned.get(name.split(".")[-2]):
+        n = turned.get(name.split(".")[-2])
+        if n and not len(x) % (2 * n):  # or else whoever loads it will refuse its shape
             x = x.unflatten(0, (n, -1, 2)).transpose(1, 2).flatten(0, 2)  # from i, i + 1 to i, i + half
         stem, _, leaf = name.rpartition(".")
         name = f"{table[stem]}.{leaf}" if stem in table else name

@@ -154,7 +154,7 @@ def judge(texts, held, s, j, device):
     nats, lengths = [-sum(next(logp) for _ in parts) for parts in cut], [len(x) for x in ids]
     some = [i for i, n in enumerate(lengths) if n]
     mean, error = mean_and_error(per_token(*(torch.tensor(v, dtype=torch.float64)[some] for v in (nats, lengths))))
-    found = {"judge": s.judge, "perplexity": math.exp(mean), "perplexity_error": error and math.exp(mean) * error}
+    found = {"judge": s.judge, "perplexity": exp(mean), "perplexity_error": error and exp(mean) * error}
     found |= {"judged_nats": nats, "judged_tokens": lengths}
     if s.mauve and held:
         import mauve
@@ -189,6 +189,11 @@ def solve(checkpoint, algorithm, options, s, dataset, meta, device):
     return p, math.sqrt(p * (1 - p) / len(right)), forwards / len(right)
 
 
+def exp(x):
+    """Infinite where math.exp would raise: a network that is broken costs no result of the others."""
+    return torch.tensor(x, dtype=torch.float64).exp().item()
+
+
 def row(per_window, per_bit):
     """What the table shows of one measure; the values per window serve to compare checkpoints on the same windows."""
     nats, error = mean_and_error(per_window)
@@ -197,7 +202,7 @@ def row(per_window, per_bit):
         "nats_error": error,
         "bits_per_byte": nats * per_bit,
         "bits_error": error and error * per_bit,
-        "perplexity": math.exp(nats),
+        "perplexity": exp(nats),
         "windows": len(per_window),
         "bits_per_window": [round(x, 6) for x in (per_window * per_bit).tolist()],
     }

@@ -122,6 +122,8 @@ def message(turn):
         (role + content).encode()
     except UnicodeEncodeError:
         raise LeftOut("a text holds half a character", f"a lone surrogate, in {ascii(said)}") from None
+    if "\0" in role + content:
+        raise LeftOut("a text holds null bytes", f"it may be no text, {ascii(said)}")
     return {
         "role": ROLES.get(role.lower(), role.lower() if role.lower() in ROLES.values() else role),
         "content": content,
@@ -185,12 +187,19 @@ def array(path):
 def table(path):
     csv.field_size_limit(2**30)
     many = LeftOut("it has more columns than the first line", "a text with a comma stands in quotation marks")
+    line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for record in csv.DictReader(file):
+            found = csv.DictReader(file, strict=True)  # or a quotation mark too few would swallow what follows
+            names = found.fieldnames or []
+            if twice := [n for n in names if n and names.count(n) > 1]:
+                sys.exit(f"{path} has several columns {twice[0]!r}; give each a name of its own")
+            line = 1 + found.line_num
+            for record in found:
+                line = 1 + found.line_num
                 yield many if any(record.pop(None, ())) else record
     except (UnicodeDecodeError, csv.Error) as e:
-        sys.exit(f"{path} is no CSV in UTF-8: {hub.first_line(e)}")
+        sys.exit(f"{path} is no CSV in UTF-8, from line {line} on: {hub.first_line(e)}")
 
 
 def parquet(path):

@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -94,8 +95,8 @@ def data_table(results):
             kind += ", a bound" if mixed and kind == "NELBO" else ""
             nats = with_error(x["nats_per_token"], x["nats_error"], 4)
             bits = with_error(x["bits_per_byte"], x["bits_error"], 4)
-            name, n = r["checkpoint"], f"{r['parameters']:,}"
-            print(f"| {name} | {n} | {kind} | {nats} | {bits} | {x['perplexity']:.2f} | {x['windows']} |")
+            name, n, perplexity = r["checkpoint"], f"{r['parameters']:,}", with_error(x["perplexity"], None)
+            print(f"| {name} | {n} | {kind} | {nats} | {bits} | {perplexity} | {x['windows']} |")
     if mixed:
         print(
             "\nA bound lies above the exact value, how far depends on algorithm and block size: of two rows, the higher"
@@ -122,7 +123,9 @@ def slack(r):
 
 
 def with_error(value, error, digits=2):
-    """A mean, and its standard error where it has one: a single value has none."""
+    """A mean, and its standard error where it has one: a single value has none. JSON has no word but null for a mean
+    that is no number, or infinite."""
+    value = math.nan if value is None else value
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 

@@ -9,7 +9,6 @@ Everything a run is made of is part of it (`identity`), except what stands in MA
 import contextlib
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from nanodlm import checkpoint as ckpt
-from nanodlm import parallel
+from nanodlm import files, parallel
 from nanodlm.parallel import REQUEUE  # noqa: F401
 
 # Of train.Settings, what may be another when a run goes on. The rest is what the run is, or (batch_size, accumulation)
@@ -95,10 +94,10 @@ def begin(out, init_from, before, overwrite):
     if saved and (ours or init_from == "auto"):
         return "resume"
     if is_there(out) and start != "resume" and not (ours or overwrite):  # ours: lost in its first save
-        sys.exit(
-            f"{out} already holds a run: go on with --init_from=resume (or auto), replace it with --overwrite=true, "
-            "or use another --out_dir"
-        )
+        what = "a run: go on with --init_from=resume (or auto)"
+        if not saved:  # it was lost in its first save, or somebody has removed the rest
+            what = f"best/ alone, from which no run goes on: start from its weights with --init_from={out}/best"
+        sys.exit(f"{out} already holds {what}, replace it with --overwrite=true, or use another --out_dir")
     return start
 
 
@@ -198,7 +197,7 @@ def save(run, name, options):
 def remove(out):
     """The checkpoints of a run that --overwrite replaces, and its events, which would be read with the new ones."""
     for name in ("last", "best", "last.old", "best.old", "tensorboard"):
-        shutil.rmtree(out / name, ignore_errors=True)
+        files.remove(out / name)
 
 
 @contextlib.contextmanager

@@ -51,12 +51,16 @@ def is_of_next_word(tokenizer, text):
     return any(tokenizer.encode(text + letter)[: len(spaced)] != spaced for letter in string.ascii_lowercase)
 
 
+def without_space(tokenizer, ids, left):
+    """Those of the places, slices, of holes that a space in front was left to which do not begin with it."""
+    return [hole for hole in left if not continuation(tokenizer, ids[: hole.start], ids[hole]).startswith(" ")]
+
+
 def filled_in(tokenizer, ids, left):
-    """The text of ids where holes were; `left`: the places, slices, of those that a space in front was left to."""
+    """The text of ids where holes were; `left`: see above."""
     word = tokenizer.encode("a") if left else []
-    for hole in reversed(left):
-        if not continuation(tokenizer, ids[: hole.start], ids[hole]).startswith(" "):
-            ids = [*ids[: hole.start], *tokenizer.encode("a ")[len(word) :], *ids[hole.start :]]
+    for hole in reversed(without_space(tokenizer, ids, left)):
+        ids = [*ids[: hole.start], *tokenizer.encode("a ")[len(word) :], *ids[hole.start :]]
     return tokenizer.decode(ids)
 
 

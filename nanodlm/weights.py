@@ -75,7 +75,9 @@ def weight_files(path, pickle):
         index = path / f"{name}.index.json"
         if wanted and index.is_file():
             try:
-                return [path / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+                if files := [path / f for f in sorted(set(json.loads(index.read_text())["weight_map"].values()))]:
+                    return files
+                raise ValueError("it lists no file")
             except (AttributeError, KeyError, TypeError, ValueError) as e:
                 sys.exit(f"{index} cannot be read ({type(e).__name__}: {e}); copy the checkpoint again")
         if wanted and (path / name).is_file():

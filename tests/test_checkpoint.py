@@ -241,6 +241,26 @@ ACTS = [(Path, act) for act in ("mkdir", "write_bytes", "write_text")]  # that s
 ACTS += [(torch, "save"), (os, "replace"), (shutil, "rmtree")]
 
 
+@pytest.mark.parametrize("name", ["last", "last.old", "last.tmp"])
+@pytest.mark.parametrize("leads_to", ["a directory", "nothing", "a file"])
+def test_links_are_replaced_and_what_they_lead_to_is_left(tmp_path, name, leads_to):
+    """As somebody puts one where a disk is too small."""
+    elsewhere = tmp_path / "elsewhere"
+    if leads_to == "a directory":
+        save_number(elsewhere, 0)
+    elif leads_to == "a file":
+        elsewhere.write_text("mine")
+    before = contents(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(elsewhere)
+    for n in (1, 2, 3):
+        save_number(tmp_path / "run/last", n)
+        assert number(tmp_path / "run/last") == n
+    assert [p.name for p in (tmp_path / "run").iterdir() if p.name != name] in ([], ["last"])
+    shutil.rmtree(tmp_path / "run")
+    assert contents(tmp_path) == before
+
+
 def kill_myself_at(step):
     """Make this process kill itself just before its step-th act on the disk."""
     count = [0]

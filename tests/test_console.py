@@ -69,6 +69,17 @@ def test_output_that_cannot_be_written_is_a_sentence():
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
+def test_a_disk_that_is_full_is_a_sentence(tmp_path):
+    """Also in the middle of a file, of which an error says no name."""
+    resource = pytest.importorskip("resource", reason="limiting the size of files needs Unix")
+    (tmp_path / "a.txt").write_text("fox " * 20_000)
+    command = [sys.executable, "data/text/prepare.py", str(tmp_path / "a.txt"), f"--name={tmp_path}/mine"]
+    keys = dict(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)), stderr=subprocess.PIPE)
+    done = subprocess.run([*command, "--tokenizer=char"], cwd=ROOT, stdout=subprocess.PIPE, text=True, **keys)
+    assert done.returncode == 1 and done.stderr.strip().startswith("a file could not be written (File too large): make")
+    assert done.stderr.strip().count("\n") == 0 and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + "/x", "a.txt/x", ".", "a\nb"], ids=map(str, range(5)))
 def test_a_file_that_cannot_be_used_is_a_sentence_that_names_it(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

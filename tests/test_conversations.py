@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -184,6 +187,7 @@ BAD = {  # a line, and why it is left out
     b'{"messages": ["what", "a mouse"]}': "a turn has no role",
     b'{"instruction": "what", "input": ["a", "b"], "output": "ab"}': "its input is no text",
     b'{"prompt": "what", "response": "\\ud83d"}': "a text holds half a character: a lone surrogate",
+    b'{"prompt": "what", "response": "a\\u0000"}': "a text holds null bytes: it may be no text",
     b'{"messages": [{"role": "\\ud83d", "content": "what"}]}': "a text holds half a character: a lone surrogate",
     PAIR.decode().encode("utf-16"): "it is not UTF-8: byte 0 of the line",
     '{"prompt": "\u00e9", "response": "a"}'.encode("latin-1"): "it is not UTF-8: byte 12 of the line",
@@ -251,6 +255,26 @@ def test_a_comma_in_a_table_cuts_no_text(tmp_path):
             assert found == {"prompt": prompt, "response": answer.rstrip(",")}
 
 
+@pytest.mark.parametrize("head", ["prompt,response,response", "prompt,prompt,response", "id,prompt,response,id"])
+def test_columns_of_one_name_are_refused_and_those_without_a_name_passed_over(tmp_path, head):
+    """Of two, one would be silently dropped; an editor of tables leaves empty ones behind the others."""
+    (tmp_path / "t.csv").write_text(f"{head}\nwhat,a mouse,a fox\n")
+    assert "give each a name of its own" in sentence(list, records_of.read(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("prompt,response,,\nwhat,a mouse,,\n")
+    (found,) = records_of.read(tmp_path / "t.csv")
+    assert records_of.messages_of(found) == turns("what", "a mouse")
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("text", ['"a mouse', '"a mouse" or two'])
+def test_a_quotation_mark_too_few_swallows_no_rows(tmp_path, row, text):
+    """Nor is a text taken without its own."""
+    lines = ["prompt,response", *(f"what {i}," + (text if i == row else "a mouse") for i in range(3))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    said = sentence(list, records_of.read(tmp_path / "t.csv"))
+    assert said.startswith(f"{tmp_path}/t.csv is no CSV in UTF-8, from line {row + 2} on: "), said
+
+
 def test_ten_megabytes_in_one_field_are_a_text_as_any(tmp_path):
     record = {"prompt": "what", "response": "fox " * 2_500_000}
     assert list(records_of.read(write_lines(tmp_path / "long.jsonl", [record]))) == [record]
@@ -315,6 +339,29 @@ def test_token_files_hold_what_tokenize_gives_whoever_writes_them(prepared, tok,
     shutil.rmtree(path)
     assert prepared(records, workers=2) == path  # by two processes
     assert {p.name: p.read_bytes() for p in path.glob("*.bin")} == files and len(files) == 6
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from nanodlm import conversations
+keys = "", {"kind": "char", "chars": "ab"}, "auto", "keep"
+pool = ProcessPoolExecutor(1, get_context("spawn"), conversations.start_worker, keys)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them():
+    process = subprocess.Popen([sys.executable, "-c", POOL], cwd=CODE, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    try:
+        process.communicate(timeout=20)  # what they share ends with the last of them
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
 
 
 def test_other_lines_another_template_or_treatment_have_files_of_their_own(prepared):

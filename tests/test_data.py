@@ -56,12 +56,26 @@ def test_token_files_come_back_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad, said", [(5, "mask id 5 occurs in the val text"), (6, "id 6, outside the vocabulary of 6")]
+    "bad, said",
+    [
+        (5, "mask id 5 occurs in the .* text"),
+        (6, "id 6, outside the vocabulary of 6"),
+        (-1, "id -1, outside the vocabulary of 6"),
+        (-(2**16), "id -65536, outside the vocabulary of 6"),
+    ],
 )
 def test_ids_that_are_no_text_are_refused(tmp_path, bad, said):
-    with pytest.raises(ValueError, match=said):
-        corpus.write_dataset(tmp_path, LETTERS, {"train": [1], "val": [0, bad]})
+    for split in "train", "val":
+        with pytest.raises(ValueError, match=said):
+            corpus.write_dataset(tmp_path, LETTERS, {"train": [1], "val": [0]} | {split: [0, bad]})
     assert not files(tmp_path)
+
+
+def test_a_padding_below_0_is_refused_when_it_is_read(tmp_path):
+    write(tmp_path, dtype="int16", row_len=4)
+    np.array([0, 1, 2, -100] * 30, "<i2").tofile(tmp_path / "val.bin")
+    with pytest.raises(SystemExit, match="val.bin holds id -100, outside the vocabulary of 6; prepare the data again"):
+        corpus.load_meta(tmp_path, "val")
 
 
 def test_a_data_set_that_is_not_there_is_named_with_what_to_do(tmp_path, monkeypatch):

@@ -253,11 +253,13 @@ def test_what_cannot_be_prepared_is_one_sentence(prepare, tmp_path):
 
 
 def test_what_is_there_stays_until_all_is_made_and_then_goes(prepare, tmp_path):
-    """Not a file of another kind, though."""
+    """Not a file of another kind, though; and nothing beside it, which may be another disk."""
     file, out = tmp_path / "a.txt", tmp_path / "mine"
     file.write_text("the fox\n" * 200)
     prepare(file, "--tokenizer=bpe:300", f"--name={out}")
     (out / "notes.md").write_text("mine")
+    (tmp_path / "mine.part").mkdir()
+    (tmp_path / "mine.part/notes.md").write_text("mine, too")
     before = {f.name: f.read_bytes() for f in out.iterdir()}
     file.write_text("a\0b")
     with pytest.raises(SystemExit):
@@ -266,7 +268,8 @@ def test_what_is_there_stays_until_all_is_made_and_then_goes(prepare, tmp_path):
     file.write_text("a mouse\n" * 200)
     prepare(file, "--tokenizer=char", f"--name={out}")
     assert sorted(f.name for f in out.iterdir()) == ["meta.json", "notes.md", "train.bin", "val.bin"]
-    assert not [f for f in tmp_path.iterdir() if f.name.endswith(".part")]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.txt", "mine", "mine.part"]
+    assert (tmp_path / "mine.part/notes.md").read_text() == "mine, too"
     for name, why in (
         (ROOT / "data/pydocs", "has a prepare.py"),
         (ROOT / "checkpoints/pydocs_mdlm", "is a checkpoint"),

@@ -10,7 +10,7 @@ from evals import TEXT, made  # noqa: F401
 
 import eval as evaluation
 from nanodlm import checkpoint as ckpt
-from nanodlm import corpus, fast_mdlm, frontier, measures
+from nanodlm import corpus, fast_mdlm, files, frontier, measures
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +186,15 @@ def test_bounds_are_marked_where_a_table_holds_some_of_different_slack(run, caps
         out = capsys.readouterr().out
         assert (out.count("| NELBO, a bound |"), out.count("| NELBO |")) == (marked, plain)
         assert out.count("A bound lies above") == bool(marked) and "| exact, left_to_right |" in out
+
+
+@pytest.mark.parametrize("nats", [1.0, 709.0, 710.0, 1e300, math.inf, math.nan])
+def test_a_broken_network_has_a_line_of_its_own_and_costs_no_other(nats, tmp_path, capsys):
+    """Also in a table of what was written, where JSON has null."""
+    row = {"checkpoint": "c", "algorithm": "ar", "parameters": 1, "dataset": "d", "policy": "p"}
+    row["likelihood"] = {"exact": measures.row(torch.tensor([nats, nats], dtype=torch.float64), 1.0)}
+    for results in ([row], json.loads(files.to_json([row]))):
+        (tmp_path / "r.json").write_text(json.dumps(results))
+        evaluation.main(["--table", str(tmp_path / "r.json")])
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| c |"))
+        assert (f"| {math.e:.2f} |" in line) == (nats == 1) and line.count("|") == 8

@@ -144,6 +144,19 @@ def test_a_restart_by_torchrun_goes_on_and_another_torchrun_is_refused(tmp_path,
                 runs.begin(out, *words)
 
 
+@pytest.mark.parametrize("init_from", ["auto", "scratch", "elsewhere"])
+def test_of_the_best_weights_alone_nobody_is_told_to_go_on(tmp_path, init_from):
+    """All that is advised can be done."""
+    out = tmp_path / "run"
+    (out / "best").mkdir(parents=True)
+    (out / "best/config.json").touch()
+    with pytest.raises(SystemExit) as e:
+        runs.begin(out, init_from, "scratch", False)
+    assert "resume" not in e.value.code and f"--init_from={out}/best" in e.value.code
+    assert runs.begin(out, init_from, "scratch", True) == ("scratch" if init_from == "auto" else init_from)
+    assert runs.begin(tmp_path / "other", f"{out}/best", "scratch", False) == f"{out}/best"
+
+
 # ---- one run holds its directory, until it is told to stop -----------------------------------------------------------
 
 HOLD = """import pathlib, sys, time

@@ -213,6 +213,17 @@ def test_the_pieces_of_logprobs_are_the_text_at_the_places_told(chatty, seed):
     choice = chatty.http.post("/v1/completions", json=body).json()["choices"][0]
     places = zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"])
     assert all(choice["text"].startswith(t, at) for t, at in places) and choice["text"].startswith("é")
+    body |= {"prompt": "to be [MASK*2], or [MASK] not [MASK*3] be"}  # where a space is a token's, or of none
+    choice = chatty.http.post("/v1/completions", json=body).json()["choices"][0]
+    places = zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"])
+    assert all(choice["text"].startswith(t, at) for t, at in places), choice
+    for stop in None, "e":
+        body = said | {"prompt": "whether tis ", "suffix": " mind", "max_tokens": 5, "stop": stop}
+        choice = chatty.http.post("/v1/completions", json=body).json()["choices"][0]
+        whole, places = " " + choice["text"], choice["logprobs"]["text_offset"]  # the prompt's space may be its token's
+        for t, at in zip(choice["logprobs"]["tokens"], places):
+            assert whole[1:].startswith(t, at) or at == 0 and whole.startswith(t) or stop, choice
+        assert stop or len(places) == 5 and (places[-1] < len(choice["text"]) or "" in choice["logprobs"]["tokens"])
     body = said | {"messages": [{"role": "user", "content": "é"}], "max_tokens": 24, "logprobs": True}
     choice = chatty.http.post("/v1/chat/completions", json=body).json()["choices"][0]
     pieces = b"".join(bytes(t["bytes"]) for t in choice["logprobs"]["content"])

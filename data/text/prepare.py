@@ -9,6 +9,7 @@ Some documents are held out, by their hash; of a single one the end is. Second c
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def main():
     held = documents.Held(lambda: documents.read(files, args.column, args.encoding), args.val, reasons)
     for words in reasons.words():
         print(words)
-    part = out.with_name(out.name + ".part")  # what is in `out` stays until all is made
+    part = out / ".part"  # what is in `out` stays until all is made; beside it may be another disk, or a closed place
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -120,6 +121,8 @@ def main():
         sys.exit(str(e))
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            out.rmdir()  # where nothing came of it
     print(f"{held.counts['documents']:,} documents in {len(files):,} files; ", end="")
     print(
         f"left out: {held.counts['copies']:,} copies, {held.counts['empty']:,} empty, {reasons.counts.total():,} others"
