@@ -1,4 +1,4 @@
-"""The recipe of 3 minutes on a larger network, in batches twice as large, with dropout: the text is read some twenty times."""
+"""The recipe of 3 minutes on a larger network, in batches twice as large, with dropout: the text is read 19 times."""
 
 algorithm = "ar"
 budget = "30min"

@@ -1,4 +1,4 @@
-"""As 02, with a network of 3 in the place of 5 million weights: at a third of 3 minutes, half the width was worth .17."""
+"""As 02, with 3 in the place of 5 million weights: at a third of 3 minutes, half the width was worth 0.17."""
 
 algorithm = "mdlm"
 budget = "30min"
