@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_what_is_missing_is_trained_first_and_resumed(made, fresh, tmp_path, cap
     last = tmp_path / "out/race/ar/last"
 
     def trained():
-        ckpt.shutil.copytree(made["ar"], last)
+        shutil.copytree(made["ar"], last)
 
     child.does = staticmethod(trained)
     race.main([*keys, "--max_new_tokens=20", "--rounds=1"])
