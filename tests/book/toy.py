@@ -119,6 +119,17 @@ class Seer(Net):
 # ---- exact numbers ---------------------------------------------------------------------------------------------------
 
 
+def last(model, mask_id):
+    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
+
+    def logits(canvases):
+        out = model(canvases).clone()
+        out[..., -1] = out[..., mask_id]
+        return out
+
+    return logits
+
+
 def weight_at(t, schedule="linear"):
     """w(t) = -alpha'(t) / (1 - alpha(t))."""
     rate, slope = mdlm.mask_rate(t, schedule)

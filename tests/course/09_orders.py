@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+from toy import last
 
 WRITE = {"answer": lambda p, x0: x0, "best": lambda p, x0: p.argmax(-1)}
 
@@ -53,17 +54,6 @@ def all_orders(model, x0, mask_id):
 def of_mean(model, x0, mask_id):
     orders = itertools.permutations(range(x0.shape[1]))
     return -torch.stack([in_order(model, x0, order, mask_id).exp() for order in orders]).mean(0).log()
-
-
-def last(model, mask_id):
-    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
-
-    def logits(canvases):
-        out = model(canvases).clone()
-        out[..., -1] = out[..., mask_id]
-        return out
-
-    return logits
 
 
 WRONG = {

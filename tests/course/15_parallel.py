@@ -1,6 +1,7 @@
 """Lesson 15: the answer, and wrong answers with a word of the hint that each must get."""
 
 import torch
+from toy import last
 
 
 def law(model, words, groups, mask_id, masked=True, write=True, whole=False):
@@ -37,17 +38,6 @@ def singly(model, words, groups, mask_id):
 
 def other(**keys):
     return dict(law=lambda *case: law(*case, **keys))
-
-
-def last(model, mask_id):
-    """The model, to one who takes the last id for the mask: that id's logit is lost, and the mask's is its own."""
-
-    def logits(canvases):
-        out = model(canvases).clone()
-        out[..., -1] = out[..., mask_id]
-        return out
-
-    return logits
 
 
 WRONG = {
