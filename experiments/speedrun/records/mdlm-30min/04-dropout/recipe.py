@@ -1,4 +1,4 @@
-"""As 03, with twice the dropout: what has been read 37 times costs far less than what is new."""
+"""As 03, with twice the dropout, as the text is read 37 times."""
 
 algorithm = "mdlm"
 budget = "30min"
